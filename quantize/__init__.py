@@ -1,0 +1,1 @@
+"""Checkpoint -> tensors -> quantized blocks -> packed file."""

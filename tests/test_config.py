@@ -1,0 +1,182 @@
+"""config.json is believed only where it describes a CodeGen model."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checkpoints import small_config
+
+from quantize.config import ModelConfig, config_fields, parse_config, read_config
+from quantize.errors import UserError
+from quantize.json_object import parse_json_object
+
+SMALL = ModelConfig(
+    n_layer=2,
+    n_head=4,
+    n_embd=64,
+    n_inner=256,
+    rotary_dim=8,
+    vocab_size=96,
+    n_positions=64,
+    layer_norm_epsilon=1e-5,
+    tie_word_embeddings=False,
+)
+
+
+def refusal(**changes: object) -> UserError:
+    with pytest.raises(UserError) as caught:
+        parse_config(small_config(**changes), "there/config.json")
+    return caught.value
+
+
+def test_fields_become_dimensions() -> None:
+    assert parse_config(small_config(), "config.json") == SMALL
+    assert SMALL.head_dim == 16
+
+
+def test_given_n_inner_is_kept() -> None:
+    assert parse_config(small_config(n_inner=96), "config.json").n_inner == 96
+
+
+def test_absent_n_inner_is_four_times_n_embd() -> None:
+    fields = small_config()
+    del fields["n_inner"]
+    assert parse_config(fields, "config.json").n_inner == 256
+
+
+def test_fields_without_effect_are_ignored() -> None:
+    fields = small_config(attn_pdrop="?", attention_dropout=0.3, bos_token_id=-1, torch_dtype=None)
+    assert parse_config(fields, "config.json") == SMALL
+
+
+def test_absent_fields_with_one_sensible_value_are_filled() -> None:
+    fields = small_config()
+    for name in ("layer_norm_epsilon", "tie_word_embeddings", "scale_attn_weights"):
+        del fields[name]
+    assert parse_config(fields, "config.json") == SMALL
+
+
+def test_config_survives_its_own_fields() -> None:
+    config = replace(SMALL, tie_word_embeddings=True, layer_norm_epsilon=1e-6, n_inner=100)
+    fields = json.loads(json.dumps(config_fields(config)))
+    assert parse_config(fields, "packed file") == config
+
+
+def test_released_sizes_are_accepted() -> None:
+    for n_layer, n_embd, n_head, rotary_dim in (
+        (20, 1024, 16, 32),
+        (32, 2560, 32, 64),
+        (33, 4096, 16, 64),
+        (34, 6144, 24, 64),
+    ):
+        sizes = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "rotary_dim": rotary_dim}
+        released = {"vocab_size": 51200, "n_positions": 2048}
+        assert parse_config(small_config(**sizes, **released), "x").n_inner == 4 * n_embd
+
+
+def test_another_architecture_is_named() -> None:
+    error = refusal(model_type="gpt2")
+    assert error.message == "there/config.json has model_type 'gpt2', need model_type 'codegen'"
+    assert "config.json of a Salesforce CodeGen checkpoint" in error.hint
+    assert "has no model_type, need model_type 'codegen'" in refusal(model_type=None).message
+
+
+def test_model_with_code_of_its_own_is_refused() -> None:
+    error = refusal(auto_map={"AutoConfig": "configuration_codegen.CodeGenConfig"})
+    assert "auto_map" in error.message
+    assert "CodeGen2" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation_function": "relu"}, "activation_function is 'relu', need 'gelu_new'"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False, need True"),
+        ({"scale_attn_weights": 1}, "scale_attn_weights is 1, need true or false"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', need true or false"),
+        ({"rotary_dim": None}, "has no rotary_dim, need a whole number from 1 to 65536"),
+        ({"n_layer": 0}, "n_layer is 0, need a whole number from 1 to 1024"),
+        ({"n_layer": 2.0}, "n_layer is 2.0, need a whole number"),
+        ({"n_layer": True}, "n_layer is True, need a whole number"),
+        ({"n_layer": "2"}, "n_layer is '2', need a whole number"),
+        ({"n_positions": -64}, "n_positions is -64, need a whole number"),
+        ({"vocab_size": [96]}, "vocab_size is [96], need a whole number"),
+        ({"n_embd": 1 << 31}, "n_embd is 2147483648, need a whole number from 1 to 65536"),
+        ({"n_embd": 10**5000}, "n_embd is a whole number of 16610 bits, need"),
+        ({"n_inner": 0}, "n_inner is 0, need a whole number"),
+        ({"n_head": 6, "n_embd": 96}, "n_head is 6, need a multiple of 4"),
+        ({"n_embd": 66}, "n_embd is 66, need a multiple of n_head 4"),
+        ({"n_embd": 60}, "n_embd 60 / n_head 4 gives a head_dim of 15, need an even one"),
+        ({"rotary_dim": 7}, "rotary_dim is 7, need an even number from 2 to the head_dim 16"),
+        ({"rotary_dim": 18}, "rotary_dim is 18, need an even number from 2 to the head_dim 16"),
+        ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0, need a number from 1e-12 to 1"),
+        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon is '1e-5', need a number"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan, need a number"),
+        ({"layer_norm_epsilon": True}, "layer_norm_epsilon is True, need a number"),
+        ({"n_embd": 1 << 15, "n_inner": 64}, "3 x n_embd x n_embd is 3221225472, need at most"),
+        ({"n_embd": 4096, "n_inner": 1 << 20}, "n_inner x n_embd is 4294967296, need at most"),
+        (
+            {"n_embd": 1024, "vocab_size": 1 << 22},
+            "vocab_size x n_embd is 4294967296, need at most",
+        ),
+    ],
+)
+def test_field_that_no_codegen_has_is_named(changes: dict[str, object], message: str) -> None:
+    error = refusal(**changes)
+    assert error.message.startswith("there/config.json")
+    assert message in error.message
+    assert error.hint == "Use the unchanged config.json of a Salesforce CodeGen checkpoint."
+
+
+@pytest.mark.parametrize("name", ["n_layer", "n_head", "n_embd", "vocab_size", "n_positions"])
+def test_absent_dimension_is_named(name: str) -> None:
+    fields = small_config()
+    del fields[name]
+    with pytest.raises(UserError, match=re.escape(f"config.json has no {name}, need a whole")):
+        parse_config(fields, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"n_layer": ', "Expecting value"),
+        (b"", "Expecting value"),
+        (b"\xff{}", "can't decode byte 0xff"),
+        (b"[1, 2]", "found [1, 2], need an object {...}"),
+        (b'{"n_layer": NaN}', "NaN is not a JSON number"),
+        (b'{"n_layer": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"n_layer": 1, "n_layer": 2}', "the key 'n_layer' is given twice"),
+        (b'{"n_layer": ' + b"9" * 5000 + b"}", "limit (4300 digits)"),
+        (b'{"a": ' * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_file_that_is_no_json_object_is_named(tmp_path: Path, text: bytes, reason: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(text)
+    with pytest.raises(UserError) as caught:
+        read_config(path)
+    assert caught.value.message.startswith(f"{path} is not a valid JSON object: ")
+    assert reason in caught.value.message
+    assert "Download the file again" in caught.value.hint
+
+
+def test_huge_config_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b" " * (1 << 21))
+    with pytest.raises(UserError, match="is larger than the 1048576 bytes"):
+        read_config(path)
+
+
+def test_found_value_is_shown_short_and_escaped() -> None:
+    message = refusal(model_type="\x1b[31m" + "x" * 10_000).message
+    assert "\\x1b[31m" in message
+    assert "\x1b" not in message
+    assert len(message) < 300
+
+
+def test_json_object_is_parsed_as_it_stands() -> None:
+    assert parse_json_object(b'{"a": [1, 2.5, null, {"b": "c"}]}', "x") == {
+        "a": [1, 2.5, None, {"b": "c"}]
+    }
