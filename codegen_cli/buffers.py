@@ -1,0 +1,74 @@
+"""The arrays that a step works in, allocated once for chunks of up to `max_tokens` ids."""
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen_cli.kernels.step_table import ACTIVATIONS
+from codegen_cli.kv_cache import capacity_of
+from quantize.config import ModelConfig
+from quantize.layout import round_up
+
+_LINE_BYTES = 64
+_BARRIER_SLOTS = 24
+_LANES, _GROUP = 16, 32
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """Return zeros that begin at a cache line, so that no vector of 64 bytes straddles two."""
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(n_bytes + _LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % _LINE_BYTES
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)
+
+
+class Buffers:
+    """Working memory of a step; kernels.step_table gives the shape of each array."""
+
+    def __init__(self, config: ModelConfig, n_threads: int, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        n_embd, n_inner = round_up(config.n_embd, _GROUP), round_up(config.n_inner, _GROUP)
+        capacity = capacity_of(config)
+        self._activations: list[npt.NDArray[np.generic]] = []
+        self.arrays = {
+            "ids": aligned_zeros((max_tokens,), np.int64),
+            "hidden": aligned_zeros((max_tokens, n_embd), np.float32),
+            "delta": aligned_zeros((max_tokens, n_embd), np.float32),
+            "qkv": aligned_zeros((max_tokens, round_up(3 * config.n_embd, _LANES)), np.float32),
+            "tiles": aligned_zeros((n_threads, max_tokens * _LANES), np.float32),
+            "scores": aligned_zeros((n_threads, capacity + _LANES), np.float32),
+            "counters": aligned_zeros((3 * config.n_layer + 1, 8), np.int64),
+            "barrier": aligned_zeros((_BARRIER_SLOTS,), np.int64),
+            "cancel": aligned_zeros((1,), np.int64),
+        }
+        self.records = {
+            "normed": self._activations_record(n_embd),
+            "attended": self._activations_record(n_embd),
+            "inner": self._activations_record(n_inner),
+        }
+
+    def _activations_record(self, n: int) -> np.void:
+        record = np.zeros((), ACTIVATIONS)
+        record["n"] = n
+        for field, columns, dtype in (
+            ("values", n, np.float32),
+            ("codes", n, np.int8),
+            ("scales", n // _GROUP, np.float32),
+            ("sums", n // _GROUP, np.int32),
+        ):
+            array = aligned_zeros((self.max_tokens * columns,), dtype)
+            self._activations.append(array)
+            record[field] = array.ctypes.data
+        return record[()]
+
+
+def rotary_tables(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return cosines and sines [capacity, rotary_dim / 2] float32 of position * 10000**(-2i/rotary_dim).
+
+    The angles are rounded to float32 as in transformers' CodeGen: at position 2000 a float64 angle
+    differs by 1e-4, and the models were trained on these.
+    """
+    exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32) / np.float32(config.rotary_dim)
+    frequencies = np.float32(1) / np.float32(10000) ** exponents
+    positions = np.arange(capacity_of(config), dtype=np.float32)
+    angles = positions[:, None] * frequencies
+    return np.cos(angles), np.sin(angles)

@@ -1,0 +1,150 @@
+"""Matrix products: packed blocks of 16 rows times the activations of one or more tokens.
+
+One function per format serves a single token and a prefill alike: a block's weights are loaded once
+and used for every token of the call, and each (row, token) adds its groups of 32 columns in the
+same order whatever else is computed beside it. So a logit does not depend on how ids are batched,
+and not on which thread computes which block.
+"""
+
+from numba import float32, int32, njit
+
+from codegen_cli.kernels.vectors import (
+    LANES,
+    dot_4_bytes,
+    every_lane,
+    fma,
+    high_nibbles,
+    load_4_bytes_everywhere,
+    load_bytes,
+    load_f16,
+    load_f32,
+    low_nibbles,
+    store_f32,
+    to_f32,
+)
+
+# Format numbers in the step table.
+INT8, INT4, F16 = 0, 1, 2
+
+_GROUP = 32
+_INT8_ZERO, _INT4_ZERO = 128, 8  # stored code of a weight that is 0
+_INT8_GROUP_BYTES = LANES * _GROUP
+_INT4_GROUP_BYTES = LANES * _GROUP // 2
+
+_compile = njit(nogil=True, error_model="numpy")
+
+
+@_compile
+def _load_tile(tile, out, row, accumulate):
+    zero = every_lane(float32(0))
+    for token in range(out.shape[0]):
+        store_f32(tile, token * LANES, load_f32(out[token], row) if accumulate else zero)
+
+
+@_compile
+def _store_tile(out, row, tile):
+    for token in range(out.shape[0]):
+        store_f32(out[token], row, load_f32(tile, token * LANES))
+
+
+@_compile
+def matmul_int8(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accumulate):
+    """Rows 16 * block ... of W @ x for every token.
+
+    out       [n_tokens, n_out]            f32  overwritten, or added to when `accumulate`
+    codes     [n_out/16 * n_groups * 512]  u8   blocks [n_groups][8][16 rows][4 columns], code + 128
+    scales    [n_out/16 * n_groups * 16]   u16  fp16 bits, [n_groups][16 rows]
+    x_codes   [n_groups, n_tokens * 32]    i8   activations, 32 columns a group
+    x_scales  [n_groups, n_tokens]         f32
+    x_sums    [n_groups, n_tokens]         i32  sum of a group's x_codes
+    tile      [n_tokens * 16]              f32  scratch
+
+    W = (codes - 128) * scales. Subtracting 128 from every code is the same as starting a group's
+    exact integer sum at -128 * x_sums.
+    """
+    n_tokens, n_groups = out.shape[0], x_codes.shape[0]
+    _load_tile(tile, out, block * LANES, accumulate)
+    for group in range(n_groups):
+        at = (block * n_groups + group) * _INT8_GROUP_BYTES
+        w0, w1 = load_bytes(codes, at), load_bytes(codes, at + 64)
+        w2, w3 = load_bytes(codes, at + 128), load_bytes(codes, at + 192)
+        w4, w5 = load_bytes(codes, at + 256), load_bytes(codes, at + 320)
+        w6, w7 = load_bytes(codes, at + 384), load_bytes(codes, at + 448)
+        scale = load_f16(scales, (block * n_groups + group) * LANES)
+        x, x_scale, x_sum = x_codes[group], x_scales[group], x_sums[group]
+        for token in range(n_tokens):
+            i = token * _GROUP
+            total = every_lane(int32(-_INT8_ZERO * x_sum[token]))
+            total = dot_4_bytes(total, w0, load_4_bytes_everywhere(x, i))
+            total = dot_4_bytes(total, w1, load_4_bytes_everywhere(x, i + 4))
+            total = dot_4_bytes(total, w2, load_4_bytes_everywhere(x, i + 8))
+            total = dot_4_bytes(total, w3, load_4_bytes_everywhere(x, i + 12))
+            total = dot_4_bytes(total, w4, load_4_bytes_everywhere(x, i + 16))
+            total = dot_4_bytes(total, w5, load_4_bytes_everywhere(x, i + 20))
+            total = dot_4_bytes(total, w6, load_4_bytes_everywhere(x, i + 24))
+            total = dot_4_bytes(total, w7, load_4_bytes_everywhere(x, i + 28))
+            sum_so_far = load_f32(tile, token * LANES)
+            both_scales = scale * every_lane(x_scale[token])
+            store_f32(tile, token * LANES, fma(to_f32(total), both_scales, sum_so_far))
+    _store_tile(out, block * LANES, tile)
+
+
+@_compile
+def matmul_int4(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accumulate):
+    """Rows 16 * block ... of W @ x for every token; arguments as in matmul_int8 but
+
+    codes     [n_out/16 * n_groups * 256]  u8   blocks [n_groups][4][16 rows][4 columns]: the low
+                                                nibbles hold a group's columns 0-15, the high
+                                                nibbles columns 16-31, code + 8
+
+    W = (codes - 8) * scales.
+    """
+    n_tokens, n_groups = out.shape[0], x_codes.shape[0]
+    _load_tile(tile, out, block * LANES, accumulate)
+    for group in range(n_groups):
+        at = (block * n_groups + group) * _INT4_GROUP_BYTES
+        p0, p1 = load_bytes(codes, at), load_bytes(codes, at + 64)
+        p2, p3 = load_bytes(codes, at + 128), load_bytes(codes, at + 192)
+        w0, w1, w2, w3 = low_nibbles(p0), low_nibbles(p1), low_nibbles(p2), low_nibbles(p3)
+        w4, w5, w6, w7 = high_nibbles(p0), high_nibbles(p1), high_nibbles(p2), high_nibbles(p3)
+        scale = load_f16(scales, (block * n_groups + group) * LANES)
+        x, x_scale, x_sum = x_codes[group], x_scales[group], x_sums[group]
+        for token in range(n_tokens):
+            i = token * _GROUP
+            total = every_lane(int32(-_INT4_ZERO * x_sum[token]))
+            total = dot_4_bytes(total, w0, load_4_bytes_everywhere(x, i))
+            total = dot_4_bytes(total, w1, load_4_bytes_everywhere(x, i + 4))
+            total = dot_4_bytes(total, w2, load_4_bytes_everywhere(x, i + 8))
+            total = dot_4_bytes(total, w3, load_4_bytes_everywhere(x, i + 12))
+            total = dot_4_bytes(total, w4, load_4_bytes_everywhere(x, i + 16))
+            total = dot_4_bytes(total, w5, load_4_bytes_everywhere(x, i + 20))
+            total = dot_4_bytes(total, w6, load_4_bytes_everywhere(x, i + 24))
+            total = dot_4_bytes(total, w7, load_4_bytes_everywhere(x, i + 28))
+            sum_so_far = load_f32(tile, token * LANES)
+            both_scales = scale * every_lane(x_scale[token])
+            store_f32(tile, token * LANES, fma(to_f32(total), both_scales, sum_so_far))
+    _store_tile(out, block * LANES, tile)
+
+
+@_compile
+def matmul_f16(out, block, weights, x, tile, accumulate):
+    """Rows 16 * block ... of W @ x for every token, in float32.
+
+    out      [n_tokens, n_out]           f32  overwritten, or added to when `accumulate`
+    weights  [n_out/16 * n_in * 16]      u16  fp16 bits, blocks [n_in][16 rows]
+    x        [n_tokens, n_in]            f32
+    tile     [n_tokens * 16]             f32  scratch
+    """
+    n_tokens, n_in = x.shape
+    _load_tile(tile, out, block * LANES, accumulate)
+    # A group of columns at a time, so that its weights stay in the first-level cache.
+    for start in range(0, n_in, _GROUP):
+        at = (block * n_in + start) * LANES
+        for token in range(n_tokens):
+            row = x[token]
+            total = load_f32(tile, token * LANES)
+            for column in range(_GROUP):
+                weight = load_f16(weights, at + column * LANES)
+                total = fma(weight, every_lane(row[start + column]), total)
+            store_f32(tile, token * LANES, total)
+    _store_tile(out, block * LANES, tile)

@@ -1,0 +1,157 @@
+"""What happens to one token's row between the matrix products: norm, GELU, rotary, quantization."""
+
+import numpy as np
+from numba import float32, int32, njit
+
+from codegen_cli.kernels.vectors import (
+    LANES,
+    absolute,
+    every_lane,
+    first_lanes,
+    fma,
+    largest_lane,
+    larger,
+    load_f32,
+    load_one_f16,
+    round_half_even,
+    smaller,
+    store_f32,
+    store_i8x16,
+    sum_lanes,
+    times_power_of_two,
+    to_i32,
+)
+
+_GROUP = 32
+
+# A group whose largest activation is below this counts as zero: its reciprocal stays finite.
+_SMALLEST_GROUP = np.float32(2.0**-100)
+
+_compile = njit(nogil=True, error_model="numpy")
+
+
+@_compile
+def embed_int8(out, token_id, codes, scales):
+    """Row `token_id` of the packed int8 embedding as float32.
+
+    out     [n_embd padded to 32]      f32  overwritten
+    codes   u8, scales u16             as in matmul.matmul_int8
+    """
+    block, lane = token_id // LANES, token_id % LANES
+    n_groups = out.shape[0] // _GROUP
+    for group in range(n_groups):
+        at = block * n_groups + group
+        scale = load_one_f16(scales, at * LANES + lane)
+        for i in range(_GROUP):
+            code = codes[at * _GROUP * LANES + (i // 4) * 4 * LANES + lane * 4 + i % 4]
+            out[group * _GROUP + i] = float32(int32(code) - int32(128)) * scale
+
+
+@_compile
+def embed_f16(out, token_id, weights):
+    """Row `token_id` of the packed fp16 embedding as float32.
+
+    out      [n_embd padded to 32]     f32  overwritten
+    weights  u16                       as in matmul.matmul_f16
+    """
+    block, lane = token_id // LANES, token_id % LANES
+    for i in range(out.shape[0]):
+        out[i] = load_one_f16(weights, (block * out.shape[0] + i) * LANES + lane)
+
+
+@_compile
+def layer_norm(out, x, weight, bias, n, epsilon):
+    """out = (x - mean) / sqrt(variance + epsilon) * weight + bias, over the first n values.
+
+    out, x  [n padded to 32]  f32  out's padding is set to 0
+    weight  [n padded to 16]  f32
+    bias    [n padded to 16]  f32
+    """
+    total = every_lane(float32(0))
+    for i in range(0, n, LANES):
+        total = total + first_lanes(load_f32(x, i), int32(n - i), float32(0))
+    mean = every_lane(sum_lanes(total) / float32(n))
+    total = every_lane(float32(0))
+    for i in range(0, n, LANES):
+        distance = first_lanes(load_f32(x, i) - mean, int32(n - i), float32(0))
+        total = fma(distance, distance, total)
+    variance = sum_lanes(total) / float32(n)
+    scale = every_lane(float32(1) / np.sqrt(variance + epsilon))
+    for i in range(0, out.shape[0], LANES):
+        if i >= n:
+            store_f32(out, i, every_lane(float32(0)))
+            continue
+        normal = (load_f32(x, i) - mean) * scale
+        result = fma(normal, load_f32(weight, i), load_f32(bias, i))
+        store_f32(out, i, first_lanes(result, int32(n - i), float32(0)))
+
+
+@_compile
+def exp(x):
+    """e**x of 16 lanes, x within [-87, 88], to about 1 ulp.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2; e**r by the degree-7 minimax polynomial of the Cephes library
+    (expf.c; Moshier), ln 2 in two parts so that n ln 2 is exact.
+    """
+    n = round_half_even(x * every_lane(float32(1.44269504088896341)))
+    r = fma(n, every_lane(float32(-0.693359375)), x)
+    r = fma(n, every_lane(float32(2.12194440e-4)), r)
+    p = every_lane(float32(1.9875691500e-4))
+    p = fma(p, r, every_lane(float32(1.3981999507e-3)))
+    p = fma(p, r, every_lane(float32(8.3334519073e-3)))
+    p = fma(p, r, every_lane(float32(4.1665795894e-2)))
+    p = fma(p, r, every_lane(float32(1.6666665459e-1)))
+    p = fma(p, r, every_lane(float32(5.0000001201e-1)))
+    p = fma(p, r * r, r + every_lane(float32(1)))
+    return times_power_of_two(p, to_i32(n))
+
+
+@_compile
+def gelu_new(x):
+    """x/2 (1 + tanh(u)) of 16 lanes, u = sqrt(2/pi) (x + 0.044715 x^3), as x / (1 + e**(-2u)).
+
+    The tanh form of Hendrycks & Gimpel, "Gaussian Error Linear Units" (arXiv:1606.08415).
+    """
+    cubic = fma(x * x * x, every_lane(float32(0.044715)), x)
+    exponent = cubic * every_lane(float32(-2.0 * 0.7978845608028654))
+    exponent = larger(smaller(exponent, every_lane(float32(87))), every_lane(float32(-87)))
+    return x / (every_lane(float32(1)) + exp(exponent))
+
+
+@_compile
+def rotate(x, cosines, sines):
+    """Rotary position embedding, in place: pairs (0, 1), (2, 3), ... as in GPT-J.
+
+    x        [head_dim]       f32  the first rotary_dim values are rotated
+    cosines  [rotary_dim / 2] f32  of this position's angles
+    sines    [rotary_dim / 2] f32
+    """
+    for pair in range(cosines.shape[0]):
+        even, odd = x[2 * pair], x[2 * pair + 1]
+        x[2 * pair] = even * cosines[pair] - odd * sines[pair]
+        x[2 * pair + 1] = odd * cosines[pair] + even * sines[pair]
+
+
+@_compile
+def quantize_group(x, start, codes, scales, sums, token):
+    """Quantize x[start : start + 32] to int8; quantize.blocks.quantize_activations is the twin.
+
+    x       [>= start + 32]  f32
+    codes   [n_tokens * 32]  i8   this group's: token's 32 are overwritten
+    scales  [n_tokens]       f32  largest magnitude / 127
+    sums    [n_tokens]       i32  sum of the codes
+    """
+    first, second = load_f32(x, start), load_f32(x, start + LANES)
+    largest = largest_lane(larger(absolute(first), absolute(second)))
+    if largest < _SMALLEST_GROUP:
+        for i in range(_GROUP):
+            codes[token * _GROUP + i] = 0
+        scales[token] = float32(0)
+        sums[token] = int32(0)
+        return
+    inverse = every_lane(float32(127) / largest)
+    low, high = to_i32(round_half_even(first * inverse)), to_i32(round_half_even(second * inverse))
+    store_i8x16(codes, token * _GROUP, low)
+    store_i8x16(codes, token * _GROUP + LANES, high)
+    scales[token] = largest / float32(127)
+    sums[token] = sum_lanes(low + high)

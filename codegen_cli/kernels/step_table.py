@@ -1,0 +1,84 @@
+"""The records that Python fills and a step reads: sizes, and addresses of arrays that Python owns.
+
+codegen_cli.model writes them and keeps the arrays alive; kernels.step turns each address back into an
+array of the shape that stands beside it. `padded` means up to a multiple of 32 values.
+"""
+
+import numpy as np
+
+MATRIX = np.dtype(
+    [
+        ("format", "i8"),  # matmul.INT8, INT4 or F16
+        ("codes", "u8"),  # u8, or the fp16 weights
+        ("scales", "u8"),  # u16 [n_blocks * n_groups * 16]; 0 for f16
+        ("n_blocks", "i8"),  # of 16 rows
+        ("n_groups", "i8"),  # of 32 columns
+    ]
+)
+
+LAYER = np.dtype(
+    [
+        ("ln_1_weight", "u8"),  # f32 [n_embd]
+        ("ln_1_bias", "u8"),
+        ("qkv_proj", MATRIX),  # rows [n_head][q, k, v][head_dim]
+        ("fc_in", MATRIX),
+        ("fc_in_bias", "u8"),  # f32 [n_inner]
+        ("out_proj", MATRIX),
+        ("fc_out", MATRIX),
+        ("fc_out_bias", "u8"),  # f32 [n_embd]
+    ],
+    align=True,
+)
+
+# One float32 row a token, and the same quantized in groups of 32.
+ACTIVATIONS = np.dtype(
+    [
+        ("n", "i8"),  # padded
+        ("values", "u8"),  # f32 [n_tokens, n]
+        ("codes", "u8"),  # i8  [n/32, n_tokens * 32]
+        ("scales", "u8"),  # f32 [n/32, n_tokens]
+        ("sums", "u8"),  # i32 [n/32, n_tokens]
+    ]
+)
+
+STEP = np.dtype(
+    [
+        ("n_threads", "i8"),
+        ("n_tokens", "i8"),  # ids in this call
+        ("n_past", "i8"),  # positions in the cache before it
+        ("n_logits", "i8"),  # logits wanted of the last ids, 0 to n_tokens
+        ("capacity", "i8"),  # positions the cache holds, a multiple of 16
+        ("n_layer", "i8"),
+        ("n_head", "i8"),
+        ("head_dim", "i8"),
+        ("n_embd", "i8"),
+        ("n_inner", "i8"),
+        ("rotary_dim", "i8"),
+        ("layer_norm_epsilon", "f8"),
+        ("layers", "u8"),  # LAYER [n_layer]
+        ("wte", MATRIX),
+        ("ln_f_weight", "u8"),  # f32 [n_embd]
+        ("ln_f_bias", "u8"),
+        ("lm_head", MATRIX),
+        ("lm_head_bias", "u8"),  # f32 [rows of lm_head]
+        ("cosines", "u8"),  # f32 [capacity, rotary_dim / 2]
+        ("sines", "u8"),
+        ("ids", "u8"),  # i64 [n_tokens]
+        ("keys", "u8"),  # u16 [n_layer, n_head, capacity * head_dim], see attention.py
+        ("values", "u8"),  # u16 [n_layer, n_head, capacity * (head_dim rounded up to 16)]
+        ("hidden", "u8"),  # f32 [n_tokens, n_embd padded], the residual stream
+        ("delta", "u8"),  # f32 [n_tokens, n_embd padded], what a layer adds to it
+        ("normed", ACTIVATIONS),  # after ln_1 or ln_f
+        ("qkv", "u8"),  # f32 [n_tokens, rows of qkv_proj]
+        ("attended", ACTIVATIONS),
+        ("inner", ACTIVATIONS),  # before and after the activation function
+        ("logits", "u8"),  # f32 [n_logits, rows of lm_head]
+        ("tiles", "u8"),  # f32 [n_threads, n_tokens * 16]
+        ("scores", "u8"),  # f32 [n_threads, capacity + 16]
+        ("counters", "u8"),  # i64 [3 * n_layer + 1, 8], all 0: work handed out so far
+        ("barrier", "u8"),  # i64 [24], all 0
+        ("cancel", "u8"),  # i64 [1], set to 1 to end the step early
+        ("yield_thread", "u8"),  # address of a C function `int f(void)`
+    ],
+    align=True,
+)

@@ -1,0 +1,438 @@
+"""Vectors of 16 lanes for numba: a value type over LLVM vectors and the operations the kernels use.
+
+A kernel that says `fma(load_f32(x, i), w, total)` gets exactly those instructions, on every CPU: LLVM
+splits a vector that is wider than the machine's registers. Only exact operations and fused
+multiply-add occur, in the order written (no reassociation, no contraction), so that results do not
+depend on the CPU's vector width.
+
+Arrays are passed whole, with an offset in elements, as `load_f32(x, offset)`; nothing is
+bounds-checked here: the shapes are checked where the arrays are made.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from codegen_cli.cpu import kernel_path
+
+LANES = 16
+
+_I8, _I16, _I32 = (ir.IntType(bits) for bits in (8, 16, 32))
+_F16, _F32 = ir.HalfType(), ir.FloatType()
+_ELEMENTS = {"i8": _I8, "i32": _I32, "f32": _F32}
+
+
+class Vector(types.Type):
+    """A SIMD value: `count` lanes of `element` (i8, i32 or f32)."""
+
+    def __init__(self, element: str, count: int) -> None:
+        self.element = element
+        self.count = count
+        super().__init__(name=f"Vector({element}, {count})")
+
+    @property
+    def llvm(self) -> ir.VectorType:
+        return ir.VectorType(_ELEMENTS[self.element], self.count)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        super().__init__(manager, vector, vector.llvm)
+
+
+f32x16 = Vector("f32", LANES)
+i32x16 = Vector("i32", LANES)
+i8x64 = Vector("i8", 4 * LANES)  # 16 lanes of 4 bytes: what one 32-bit lane of a dot product takes
+
+
+def _constant(vector_type, value):
+    return ir.Constant(vector_type, [value] * vector_type.count)
+
+
+def _broadcast(builder, scalar, count):
+    undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    return _pick(builder, first, [0] * count)
+
+
+def _indices(lanes):
+    return ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes))
+
+
+def _pick(builder, vector, lanes):
+    """The given lanes as a vector of their own."""
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), _indices(lanes))
+
+
+def _halves(builder, vector):
+    middle = vector.type.count // 2
+    return (
+        _pick(builder, vector, range(middle)),
+        _pick(builder, vector, range(middle, 2 * middle)),
+    )
+
+
+def _call(builder, name, result_type, *arguments):
+    signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
+def _element_pointer(context, builder, array_type, array, offset, llvm_type):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(llvm_type))
+
+
+def _load(context, builder, array_type, array, offset, llvm_type):
+    value = builder.load(_element_pointer(context, builder, array_type, array, offset, llvm_type))
+    value.align = 1
+    return value
+
+
+def _store(context, builder, array_type, array, offset, value):
+    pointer = _element_pointer(context, builder, array_type, array, offset, value.type)
+    builder.store(value, pointer).align = 1
+    return context.get_dummy_value()
+
+
+# --- loads and stores ---------------------------------------------------------------------------
+
+
+@intrinsic
+def load_f32(typing_context, array, offset):
+    """array[offset : offset + 16] of a float32 array."""
+
+    def generate(context, builder, signature, arguments):
+        return _load(context, builder, signature.args[0], *arguments, f32x16.llvm)
+
+    return f32x16(array, types.intp), generate
+
+
+@intrinsic
+def store_f32(typing_context, array, offset, value):
+    """array[offset : offset + 16] = value."""
+
+    def generate(context, builder, signature, arguments):
+        return _store(context, builder, signature.args[0], *arguments)
+
+    return types.void(array, types.intp, f32x16), generate
+
+
+@intrinsic
+def load_f16(typing_context, array, offset):
+    """16 fp16 values (a uint16 array holds their bits) as float32: exact."""
+
+    def generate(context, builder, signature, arguments):
+        halves = ir.VectorType(_F16, LANES)
+        value = _load(context, builder, signature.args[0], *arguments, halves)
+        return builder.fpext(value, f32x16.llvm)
+
+    return f32x16(array, types.intp), generate
+
+
+@intrinsic
+def load_one_f16(typing_context, array, offset):
+    """The fp16 value whose bits array[offset] holds, as float32: exact."""
+
+    def generate(context, builder, signature, arguments):
+        value = _load(context, builder, signature.args[0], *arguments, _F16)
+        return builder.fpext(value, _F32)
+
+    return types.float32(array, types.intp), generate
+
+
+@intrinsic
+def store_f16(typing_context, array, offset, value):
+    """Round one float32 to fp16 (nearest, ties to even) and store its bits at array[offset]."""
+
+    def generate(context, builder, signature, arguments):
+        array, offset, value = arguments
+        bits = builder.bitcast(builder.fptrunc(value, _F16), _I16)
+        return _store(context, builder, signature.args[0], array, offset, bits)
+
+    return types.void(array, types.intp, types.float32), generate
+
+
+@intrinsic
+def load_bytes(typing_context, array, offset):
+    """64 bytes as they are."""
+
+    def generate(context, builder, signature, arguments):
+        return _load(context, builder, signature.args[0], *arguments, i8x64.llvm)
+
+    return i8x64(array, types.intp), generate
+
+
+@intrinsic
+def load_4_bytes_everywhere(typing_context, array, offset):
+    """4 bytes, repeated in each of the 16 lanes."""
+
+    def generate(context, builder, signature, arguments):
+        word = _load(context, builder, signature.args[0], *arguments, _I32)
+        return builder.bitcast(_broadcast(builder, word, LANES), i8x64.llvm)
+
+    return i8x64(array, types.intp), generate
+
+
+@intrinsic
+def store_i8x16(typing_context, array, offset, value):
+    """Store 16 int32 lanes, each within [-128, 127], as int8."""
+
+    def generate(context, builder, signature, arguments):
+        array, offset, value = arguments
+        narrow = builder.trunc(value, ir.VectorType(_I8, LANES))
+        return _store(context, builder, signature.args[0], array, offset, narrow)
+
+    return types.void(array, types.intp, i32x16), generate
+
+
+# --- lane by lane -------------------------------------------------------------------------------
+
+
+@intrinsic
+def every_lane(typing_context, value):
+    """A vector with the same float32 or int32 in all 16 lanes."""
+    result = {types.float32: f32x16, types.int32: i32x16}[value]
+
+    def generate(context, builder, signature, arguments):
+        return _broadcast(builder, arguments[0], LANES)
+
+    return result(value), generate
+
+
+def _binary(result, first, second, build):
+    @intrinsic
+    def operation(typing_context, a, b):
+        def generate(context, builder, signature, arguments):
+            return build(builder, *arguments)
+
+        return result(first, second), generate
+
+    return operation
+
+
+_add_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fadd(a, b))
+_subtract_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fsub(a, b))
+_multiply_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fmul(a, b))
+_divide_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fdiv(a, b))
+_add_i32 = _binary(i32x16, i32x16, i32x16, lambda builder, a, b: builder.add(a, b))
+
+
+@overload(operator.add)
+def _add(a, b):
+    if a == f32x16 and b == f32x16:
+        return lambda a, b: _add_f32(a, b)
+    if a == i32x16 and b == i32x16:
+        return lambda a, b: _add_i32(a, b)
+    return None
+
+
+@overload(operator.sub)
+def _subtract(a, b):
+    return (lambda a, b: _subtract_f32(a, b)) if a == f32x16 and b == f32x16 else None
+
+
+@overload(operator.mul)
+def _multiply(a, b):
+    return (lambda a, b: _multiply_f32(a, b)) if a == f32x16 and b == f32x16 else None
+
+
+@overload(operator.truediv)
+def _divide(a, b):
+    return (lambda a, b: _divide_f32(a, b)) if a == f32x16 and b == f32x16 else None
+
+
+def _select_by(comparison):
+    def build(builder, a, b):
+        return builder.select(builder.fcmp_ordered(comparison, a, b), a, b)
+
+    return _binary(f32x16, f32x16, f32x16, build)
+
+
+# Selects, not maxnum: where a lane of `a` is not a number, `b` is taken.
+larger = _select_by(">")
+smaller = _select_by("<")
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """a * b + c, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        return _call(builder, "llvm.fma.v16f32", f32x16.llvm, *arguments)
+
+    return f32x16(f32x16, f32x16, f32x16), generate
+
+
+@intrinsic
+def absolute(typing_context, value):
+    def generate(context, builder, signature, arguments):
+        return _call(builder, "llvm.fabs.v16f32", f32x16.llvm, arguments[0])
+
+    return f32x16(f32x16), generate
+
+
+@intrinsic
+def round_half_even(typing_context, value):
+    def generate(context, builder, signature, arguments):
+        return _call(builder, "llvm.roundeven.v16f32", f32x16.llvm, arguments[0])
+
+    return f32x16(f32x16), generate
+
+
+@intrinsic
+def to_f32(typing_context, value):
+    """int32 -> float32, to nearest."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.sitofp(arguments[0], f32x16.llvm)
+
+    return f32x16(i32x16), generate
+
+
+@intrinsic
+def to_i32(typing_context, value):
+    """float32 -> int32, for lanes that hold whole numbers."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fptosi(arguments[0], i32x16.llvm)
+
+    return i32x16(f32x16), generate
+
+
+@intrinsic
+def times_power_of_two(typing_context, value, exponent):
+    """value * 2**exponent by adding to the exponent bits: the result must be a normal number."""
+
+    def generate(context, builder, signature, arguments):
+        value, exponent = arguments
+        shifted = builder.shl(exponent, _constant(i32x16.llvm, 23))
+        bits = builder.add(builder.bitcast(value, i32x16.llvm), shifted)
+        return builder.bitcast(bits, f32x16.llvm)
+
+    return f32x16(f32x16, i32x16), generate
+
+
+@intrinsic
+def first_lanes(typing_context, value, count, otherwise):
+    """Lanes 0 .. count-1 of `value`; the rest hold `otherwise`."""
+
+    def generate(context, builder, signature, arguments):
+        value, count, otherwise = arguments
+        lane = ir.Constant(i32x16.llvm, list(range(LANES)))
+        kept = builder.icmp_signed("<", lane, _broadcast(builder, count, LANES))
+        return builder.select(kept, value, _broadcast(builder, otherwise, LANES))
+
+    return f32x16(f32x16, types.int32, types.float32), generate
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+@intrinsic
+def low_nibbles(typing_context, value):
+    """The low 4 bits of each byte."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.and_(arguments[0], _constant(i8x64.llvm, 15))
+
+    return i8x64(i8x64), generate
+
+
+@intrinsic
+def high_nibbles(typing_context, value):
+    """The high 4 bits of each byte, shifted down."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.lshr(arguments[0], _constant(i8x64.llvm, 4))
+
+    return i8x64(i8x64), generate
+
+
+@intrinsic
+def dot_4_bytes(typing_context, total, weights, activations):
+    """total[lane] += sum over 4 bytes of unsigned weights x signed activations: exact in int32."""
+
+    def generate(context, builder, signature, arguments):
+        return _DOT_PRODUCTS[kernel_path()](builder, *arguments)
+
+    return i32x16(i32x16, i8x64, i8x64), generate
+
+
+def _dot_avx512vnni(builder, total, weights, activations):
+    name = "llvm.x86.avx512.vpdpbusd.512"
+    return _call(builder, name, i32x16.llvm, total, weights, activations)
+
+
+def _dot_avxvnni(builder, total, weights, activations):
+    halves = zip(
+        *(_halves(builder, vector) for vector in (total, weights, activations)), strict=True
+    )
+    name, half_type = "llvm.x86.avx512.vpdpbusd.256", ir.VectorType(_I32, LANES // 2)
+    low, high = (_call(builder, name, half_type, *half) for half in halves)
+    return builder.shuffle_vector(low, high, _indices(range(LANES)))
+
+
+def _dot_generic(builder, total, weights, activations):
+    pairs, byte = ir.VectorType(_I16, 2 * LANES), _constant(ir.VectorType(_I16, 2 * LANES), 8)
+    weights, activations = builder.bitcast(weights, pairs), builder.bitcast(activations, pairs)
+    # Bytes 0 and 2 of each lane, then 1 and 3, widened to 16 bits.
+    even = _pairwise_dot(
+        builder,
+        builder.and_(weights, _constant(pairs, 255)),
+        builder.ashr(builder.shl(activations, byte), byte),
+    )
+    odd = _pairwise_dot(builder, builder.lshr(weights, byte), builder.ashr(activations, byte))
+    return builder.add(total, builder.add(even, odd))
+
+
+def _pairwise_dot(builder, a, b):
+    """Products of int16 lanes 2i and 2i+1, added, as int32; LLVM knows x86's pmaddwd in it."""
+    wide = ir.VectorType(_I32, 2 * LANES)
+    products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
+    return builder.add(
+        _pick(builder, products, range(0, 2 * LANES, 2)),
+        _pick(builder, products, range(1, 2 * LANES, 2)),
+    )
+
+
+_DOT_PRODUCTS = {
+    "avx512vnni": _dot_avx512vnni,
+    "avxvnni": _dot_avxvnni,
+    "generic": _dot_generic,
+}
+
+
+# --- across lanes: a fixed tree of halves ----------------------------------------------------------
+
+
+def _tree(builder, vector, combine):
+    while vector.type.count > 1:
+        vector = combine(*_halves(builder, vector))
+    return builder.extract_element(vector, ir.Constant(_I32, 0))
+
+
+@intrinsic
+def sum_lanes(typing_context, value):
+    """Lane i + lane i+8, then +4, +2, +1."""
+    scalar = {f32x16: types.float32, i32x16: types.int32}[value]
+
+    def generate(context, builder, signature, arguments):
+        add = builder.fadd if value == f32x16 else builder.add
+        return _tree(builder, arguments[0], add)
+
+    return scalar(value), generate
+
+
+@intrinsic
+def largest_lane(typing_context, value):
+    def generate(context, builder, signature, arguments):
+        def combine(a, b):
+            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+        return _tree(builder, arguments[0], combine)
+
+    return types.float32(f32x16), generate

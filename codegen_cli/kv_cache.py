@@ -1,0 +1,37 @@
+"""Keys and values of the positions seen so far, in fp16."""
+
+import numpy as np
+import numpy.typing as npt
+
+from quantize.config import ModelConfig
+from quantize.layout import round_up
+
+LANES = 16
+
+
+class KVCache:
+    """Allocated once for all positions; n_past says how many are filled.
+
+    keys    [n_layer, n_head, capacity/16, head_dim, 16]        u16, fp16 bits; a lane is a position
+    values  [n_layer, n_head, ceil(head_dim/16), capacity, 16]  u16, fp16 bits; a lane is a dimension
+
+    capacity is n_positions rounded up to 16. The operating system hands out the zeroed memory page by
+    page, as positions are filled.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.n_past = 0
+        self.config = config
+        capacity, head_dim = capacity_of(config), config.head_dim
+        heads = (config.n_layer, config.n_head)
+        self.keys: npt.NDArray[np.uint16] = np.zeros(
+            (*heads, capacity // LANES, head_dim, LANES), np.uint16
+        )
+        self.values: npt.NDArray[np.uint16] = np.zeros(
+            (*heads, round_up(head_dim, LANES) // LANES, capacity, LANES), np.uint16
+        )
+
+
+def capacity_of(config: ModelConfig) -> int:
+    """Return the positions that a cache for this model holds: n_positions rounded up to 16."""
+    return round_up(config.n_positions, LANES)

@@ -1,0 +1,136 @@
+"""Matrix product kernels against NumPy: exact integer sums, then floats within 4 ulp a group."""
+
+import numpy as np
+import pytest
+
+from codegen_cli.kernels.matmul import matmul_f16, matmul_int4, matmul_int8
+from quantize import blocks, layout
+
+KERNELS = {"int8": matmul_int8, "int4": matmul_int4}
+PACKERS = {"int8": layout.pack_int8, "int4": layout.pack_int4}
+CODE_RANGES = {"int8": (-127, 127), "int4": (-8, 7)}
+
+
+def run_kernel(format, codes, scales, x_codes, x_scales, start=None):
+    """out [n_tokens, n_out] f32 of the kernel; codes [n_out, n_groups, 32], x [n_tokens, ...]."""
+    n_out, n_groups, _ = codes.shape
+    n_tokens = len(x_codes)
+    shape = (n_out, n_groups * 32)
+    payload = PACKERS[format](codes, scales)
+    split = layout.codes_bytes(format, shape)
+    out = np.zeros((n_tokens, layout.round_up(n_out, 16)), np.float32)
+    if start is not None:
+        out[:, :n_out] = start
+    x_groups = np.ascontiguousarray(x_codes.transpose(1, 0, 2)).reshape(n_groups, -1)
+    x_sums = np.ascontiguousarray(x_codes.sum(-1, dtype=np.int32).T)
+    for block in range(out.shape[1] // 16):
+        KERNELS[format](
+            out,
+            block,
+            payload[:split],
+            payload[split:].view(np.uint16),
+            x_groups,
+            np.ascontiguousarray(x_scales.T),
+            x_sums,
+            np.zeros(n_tokens * 16, np.float32),
+            start is not None,
+        )
+    return out
+
+
+def random_case(format, n_out=50, n_groups=5, n_tokens=3, seed=0):
+    random = np.random.default_rng(seed)
+    low, high = CODE_RANGES[format]
+    codes = random.integers(low, high + 1, (n_out, n_groups, 32)).astype(np.int8)
+    scales = random.normal(0, 0.01, (n_out, n_groups)).astype(np.float16)
+    x_codes = random.integers(-127, 128, (n_tokens, n_groups, 32)).astype(np.int8)
+    x_scales = random.uniform(0.001, 1, (n_tokens, n_groups)).astype(np.float32)
+    return codes, scales, x_codes, x_scales
+
+
+def group_sums(codes, x_codes):
+    """[n_tokens, n_out, n_groups] int64."""
+    return np.einsum("ogi,tgi->tog", codes.astype(np.int64), x_codes.astype(np.int64))
+
+
+@pytest.mark.parametrize("format", KERNELS)
+def test_integer_sums_are_exact(format):
+    codes, _, x_codes, _ = random_case(format, n_groups=1)
+    ones = np.ones((len(codes), 1), np.float16), np.ones((len(x_codes), 1), np.float32)
+    out = run_kernel(format, codes, ones[0], x_codes, ones[1])
+    assert np.array_equal(out[:, : len(codes)], group_sums(codes, x_codes)[:, :, 0])
+
+
+@pytest.mark.parametrize("format", KERNELS)
+def test_extreme_codes_do_not_saturate(format):
+    for code in CODE_RANGES[format]:
+        for x_code in (-127, 127):
+            codes = np.full((16, 1, 32), code, np.int8)
+            x_codes = np.full((1, 1, 32), x_code, np.int8)
+            ones = np.ones((16, 1), np.float16), np.ones((1, 1), np.float32)
+            out = run_kernel(format, codes, ones[0], x_codes, ones[1])
+            assert (out == 32 * code * x_code).all()
+
+
+@pytest.mark.parametrize("format", KERNELS)
+def test_floats_are_within_4_ulp_of_each_group_sum(format):
+    codes, scales, x_codes, x_scales = random_case(format)
+    terms = group_sums(codes, x_codes) * scales.astype(np.float64) * x_scales[:, None, :]
+    bound = 4 * np.spacing(np.abs(terms).sum(-1).astype(np.float32))
+    out = run_kernel(format, codes, scales, x_codes, x_scales)[:, : len(codes)]
+    assert (np.abs(out - terms.sum(-1)) <= bound).all()
+
+
+@pytest.mark.parametrize("format", KERNELS)
+def test_padded_rows_are_exactly_zero(format):
+    codes, scales, x_codes, x_scales = random_case(format, n_out=50)
+    out = run_kernel(format, codes, scales, x_codes, x_scales)
+    assert out.shape[1] == 64
+    assert (out[:, 50:] == 0).all()
+
+
+@pytest.mark.parametrize("format", KERNELS)
+def test_accumulating_adds_to_what_is_there(format):
+    codes, scales, x_codes, x_scales = random_case(format, n_groups=1)
+    start = np.float32(1000)
+    out = run_kernel(format, codes, scales, x_codes, x_scales, start=start)[:, : len(codes)]
+    alone = run_kernel(format, codes, scales, x_codes, x_scales)[:, : len(codes)]
+    np.testing.assert_allclose(out, start + alone, rtol=2e-7)
+
+
+@pytest.mark.parametrize("format", KERNELS)
+def test_a_token_gives_the_same_bits_alone_and_among_others(format):
+    codes, scales, x_codes, x_scales = random_case(format, n_tokens=9)
+    together = run_kernel(format, codes, scales, x_codes, x_scales)
+    for token in range(9):
+        one = slice(token, token + 1)
+        alone = run_kernel(format, codes, scales, x_codes[one], x_scales[one])
+        assert np.array_equal(alone[0], together[token])
+
+
+def test_f16_product_is_a_float32_sum_in_column_order():
+    random = np.random.default_rng(1)
+    weights = random.normal(0, 0.1, (50, 70)).astype(np.float16)
+    x = np.zeros((3, 96), np.float32)
+    x[:, :70] = random.normal(0, 1, (3, 70))
+    payload = layout.pack_f16(weights)
+    out = np.zeros((3, 64), np.float32)
+    for block in range(4):
+        matmul_f16(out, block, payload.view(np.uint16), x, np.zeros(48, np.float32), False)
+    expected = np.zeros((3, 50), np.float64)
+    for column in range(70):
+        # A float64 product of these is exact; rounding each sum to float32 is what fma does.
+        product = weights[:, column].astype(np.float64) * x[:, column : column + 1]
+        expected = (expected + product).astype(np.float32).astype(np.float64)
+    assert np.array_equal(out[:, :50], expected)
+
+
+def test_quantized_product_is_near_the_unquantized_one():
+    random = np.random.default_rng(2)
+    weights = random.normal(0, 0.1, (48, 128)).astype(np.float32)
+    x = random.normal(0, 1, (2, 128)).astype(np.float32)
+    x_codes, x_scales, _ = blocks.quantize_activations(x)
+    codes, scales = blocks.quantize_int8(weights)
+    out = run_kernel("int8", codes, scales, x_codes.reshape(2, 4, 32), x_scales)
+    exact = x @ weights.T
+    assert np.abs(out - exact).max() < 0.05 * exact.std()
