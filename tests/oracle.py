@@ -1,0 +1,159 @@
+"""Takes a config, checkpoint tensors and ids, returns CodeGen's logits in plain float64 NumPy.
+
+Nothing of ours is imported: the oracle is held to transformers' stored logits (test_oracle.py) and
+the fast kernels are held to the oracle. Its forward passes take the tensors under the
+checkpoint's names and in the checkpoint's row order, as float arrays of any width.
+
+    h = wte[ids]
+    for each block:  x = ln_1(h);  h = h + attention(x) + mlp(x)      parallel, one norm
+    logits = lm_head(ln_f(h))
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+N_SHARDS = 4  # qkv_proj was trained on four TPU cores and is stored core by core
+GROUP = 32  # values that share one activation scale
+NO_SCALE_BELOW = 2.0**-100  # a group whose largest magnitude is smaller counts as zero
+
+Tensors = Mapping[str, np.ndarray]
+Rounding = Callable[[np.ndarray], np.ndarray]
+
+
+def oracle_logits(config: Mapping, tensors: Tensors, ids: Sequence[int]) -> np.ndarray:
+    """Logits of every position, [n_tokens, vocab_size] f64, with nothing rounded on the way."""
+    return _forward(config, tensors, ids, round_input=np.asarray, round_cache=np.asarray)
+
+
+def twin_logits(config: Mapping, tensors: Tensors, ids: Sequence[int]) -> np.ndarray:
+    """Logits of an int8 or int4 model, [n_tokens, vocab_size] f64.
+
+    The tensors are the dequantized ones. The input of every matrix (qkv_proj and fc_in: the ln_1
+    output; out_proj: the attention output; fc_out: the gelu output; lm_head: the ln_f output) is
+    rounded to int8 per group of 32, values and rotated keys are rounded to fp16, and everything
+    else is float64. The embedding is looked up, not multiplied: its row is not rounded.
+    """
+    return _forward(config, tensors, ids, round_input=round_to_int8, round_cache=round_to_fp16)
+
+
+def _forward(
+    config: Mapping,
+    tensors: Tensors,
+    ids: Sequence[int],
+    *,
+    round_input: Rounding,
+    round_cache: Rounding,
+) -> np.ndarray:
+    epsilon = config["layer_norm_epsilon"]
+
+    def parameter(name: str) -> np.ndarray:
+        return np.asarray(tensors[name], dtype=np.float64)
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return layer_norm(x, parameter(f"{name}.weight"), parameter(f"{name}.bias"), epsilon)
+
+    def project(x: np.ndarray, name: str) -> np.ndarray:
+        return round_input(x) @ parameter(f"{name}.weight").T
+
+    h = parameter("transformer.wte.weight")[np.asarray(ids)]  # [n_tokens, n_embd]
+    for layer in range(config["n_layer"]):
+        block = f"transformer.h.{layer}"
+        x = norm(h, f"{block}.ln_1")
+        qkv = project(x, f"{block}.attn.qkv_proj")  # [n_tokens, 3 * n_embd]
+        mixed = attention(qkv, config["n_head"], config["rotary_dim"], round_cache)
+        inner = project(x, f"{block}.mlp.fc_in") + parameter(f"{block}.mlp.fc_in.bias")
+        mlp = project(gelu_new(inner), f"{block}.mlp.fc_out") + parameter(
+            f"{block}.mlp.fc_out.bias"
+        )
+        h = h + project(mixed, f"{block}.attn.out_proj") + mlp
+    head = "transformer.wte" if config["tie_word_embeddings"] else "lm_head"
+    return project(norm(h, "transformer.ln_f"), head) + parameter("lm_head.bias")
+
+
+def attention(
+    qkv: np.ndarray, n_head: int, rotary_dim: int, round_cache: Rounding = np.asarray
+) -> np.ndarray:
+    """Causal self-attention: the qkv_proj output [n_tokens, 3 * n_embd] -> [n_tokens, n_embd]."""
+    query, key, value = split_heads(qkv, n_head)  # each [n_head, n_tokens, head_dim]
+    n_tokens, head_dim = query.shape[1:]
+    query = rotate(query, rotary_dim)
+    key = round_cache(rotate(key, rotary_dim))
+    scores = query @ key.transpose(0, 2, 1) / np.sqrt(head_dim)  # [n_head, n_tokens, n_tokens]
+    future = np.triu(np.ones((n_tokens, n_tokens), dtype=bool), k=1)
+    mixed = softmax(np.where(future, -np.inf, scores)) @ round_cache(value)
+    return mixed.transpose(1, 0, 2).reshape(n_tokens, n_head * head_dim)
+
+
+def split_heads(qkv: np.ndarray, n_head: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The qkv_proj output [n_tokens, 3 * n_embd] -> query, key, value [n_head, n_tokens, head_dim].
+
+    qkv_proj is 4 shards, each with the query, the *value* and then the key rows of its quarter of
+    the heads:
+
+        | Q heads 0.. | V heads 0.. | K heads 0.. | Q heads n_head/4.. | V ... | K ... | ...
+        '---------------- shard 0 ----------------'------------ shard 1 --------------'
+
+    Source: CodeGenAttention.forward of transformers (mp_num = 4).
+    """
+    n_tokens = qkv.shape[0]
+    shards = qkv.reshape(n_tokens, N_SHARDS, 3, n_head // N_SHARDS, -1)
+    query, value, key = (
+        shards[:, :, part].reshape(n_tokens, n_head, -1).transpose(1, 0, 2) for part in range(3)
+    )
+    return query, key, value
+
+
+def rotate(x: np.ndarray, rotary_dim: int) -> np.ndarray:
+    """Rotary embedding of [n_head, n_tokens, head_dim]: pairs (0, 1), (2, 3), ... below rotary_dim.
+
+    Pair i of the value at position p turns by p * 10000 ** (-2 * i / rotary_dim) radians, as in
+    GPT-J (https://arxiv.org/abs/2104.09864).
+    """
+    frequencies = 10000.0 ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+    angles = np.arange(x.shape[1])[:, None] * frequencies  # [n_tokens, rotary_dim / 2]
+    even, odd = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2]
+    rotated = x.copy()
+    rotated[..., 0:rotary_dim:2] = even * np.cos(angles) - odd * np.sin(angles)
+    rotated[..., 1:rotary_dim:2] = odd * np.cos(angles) + even * np.sin(angles)
+    return rotated
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
+    """Each row of [n_tokens, n_embd] to mean 0 and variance 1, then scaled and shifted."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(centred**2, axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + epsilon) * weight + bias
+
+
+def gelu_new(x: np.ndarray) -> np.ndarray:
+    """The tanh form of GELU (https://arxiv.org/abs/1606.08415), CodeGen's activation_function."""
+    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis; a score of -inf gets exactly 0."""
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def round_to_int8(x: np.ndarray) -> np.ndarray:
+    """x [n_tokens, n_in] as its int8 codes and scales represent it, f64.
+
+    Each group of 32 (the last one filled with zeros) has scale = max|x| / 127 and codes
+    rint(x * (127 / max|x|)), halves to even, in float32 as the kernels compute it.
+    """
+    n_tokens, n_in = x.shape
+    padded = np.pad(x.astype(np.float32), ((0, 0), (0, -n_in % GROUP)))
+    groups = padded.reshape(n_tokens, -1, GROUP)
+    largest = np.abs(groups).max(axis=-1, keepdims=True)
+    used = largest >= np.float32(NO_SCALE_BELOW)
+    divisor = np.where(used, largest, np.float32(1.0))
+    codes = np.where(used, np.rint(groups * (np.float32(127.0) / divisor)), 0.0)
+    rounded = codes.astype(np.float64) * (divisor / np.float32(127.0))
+    return rounded.reshape(n_tokens, -1)[:, :n_in]
+
+
+def round_to_fp16(x: np.ndarray) -> np.ndarray:
+    """x as the fp16 key and value cache holds it: rounded from float32, returned as f64."""
+    return x.astype(np.float32).astype(np.float16).astype(np.float64)
