@@ -1,0 +1,326 @@
+"""models.toml holds what the formats' sizes say, and every spelling of a model is understood."""
+
+import csv
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import random_tensors, small_config, write_checkpoint
+
+from codegen_cli import paths, registry
+from codegen_cli.registry import CheckpointModel, KnownModel, ModelEntry, ModelSize, PackedModel
+from quantize import layout
+from quantize.config import parse_config
+from quantize.errors import UserError
+from quantize.packed_file import read_packed_file
+from quantize.quantize_model import quantize, stored_format
+from quantize.tensor_map import TensorSpec, tensor_specs
+
+BASE_BYTES = 150_000_000  # Python, its libraries, the tokenizer and the activations
+SIZES = {entry.size: entry.name for entry in registry.entries()}
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A CODEGEN_HOME of the test's own; the working directory is empty too."""
+    directory = tmp_path / "home"
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setenv("CODEGEN_HOME", str(directory))
+    monkeypatch.chdir(work)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = small_config()
+    return write_checkpoint(
+        tmp_path_factory.mktemp("hub") / "codegen-350M-mono", config, random_tensors(config, 1)
+    )
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoint: Path) -> Path:
+    target = checkpoint.parent / "mine.safetensors"
+    quantize(checkpoint, target, "int8", name="350M-mono")
+    return target
+
+
+def specs_of(size: ModelSize) -> list[TensorSpec]:
+    names = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "n_positions")
+    fields = {name: getattr(size, name) for name in names}
+    published = {
+        "model_type": "codegen",
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": False,
+    }
+    return tensor_specs(parse_config(published | fields, "models.toml"))
+
+
+def n_numbers(spec: TensorSpec) -> int:
+    n_rows, n_columns = (*spec.shape, 1)[:2]
+    return n_rows * n_columns
+
+
+@pytest.mark.parametrize("size", SIZES, ids=SIZES.values())
+def test_parameters_and_download_bytes_are_those_of_the_tensors(size: ModelSize) -> None:
+    assert size.head_dim * size.n_head == size.n_embd
+    assert size.parameters == sum(n_numbers(spec) for spec in specs_of(size))
+    masks_bytes = size.n_layer * size.n_positions**2
+    assert size.download_bytes in (0, 2 * size.parameters + masks_bytes)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=SIZES.values())
+def test_packed_and_memory_bytes_are_those_of_the_layout(size: ModelSize) -> None:
+    cache_bytes = 2 * 2 * size.n_layer * size.n_positions * size.n_embd
+    for format in registry.FORMATS:
+        packed_bytes = sum(
+            layout.payload_bytes(stored_format(spec, format), spec.shape) for spec in specs_of(size)
+        )
+        assert size.packed_bytes[format] == packed_bytes
+        assert size.memory_bytes[format] == packed_bytes + cache_bytes + BASE_BYTES
+
+
+def test_there_are_twelve_checkpoints_and_one_bundled_model() -> None:
+    *published, bundled = registry.entries()
+    assert [entry.name for entry in published] == [
+        f"{size}-{family}"
+        for size in ("350M", "2B", "6B", "16B")
+        for family in ("nl", "multi", "mono")
+    ]
+    for entry in published:
+        assert entry.repository == f"Salesforce/codegen-{entry.name}"
+        assert (entry.revision, entry.licence) == ("main", "BSD-3-Clause")
+        assert entry.name.endswith(f"-{entry.family}")
+        assert entry.size is not None
+        assert entry.size.download_bytes > 2 * entry.size.parameters
+    assert (bundled.name, bundled.repository) == (registry.BUNDLED, "")
+
+
+def test_the_bundled_entry_describes_the_bundled_file() -> None:
+    packed = read_packed_file(paths.bundled_model())
+    size = registry.find_entry(registry.BUNDLED).size
+    assert size is not None
+    for name in ("n_layer", "n_embd", "n_head", "head_dim", "rotary_dim", "n_positions"):
+        assert getattr(size, name) == getattr(packed.config, name)
+    overhead_bytes = packed.path.stat().st_size - size.packed_bytes[packed.format]
+    assert 0 < overhead_bytes - len(packed.tokenizer_json) < 100_000
+
+
+def test_notices_list_every_source_that_the_bundled_model_was_trained_on() -> None:
+    directory = paths.bundled_model().parent
+    notices = (directory / "NOTICES.md").read_text("utf-8")
+    with (directory / "sources.csv").open(encoding="utf-8", newline="") as file:
+        sources = list(csv.DictReader(file))
+    for source in sources:
+        line = f"\n- {source['repository']} ({source['commit']})\n"
+        assert (line in notices) == (int(source["files"]) > 0), source["repository"]
+        assert source["licence"].split("(")[0] != "REJECTED" or source["files"] == "0"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "350M-mono",
+        "350m-MONO",
+        "350M_mono",
+        " 350M-mono ",
+        "codegen-350m-mono",
+        "CodeGen_350M_Mono",
+        "Salesforce/codegen-350M-mono",
+        "salesforce/CODEGEN-350m-mono",
+    ],
+)
+def test_every_spelling_means_the_same_model(name: str) -> None:
+    entry = registry.find_entry(name)
+    assert entry.name == "350M-mono"
+    assert registry.resolve(name) == KnownModel(entry, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("350M-mno", "350M-mono"), ("codegen-16b-mult", "16B-multi")]
+)
+def test_unknown_name_suggests_the_nearest(name: str, nearest: str) -> None:
+    for find in (registry.find_entry, registry.resolve, registry.resolve_source):
+        with pytest.raises(UserError) as raised:
+            find(name)
+        assert raised.value.message == f"unknown model {name!r}"
+        assert raised.value.hint.startswith(f"Did you mean {nearest}")
+        assert "Known models: 350M-nl, 350M-multi, " in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "  ", "gpt2", "no\0name"])
+def test_name_like_none_of_ours_lists_the_known_models(name: str) -> None:
+    with pytest.raises(UserError) as raised:
+        registry.resolve(name)
+    assert raised.value.message == f"unknown model {name!r}"
+    assert raised.value.hint.startswith("Known models: 350M-nl")
+
+
+def test_a_format_may_follow_the_name() -> None:
+    entry = registry.find_entry("2B-nl")
+    assert registry.resolve("Salesforce/codegen-2B-nl:INT4") == KnownModel(entry, "int4", None)
+    with pytest.raises(UserError) as raised:
+        registry.resolve("2B-nl:int3")
+    assert raised.value.message == "unknown format 'int3' in '2B-nl:int3'"
+    assert "int4, int8, f16" in raised.value.hint
+
+
+def test_int4_is_preferred_to_int8_and_f16_among_packed_files(home: Path) -> None:
+    (home / "models").mkdir(parents=True)
+    for format in ("f16", "int8", "int4"):
+        path = home / "models" / f"350M-mono.{format}.safetensors"
+        assert path == registry.packed_path("350M-mono", format)
+        path.touch()
+        resolved = registry.resolve("350m-mono")
+        assert isinstance(resolved, KnownModel)
+        assert resolved.packed == path
+        assert registry.resolve("350m-mono:f16").packed.name == "350M-mono.f16.safetensors"  # type: ignore[union-attr]
+
+
+def test_a_format_that_is_not_packed_is_not_replaced_by_another(home: Path) -> None:
+    path = registry.packed_path("350M-mono", "int4")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert registry.resolve("350M-mono:int8") == KnownModel(
+        registry.find_entry("350M-mono"), "int8", None
+    )
+
+
+def test_the_bundled_model_needs_no_packing() -> None:
+    bundled = PackedModel(paths.bundled_model(), registry.BUNDLED)
+    assert registry.resolve("nano") == bundled
+    assert registry.resolve("Nano:int8") == bundled
+    with pytest.raises(UserError) as raised:
+        registry.resolve("nano:int4")
+    assert raised.value.message == "the bundled model is not packed as int4"
+    with pytest.raises(UserError, match="nano is packed already"):
+        registry.resolve_source("nano")
+
+
+def test_a_packed_checkpoint_of_ones_own_is_found_by_its_name(home: Path) -> None:
+    path = registry.packed_path("mine", "int8")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert registry.resolve("mine") == PackedModel(path, "mine")
+    with pytest.raises(UserError, match="unknown model 'mine'"):
+        registry.resolve_source("mine")
+
+
+def test_owner_and_name_that_are_no_path_are_a_hub_repository(home: Path) -> None:
+    entry = ModelEntry("someone/codegen-copy", repository="someone/codegen-copy")
+    assert registry.resolve("someone/codegen-copy") == KnownModel(entry, None, None)
+    packed = registry.packed_path(entry.name, "int8")
+    assert packed.parent == home / "models"
+    packed.parent.mkdir(parents=True)
+    packed.touch()
+    assert registry.resolve_source("someone/codegen-copy:int8") == KnownModel(entry, "int8", packed)
+
+
+@pytest.mark.parametrize(
+    "path", ["./350M-mono", "/no/where", "a/b/c", "out/x.safetensors", "x.bin", "here/typo", "a/"]
+)
+def test_missing_path_is_not_taken_for_a_name(path: str) -> None:
+    Path("here").mkdir()
+    with pytest.raises(UserError) as raised:
+        registry.resolve(path)
+    assert raised.value.message == f"no such file or directory: {path}"
+    assert "checkpoint directory" in raised.value.hint
+
+
+def test_path_below_a_file_says_why_it_cannot_be_read() -> None:
+    Path("file").touch()
+    with pytest.raises(UserError) as raised:
+        registry.resolve("file/model.safetensors")
+    reason = os.strerror(errno.ENOTDIR)
+    assert raised.value.message == f"cannot read file/model.safetensors: {reason}"
+
+
+def test_codegen_home_that_is_a_file_is_named(home: Path) -> None:
+    home.touch()
+    with pytest.raises(UserError) as raised:
+        registry.resolve("350M-mono")
+    assert raised.value.message.startswith(f"cannot read {home}")
+
+
+def test_packed_file_is_recognised_by_its_content(packed: Path) -> None:
+    assert registry.resolve(str(packed)) == PackedModel(packed, "mine")
+    with pytest.raises(UserError) as raised:
+        registry.resolve_source(str(packed))
+    assert raised.value.message == f"{packed} is packed already"
+    renamed = Path("weights.gguf")
+    renamed.symlink_to(packed)
+    assert registry.resolve("weights.gguf") == PackedModel(renamed, "weights.gguf")
+
+
+def test_checkpoint_directory_and_its_weight_file_have_the_models_name(checkpoint: Path) -> None:
+    for path in (checkpoint, checkpoint / "model.safetensors"):
+        expected = CheckpointModel(path, "350M-mono")
+        assert registry.resolve(str(path)) == expected
+        assert registry.resolve_source(str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [
+        ("models--Salesforce--codegen-2B-nl/snapshots/0123abcd", "2B-nl"),
+        ("models--someone--copy/snapshots/0123abcd", "someone/copy"),
+        ("fine-tuned", "fine-tuned"),
+    ],
+)
+def test_checkpoint_in_the_hubs_cache_is_named_after_its_repository(
+    directory: str, name: str
+) -> None:
+    path = Path(directory)
+    path.mkdir(parents=True)
+    (path / "config.json").touch()
+    assert registry.resolve_source(str(path)) == CheckpointModel(path, name)
+
+
+def test_directory_without_config_is_not_a_checkpoint() -> None:
+    Path("empty").mkdir()
+    with pytest.raises(UserError) as raised:
+        registry.resolve("empty")
+    assert raised.value.message == "empty is not a checkpoint: it has no config.json"
+    assert "tokenizer.json" in raised.value.hint
+
+
+def test_file_of_another_kind_is_refused() -> None:
+    Path("notes.txt").write_text("hello")
+    with pytest.raises(UserError) as raised:
+        registry.resolve("notes.txt")
+    assert raised.value.message == "notes.txt is neither a packed model nor a checkpoint's weights"
+
+
+def test_known_name_wins_over_a_directory_of_that_name_but_a_path_does_not() -> None:
+    for directory in ("350M-mono", "Salesforce/codegen-350M-mono"):
+        Path(directory).mkdir(parents=True)
+        (Path(directory) / "config.json").touch()
+    assert isinstance(registry.resolve("350M-mono"), KnownModel)
+    for path in ("./350M-mono", "Salesforce/codegen-350M-mono"):
+        assert registry.resolve(path) == CheckpointModel(Path(path), "350M-mono")
+
+
+def test_name_packed_by_the_user_wins_over_a_directory_except_as_a_source(home: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/config.json").touch()
+    path = registry.packed_path("mine", "int4")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert registry.resolve("mine") == PackedModel(path, "mine")
+    assert registry.resolve_source("mine") == CheckpointModel(Path("mine"), "mine")
+
+
+def test_importing_names_settings_and_commands_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, codegen_cli.registry, codegen_cli.settings, codegen_cli.commands.download\n"
+        "heavy = {'numpy', 'numba', 'huggingface_hub', 'rich', 'tokenizers', 'tomllib'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "\n"

@@ -1,0 +1,108 @@
+"""The default model survives in settings.json, and a broken file is named, not guessed at."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from codegen_cli import settings
+from quantize.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    directory = tmp_path / "home"
+    monkeypatch.setenv("CODEGEN_HOME", str(directory))
+    return directory
+
+
+def write_settings(home: Path, content: bytes) -> Path:
+    home.mkdir()
+    path = home / "settings.json"
+    path.write_bytes(content)
+    return path
+
+
+def test_there_is_no_default_model_at_first(home: Path) -> None:
+    assert settings.default_model() is None
+    assert not home.exists()
+
+
+def test_the_default_model_that_was_set_last_is_kept() -> None:
+    settings.set_default_model("350M-mono")
+    settings.set_default_model("modèle:int4")
+    assert settings.default_model() == "modèle:int4"
+
+
+def test_setting_the_default_model_keeps_other_settings(home: Path) -> None:
+    path = write_settings(home, b'{"colour": [1, 2]}')
+    settings.set_default_model("nano")
+    assert json.loads(path.read_bytes()) == {"colour": [1, 2], "default_model": "nano"}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{"default_model": ', "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b'["nano"]', "does not hold a JSON object"),
+        (b'{"default_model": 7}', "default_model is 7"),
+        (b'{"default_model": ""}', "default_model is ''"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_broken_settings_name_the_file_and_what_is_wrong(
+    home: Path, content: bytes, found: str
+) -> None:
+    path = write_settings(home, content)
+    with pytest.raises(UserError) as raised:
+        settings.default_model()
+    assert str(path) in raised.value.message
+    assert found in raised.value.message
+    assert "delete it" in raised.value.hint
+
+
+def test_broken_settings_are_not_overwritten(home: Path) -> None:
+    path = write_settings(home, b"{oops")
+    with pytest.raises(UserError, match="not valid JSON"):
+        settings.set_default_model("nano")
+    assert path.read_bytes() == b"{oops"
+
+
+def test_settings_that_are_a_directory_are_named(home: Path) -> None:
+    path = home / "settings.json"
+    path.mkdir(parents=True)
+    with pytest.raises(UserError) as raised:
+        settings.default_model()
+    assert raised.value.message == f"cannot read {path}: {os.strerror(errno.EISDIR)}"
+
+
+def test_codegen_home_that_is_a_file_is_named_on_reading_and_writing(home: Path) -> None:
+    home.write_text("not a directory")
+    with pytest.raises(UserError, match="cannot read") as reading:
+        settings.default_model()
+    assert str(home) in reading.value.message
+    with pytest.raises(UserError) as writing:
+        settings.set_default_model("nano")
+    assert str(home) in writing.value.message
+
+
+def test_a_failed_write_keeps_the_old_settings_and_leaves_no_other_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.set_default_model("nano")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError) as raised:
+        settings.set_default_model("350M-mono")
+    path = home / "settings.json"
+    assert raised.value.message == f"cannot write {path}: {os.strerror(errno.ENOSPC)}"
+    assert "CODEGEN_HOME" in raised.value.hint
+    assert settings.default_model() == "nano"
+    assert list(home.iterdir()) == [path]
