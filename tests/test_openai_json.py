@@ -1,0 +1,34 @@
+"""The --json object, field by field."""
+
+import json
+
+from codegen_cli.generate import Summary
+from codegen_cli.openai_json import completion_object
+
+
+def test_the_object_has_the_shape_of_openais_text_completion():
+    summary = Summary("length", 8, 5, prefill_seconds=0.5, decode_seconds=2.0, seed=2**64 - 1)
+    made = completion_object(
+        hex_id="00ff",
+        created=1_700_000_000,
+        model="nano",
+        text="\n  é",
+        summary=summary,
+        load_seconds=0.25,
+    )
+    assert json.loads(json.dumps(made)) == {
+        "id": "cmpl-00ff",
+        "object": "text_completion",
+        "created": 1_700_000_000,
+        "model": "nano",
+        "choices": [{"text": "\n  é", "index": 0, "finish_reason": "length", "logprobs": None}],
+        "usage": {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13},
+        "seed": 2**64 - 1,
+        "timings": {
+            "load_seconds": 0.25,
+            "prefill_seconds": 0.5,
+            "prefill_tokens_per_second": 16.0,
+            "decode_seconds": 2.0,
+            "decode_tokens_per_second": 2.0,
+        },
+    }
