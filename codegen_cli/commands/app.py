@@ -1,0 +1,55 @@
+"""The command tree; a user's mistake -> a message on stderr and an exit code.
+
+    0 done    1 failed    2 wrong usage    130 Ctrl-C    143 SIGTERM
+
+When stdout is closed by its reader, typer exits with 1 and says nothing. A bug keeps its traceback.
+Imports nothing heavy: `codegen --help` must answer at once.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from codegen_cli import __version__, console
+from codegen_cli.commands.complete import complete
+from codegen_cli.commands.download import download
+from codegen_cli.commands.quantize import quantize
+from quantize.errors import UserError
+
+app = typer.Typer(
+    name="codegen",
+    help="Complete code with Salesforce's CodeGen models on an ordinary CPU.",
+    epilog='Start with: codegen complete "def fib(n):"',
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (complete, download, quantize):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"codegen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Run the command that sys.argv names."""
+    try:
+        app(prog_name="codegen")
+    except UserError as error:
+        console.error(error.message, error.hint)
+        sys.exit(1)

@@ -1,0 +1,135 @@
+"""`codegen complete`: a prompt -> its completion on stdout, streamed as it is made."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from codegen_cli import console
+from quantize.errors import UserError
+
+if TYPE_CHECKING:
+    from codegen_cli.generate import GenerateOptions
+
+
+def complete(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT",
+            help="Joined as they are; - stands for stdin, which is read without any.",
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="PATH", help="Begin the prompt with a file.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="CODEGEN_MODEL",
+            help="A name (350M-mono, 2B-multi:int4), a packed file or a checkpoint directory.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", "-n", envvar="CODEGEN_MAX_TOKENS", help="Most new tokens."),
+    ] = 128,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature", "-t", envvar="CODEGEN_TEMPERATURE", help="0 takes the likeliest token."
+        ),
+    ] = 0.2,
+    top_p: Annotated[
+        float,
+        typer.Option("--top-p", envvar="CODEGEN_TOP_P", help="Sample from this share of the mass."),
+    ] = 0.95,
+    top_k: Annotated[
+        int,
+        typer.Option("--top-k", envvar="CODEGEN_TOP_K", help="Sample from so many tokens; 0: all."),
+    ] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", envvar="CODEGEN_SEED", help="The same seed gives the same text."),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated."),
+    ] = None,
+    until: Annotated[
+        Literal["function", "none"],
+        typer.Option("--until", envvar="CODEGEN_UNTIL", help="function: end where it ends."),
+    ] = "function",
+    echo: Annotated[
+        bool, typer.Option("--echo", help="Write the prompt first, unchanged.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
+    ] = False,
+    usage: Annotated[
+        bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, envvar="CODEGEN_THREADS", help="Default: one per core."),
+    ] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option("--max-time", envvar="CODEGEN_MAX_TIME", help="End after so many seconds."),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", envvar="CODEGEN_QUIET", help="No notes on stderr.")
+    ] = False,
+) -> None:
+    """Complete code, up to the end of the function.
+
+    \b
+    codegen complete "def fib(n):"
+    codegen complete --file area.py -n 64 -t 0
+    cat shapes.py | codegen complete - "def area("
+    codegen complete -m 2B-mono:int4 --until none "# parse a CSV file"
+    codegen complete --json --seed 7 "def add(a, b):" | jq -r .choices[0].text
+    """
+    started = time.monotonic()
+    console.set_quiet(quiet)
+    if not prompt and file is None and sys.stdin.isatty():
+        raise typer.BadParameter("give a PROMPT, --file, or a pipe on stdin")
+    if max_time is not None and not max_time > 0:
+        raise typer.BadParameter(f"max_time is {max_time}, need a number above 0")
+    options = _options(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        stop=tuple(stop or ()),
+        until=until,
+        deadline=None if max_time is None else started + max_time,
+        **({} if seed is None else {"seed": seed}),
+    )
+    from codegen_cli.completion import Completion
+    from codegen_cli.prompt_input import read_prompt
+
+    text = read_prompt(prompt or [], file)
+    completion = Completion(text, options, echo=echo, streams=not as_json)
+    try:
+        completion.run(model, threads)
+    finally:
+        # Ctrl-C and SIGTERM pass through here: what was made so far is reported all the same.
+        if completion.summary is not None:
+            if as_json:
+                completion.write_json()
+            if usage:
+                console.show(completion.usage_line())
+
+
+def _options(**values: Any) -> "GenerateOptions":
+    from codegen_cli.generate import GenerateOptions
+
+    try:
+        return GenerateOptions(**values)
+    except UserError as error:
+        raise typer.BadParameter(error.message) from error

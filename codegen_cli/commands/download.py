@@ -1,0 +1,49 @@
+"""`codegen download MODEL`: a name or hub repository -> a checkpoint in the Hugging Face cache."""
+
+from typing import Annotated
+
+import typer
+
+from codegen_cli import console
+
+
+def download(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name such as 350M-mono, or owner/name on the hub."),
+    ],
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No notes on stderr.", envvar="CODEGEN_QUIET")
+    ] = False,
+) -> None:
+    """Fetch a checkpoint from the hub; print its place.
+
+    Names: {350M,2B,6B,16B}-{nl,multi,mono}. Only the config, the tokenizer and the weights are
+    fetched, into the cache that all programs of the hub share (HF_HOME); a checkpoint that is
+    there already is found.
+
+    \b
+    codegen download 350M-mono
+    codegen download salesforce/codegen-2b-multi
+    codegen quantize "$(codegen download owner/name)" --format int4
+    """
+    from codegen_cli.download import cached_checkpoint
+    from codegen_cli.download import download as fetch
+    from codegen_cli.registry import KnownModel, resolve
+    from quantize.errors import UserError
+
+    console.set_quiet(quiet)
+    found = resolve(model)
+    if not isinstance(found, KnownModel):
+        raise UserError(f"{model} is on this machine: there is nothing to download")
+    entry = found.entry
+    directory = cached_checkpoint(entry)
+    if directory is None:
+        size = f", about {entry.size.download_bytes / 1e6:,.0f} MB" if entry.size else ""
+        console.note(f"fetching {entry.name} from {entry.repository}{size}")
+        with console.progress(entry.name) as advance:
+            directory = fetch(entry, lambda event: advance(event.done_bytes, event.total_bytes))
+    else:
+        console.note(f"{entry.name} is in the cache")
+    typer.echo(directory)
+    console.note(f"next: codegen quantize {entry.name} --format int4")

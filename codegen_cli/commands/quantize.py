@@ -1,0 +1,56 @@
+"""`codegen quantize`: a checkpoint -> a packed file that `codegen complete` runs."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from codegen_cli import console
+
+
+def quantize(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A model name, a checkpoint directory or its weight file."
+        ),
+    ],
+    format: Annotated[
+        Literal["int8", "int4", "f16"],
+        typer.Option(
+            "--format", "-f", help="int8: lossless in practice; int4: smallest; f16: unquantized."
+        ),
+    ] = "int8",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here, not among the models."),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No notes on stderr.", envvar="CODEGEN_QUIET")
+    ] = False,
+) -> None:
+    """Pack a checkpoint to int8, int4 or f16.
+
+    \b
+    codegen quantize 350M-mono
+    codegen quantize 2B-mono --format int4
+    codegen quantize ./checkpoint --format int4 -o mine.safetensors
+    """
+    from codegen_cli.download import cached_checkpoint
+    from codegen_cli.packing import make_default_if_first, pack
+    from codegen_cli.registry import KnownModel, packed_path, resolve_source
+    from quantize.errors import UserError
+
+    console.set_quiet(quiet)
+    checkpoint = resolve_source(source)
+    if isinstance(checkpoint, KnownModel):
+        path = cached_checkpoint(checkpoint.entry)
+        if path is None:
+            raise UserError(
+                f"{checkpoint.name} is not on this machine",
+                f"codegen download {checkpoint.name}",
+            )
+    else:
+        path = checkpoint.path
+    pack(path, checkpoint.name, format, output or packed_path(checkpoint.name, format))
+    make_default_if_first(str(output.absolute()) if output else checkpoint.name)

@@ -1,0 +1,75 @@
+"""The -m option -> a packed file that can run now; a local checkpoint is packed where need be."""
+
+import hashlib
+from pathlib import Path
+
+from codegen_cli import console, paths, settings
+from codegen_cli.registry import (
+    BUNDLED,
+    CheckpointModel,
+    KnownModel,
+    PackedModel,
+    packed_path,
+    resolve,
+)
+from quantize.errors import UserError
+
+# What an unpacked checkpoint is packed to when someone just runs it: lossless in practice.
+_FORMAT = "int8"
+
+
+def choose_model(model: str | None) -> PackedModel:
+    """Return the packed model to run.
+
+    model   what the user asked for; None: the configured default, else the bundled model
+
+    Raises UserError: an unknown name, or a model that is not on this machine.
+    """
+    model = model or settings.default_model()
+    if model is None:
+        console.note(
+            f"answering with {BUNDLED}, the small bundled model; for a real one: "
+            "codegen download 350M-mono && codegen quantize 350M-mono  (-q hides this)"
+        )
+        model = BUNDLED
+    resolved = resolve(model)
+    if isinstance(resolved, KnownModel):
+        return _run_known(resolved)
+    if isinstance(resolved, CheckpointModel):
+        return _run_checkpoint(resolved)
+    return resolved
+
+
+def _run_known(model: KnownModel) -> PackedModel:
+    from codegen_cli.download import cached_checkpoint
+
+    if model.packed is not None:
+        return PackedModel(model.packed, model.name)
+    checkpoint = cached_checkpoint(model.entry)
+    if checkpoint is None:
+        raise UserError(
+            f"{model.name} is not on this machine",
+            f"codegen download {model.name} && codegen quantize {model.name}",
+        )
+    format = model.format or _FORMAT
+    return _pack_once(checkpoint, model.name, format, packed_path(model.name, format))
+
+
+def _run_checkpoint(model: CheckpointModel) -> PackedModel:
+    """Pack a local checkpoint into the cache, again only when its files have changed."""
+    directory = model.path if model.path.is_dir() else model.path.parent
+    state = [str(model.path.absolute())]
+    for file in sorted(directory.iterdir()):
+        status = file.stat()
+        state.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    digest = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
+    target = paths.cache_dir() / "packed" / f"{digest}.{_FORMAT}.safetensors"
+    return _pack_once(model.path, model.name, _FORMAT, target)
+
+
+def _pack_once(source: Path, name: str, format: str, target: Path) -> PackedModel:
+    if not target.exists():
+        from codegen_cli.packing import pack
+
+        pack(source, name, format, target)
+    return PackedModel(target, name)

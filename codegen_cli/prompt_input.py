@@ -1,0 +1,34 @@
+"""Arguments, a file and stdin -> the prompt's text, every byte of it kept."""
+
+import sys
+from pathlib import Path
+
+from codegen_cli.prompt import check_argument, decode_input
+from quantize.errors import UserError
+
+STDIN = "-"
+
+
+def read_prompt(arguments: list[str], file: Path | None) -> str:
+    """Return the file's text followed by the arguments, joined as they are; `-` stands for stdin.
+
+    Without a file and arguments, stdin is the prompt. Raises UserError: a file that cannot be read,
+    text that is not UTF-8.
+    """
+    parts = [] if file is None else [decode_input(_read_file(file), str(file))]
+    if file is None and not arguments:
+        arguments = [STDIN]
+    from_stdin = decode_input(sys.stdin.buffer.read(), "stdin") if STDIN in arguments else ""
+    for number, argument in enumerate(arguments, start=1):
+        is_stdin = argument == STDIN
+        parts.append(from_stdin if is_stdin else check_argument(argument, f"argument {number}"))
+    return "".join(parts)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}", "--file takes the text file to complete."
+        ) from error

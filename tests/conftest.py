@@ -1,0 +1,49 @@
+"""Tests work in a home of their own, offline; kernels are compiled once for the whole session."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Codegen = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """$CODEGEN_HOME of this process and of those it starts."""
+    directory = tmp_path_factory.mktemp("home")
+    changes = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith(("CODEGEN_", "HF_"))]:
+        if name != "CODEGEN_KERNELS":  # CI runs the tests on each path
+            changes.delenv(name)
+    changes.setenv("CODEGEN_HOME", str(directory))
+    changes.setenv("HF_HOME", str(directory / "hub"))
+    changes.setenv("HF_HUB_OFFLINE", "1")
+    yield directory
+    changes.undo()
+
+
+@pytest.fixture(scope="session")
+def codegen() -> Codegen:
+    """Run `codegen ARGUMENTS...` to its end, in this process's environment with changes."""
+
+    def run(*arguments: str, stdin: bytes = b"", timeout: float = 120, **environment: str):
+        return subprocess.run(
+            [sys.executable, "-m", "codegen_cli", *arguments],
+            input=stdin,
+            capture_output=True,
+            env=os.environ | environment,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(codegen: Codegen) -> None:
+    """Kernels are in the cache from here on: no run stops to compile or says that it does."""
+    assert codegen("complete", "-q", "-n", "1", "x").returncode == 0

@@ -1,0 +1,119 @@
+"""Ctrl-C, SIGTERM, a closed pipe and the first compilation: the process seen from outside."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
+    pytest.mark.usefixtures("compiled_kernels"),
+]
+
+ENDLESS = ("-q", "-t", "1", "-n", "480", "--until", "none", "import os\n")
+
+
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "codegen_cli", "complete", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | environment,
+    )
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=30)
+    return process.returncode, stdout, stderr.decode()
+
+
+def test_text_arrives_while_it_is_made():
+    process = start(*ENDLESS)
+    first = process.stdout.read(1)
+    still_runs = process.poll() is None
+    code, rest, stderr = finish(process)
+    assert still_runs
+    assert (code, stderr) == (0, "")
+    assert len(first + rest) > 100
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_the_text_so_far(number, expected):
+    process = start(*ENDLESS)
+    first = process.stdout.read(1)
+    process.send_signal(number)
+    code, rest, stderr = finish(process)
+    assert (code, stderr) == (expected, "")
+    assert first + rest
+
+
+def test_an_interrupted_run_still_writes_its_json():
+    # Slow enough to be interrupted: more threads than cores, and a full context.
+    process = start("--json", "--usage", "--threads", "8", *ENDLESS)
+    time.sleep(1.2)
+    process.send_signal(signal.SIGINT)
+    code, stdout, _ = finish(process)
+    if not stdout:
+        pytest.skip("this machine had not loaded the model by then")
+    completion = json.loads(stdout)
+    if completion["choices"][0]["finish_reason"] != "length":
+        assert code == 130
+        assert completion["choices"][0]["finish_reason"] == "interrupted"
+
+
+def test_a_closed_pipe_is_silent():
+    with start(*ENDLESS) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=30) == 1
+
+
+def test_the_first_run_compiles_once_into_the_cache_and_can_be_interrupted(tmp_path, codegen):
+    process = start("-n", "1", "x", CODEGEN_HOME=str(tmp_path))
+    while b"compiling kernels" not in (line := process.stderr.readline()):
+        assert line
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    code, stdout, stderr = finish(process)
+    assert (code, stdout, stderr) == (130, b"", "")
+
+    first = codegen("complete", "-n", "1", "x", CODEGEN_HOME=str(tmp_path))
+    assert first.returncode == 0
+    assert b"compiling kernels for this CPU" in first.stderr
+    second = codegen("complete", "-n", "1", "x", CODEGEN_HOME=str(tmp_path))
+    assert second.returncode == 0
+    assert b"compiling" not in second.stderr
+    [directory] = (tmp_path / "cache" / "kernels").iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_nothing_is_cached_beside_the_sources():
+    import codegen_cli
+
+    package = Path(codegen_cli.__file__).parent
+    assert not [*package.rglob("*.nbi"), *package.rglob("*.nbc")]
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(codegen, tmp_path):
+    (tmp_path / "cache").touch()  # not a directory
+    result = codegen("complete", "-n", "4", "x", CODEGEN_HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+    assert b"compiling" in result.stderr
+
+
+def test_a_damaged_kernel_cache_is_made_anew(codegen, home, tmp_path):
+    shutil.copytree(home / "cache", tmp_path / "cache")
+    for file in (tmp_path / "cache" / "kernels").rglob("*.nbi"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    result = codegen("complete", "-q", "-n", "4", "x", CODEGEN_HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout

@@ -1,0 +1,137 @@
+"""The data flow as a list: a module imports only what stands above it; libraries have one door."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MODULES = """
+quantize
+quantize.errors
+quantize.input_file
+quantize.json_object
+quantize.config
+quantize.source_tensor
+quantize.inert_pickle
+quantize.torch_zip
+quantize.safetensors_map
+quantize.tensor_map
+quantize.checkpoint
+quantize.blocks
+quantize.layout
+quantize.scale_search
+quantize.packed_file
+quantize.packed_writer
+quantize.quantize_model
+codegen_cli
+codegen_cli.console
+codegen_cli.paths
+codegen_cli.settings
+codegen_cli.registry
+codegen_cli.download
+codegen_cli.packing
+codegen_cli.model_choice
+codegen_cli.deadline
+codegen_cli.tokenizer
+codegen_cli.text_stream
+codegen_cli.prompt
+codegen_cli.prompt_input
+codegen_cli.cpu
+codegen_cli.kernels
+codegen_cli.kernels.vectors
+codegen_cli.kernels.threading_primitives
+codegen_cli.kernels.matmul
+codegen_cli.kernels.pointwise
+codegen_cli.kernels.attention
+codegen_cli.kernels.step_table
+codegen_cli.kernels.step
+codegen_cli.threads
+codegen_cli.kernel_cache
+codegen_cli.kv_cache
+codegen_cli.buffers
+codegen_cli.weights
+codegen_cli.model
+codegen_cli.random_draws
+codegen_cli.sampler
+codegen_cli.stopping
+codegen_cli.generate
+codegen_cli.openai_json
+codegen_cli.completion
+codegen_cli.commands
+codegen_cli.commands.complete
+codegen_cli.commands.download
+codegen_cli.commands.quantize
+codegen_cli.commands.app
+codegen_cli.__main__
+""".split()
+
+# Who may import a library; a folder stands for all its modules.
+DOORS = {
+    "rich": ["codegen_cli.console"],
+    "typer": ["codegen_cli.commands"],
+    "huggingface_hub": ["codegen_cli.download"],
+    "tokenizers": ["codegen_cli.tokenizer"],
+    "platformdirs": ["codegen_cli.paths"],
+    "numba": ["codegen_cli.kernels", "codegen_cli.kernel_cache", "quantize.scale_search"],
+    "llvmlite": ["codegen_cli.kernels", "codegen_cli.kernel_cache", "codegen_cli.cpu"],
+    "safetensors": [],
+    "torch": [],
+    "transformers": [],
+}
+
+
+def path_of(module):
+    path = ROOT / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imports_of(module):
+    """Names of all modules that a module imports; `from a import b` names a.b if that is one."""
+    names = set()
+    for node in ast.walk(ast.parse(path_of(module).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if whole in MODULES else node.module)
+    return names
+
+
+def test_the_list_names_every_module():
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for package in ("quantize", "codegen_cli")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert found == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_stands_above_it(module):
+    above = set(MODULES[: MODULES.index(module)])
+    ours = {
+        name for name in imports_of(module) if name.split(".")[0] in ("quantize", "codegen_cli")
+    }
+    assert ours <= above
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_library_is_imported_only_through_its_door(library):
+    users = [
+        module
+        for module in MODULES
+        if any(name.split(".")[0] == library for name in imports_of(module))
+    ]
+    doors = DOORS[library]
+    assert [user for user in users if not any(f"{user}.".startswith(f"{d}.") for d in doors)] == []
+
+
+def test_no_flag_lets_the_compiler_change_a_sum():
+    flags = re.compile(r"fastmath=|reassoc\b|contract=|\bafn\b|parallel=True")
+    for module in MODULES:
+        assert not flags.search(path_of(module).read_text()), module
