@@ -1,5 +1,7 @@
 """The arrays that a step works in, allocated once for chunks of up to `max_tokens` ids."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -38,16 +40,17 @@ class Buffers:
             "scores": aligned_zeros((n_threads, capacity + _LANES), np.float32),
             "counters": aligned_zeros((3 * config.n_layer + 1, 8), np.int64),
             "barrier": aligned_zeros((_BARRIER_SLOTS,), np.int64),
-            "cancel": aligned_zeros((1,), np.int64),
         }
+        self.cancel = np.zeros(1, np.int64)
+        self.arrays["cancel"] = self.cancel
         self.records = {
             "normed": self._activations_record(n_embd),
             "attended": self._activations_record(n_embd),
             "inner": self._activations_record(n_inner),
         }
 
-    def _activations_record(self, n: int) -> np.void:
-        record = np.zeros((), ACTIVATIONS)
+    def _activations_record(self, n: int) -> Any:
+        record = np.zeros(1, ACTIVATIONS)[0]
         record["n"] = n
         for field, columns, dtype in (
             ("values", n, np.float32),
@@ -58,14 +61,14 @@ class Buffers:
             array = aligned_zeros((self.max_tokens * columns,), dtype)
             self._activations.append(array)
             record[field] = array.ctypes.data
-        return record[()]
+        return record
 
 
 def rotary_tables(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return cosines and sines [capacity, rotary_dim / 2] float32 of position * 10000**(-2i/rotary_dim).
+    """Return cosines and sines [capacity, rotary_dim / 2] float32 of the rotary embedding.
 
-    The angles are rounded to float32 as in transformers' CodeGen: at position 2000 a float64 angle
-    differs by 1e-4, and the models were trained on these.
+    The angle of pair i is position * 10000**(-2 i / rotary_dim), rounded to float32 as in
+    transformers' CodeGen: at position 2000 a float64 angle differs by 1e-4.
     """
     exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32) / np.float32(config.rotary_dim)
     frequencies = np.float32(1) / np.float32(10000) ** exponents

@@ -4,8 +4,8 @@ import os
 
 from quantize.errors import UserError
 
-# Kernel paths, best first, each with the LLVM feature sets of which it needs one. They differ in how
-# a dot product of bytes is computed; integer sums are exact, so results are the same bits.
+# Kernel paths, best first, each with the LLVM feature sets of which it needs one. They differ in
+# how a dot product of bytes is computed; integer sums are exact, so results are the same bits.
 KERNEL_PATHS: dict[str, tuple[frozenset[str], ...]] = {
     "avx512vnni": (frozenset({"avx512f", "avx512bw", "avx512vnni"}),),
     "avxvnni": (frozenset({"avx2", "avxvnni"}), frozenset({"avx512vl", "avx512vnni"})),

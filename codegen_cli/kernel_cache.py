@@ -16,19 +16,17 @@ _KERNELS = Path(__file__).parent / "kernels"
 
 
 def load_step(on_compile: Callable[[], None]) -> Step:
-    """Return the compiled step; call `on_compile` first if it has to be compiled, which takes seconds.
+    """Return the compiled step; call `on_compile` first if that takes seconds of compiling.
 
     numba writes its cache beside the sources unless told otherwise, and does not notice an edited
     kernel that is called from another file: hence a directory of our own for each state of the
     sources. Where that cannot be written, the step is compiled in every process.
     """
-    import numba
-
     directory = _directory()
     is_writable = _make_private(directory)
     if not is_writable or not any(directory.rglob("*.nbc")):
         on_compile()
-    numba.config.CACHE_DIR = str(directory) if is_writable else ""
+    _cache_in(str(directory) if is_writable else "")
     try:
         module = importlib.import_module("codegen_cli.kernels.step")
     except Exception:
@@ -36,12 +34,19 @@ def load_step(on_compile: Callable[[], None]) -> Step:
         if not is_writable:
             raise
         shutil.rmtree(directory, ignore_errors=True)
-        numba.config.CACHE_DIR = ""
+        _cache_in("")
         sys.modules.pop("codegen_cli.kernels.step", None)
         on_compile()
         module = importlib.import_module("codegen_cli.kernels.step")
     prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
     return prototype(module.run_step.address)
+
+
+def _cache_in(directory: str) -> None:
+    """Tell numba where to cache what it compiles from now on; "": nowhere."""
+    from numba import config
+
+    setattr(config, "CACHE_DIR", directory)  # noqa: B010 (numba sets its attributes at run time)
 
 
 def _directory() -> Path:

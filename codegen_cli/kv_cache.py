@@ -12,11 +12,11 @@ LANES = 16
 class KVCache:
     """Allocated once for all positions; n_past says how many are filled.
 
-    keys    [n_layer, n_head, capacity/16, head_dim, 16]        u16, fp16 bits; a lane is a position
-    values  [n_layer, n_head, ceil(head_dim/16), capacity, 16]  u16, fp16 bits; a lane is a dimension
+    keys    [n_layer, n_head, capacity/16, head_dim, 16]        u16  a lane is a position
+    values  [n_layer, n_head, ceil(head_dim/16), capacity, 16]  u16  a lane is a dimension
 
-    capacity is n_positions rounded up to 16. The operating system hands out the zeroed memory page by
-    page, as positions are filled.
+    u16 holds fp16 bits; capacity is n_positions rounded up to 16. The operating system hands out
+    the zeroed memory page by page, as positions are filled.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -15,8 +15,8 @@ from codegen_cli.threads import Step, Team, run_interruptibly, yield_address
 from codegen_cli.weights import Weights
 from quantize.packed_file import PackedFile, read_packed_file
 
-# Ids a step takes at once. Each block of weights is read once per chunk; more ids would overflow the
-# first-level cache with their activations, fewer would read the weights more often.
+# Ids a step takes at once. Each block of weights is read once per chunk; more ids would overflow
+# the first-level cache with their activations, fewer would read the weights more often.
 CHUNK = 64
 
 
@@ -59,7 +59,7 @@ class Model:
     def forward(
         self, ids: Sequence[int], cache: KVCache, n_logits: int | None = None
     ) -> npt.NDArray[np.float32]:
-        """Append ids to the cache and return the logits of the last n_logits of them (None: of all).
+        """Append ids to the cache; return the logits of the last n_logits of them (None: all).
 
         ids     [n_tokens] in [0, vocab_size); n_past + n_tokens must not exceed n_positions
         result  [n_logits, vocab_size] float32
@@ -115,10 +115,10 @@ class Model:
         table["n_tokens"], table["n_past"], table["n_logits"] = len(ids), n_past, len(logits)
         table["keys"], table["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
         table["logits"] = logits.ctypes.data
-        self._team.run(table.ctypes.data, arrays["cancel"], self.deadline)
+        self._team.run(table.ctypes.data, self._buffers.cancel, self.deadline)
 
     def _new_table(self, n_threads: int) -> npt.NDArray[np.void]:
-        """Return a STEP record whose slots are filled, but for those that differ from call to call."""
+        """Return a STEP record, filled but for what differs from call to call."""
         weights, config = self._weights, self.config
         table = np.zeros((), STEP)
         for name in ("n_layer", "n_head", "head_dim", "n_embd", "n_inner", "rotary_dim"):

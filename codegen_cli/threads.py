@@ -41,9 +41,9 @@ class _Job:
 class Team:
     """Threads that sleep until a step is given to them.
 
-    A signal handler may raise in the caller between any two lines, so the caller only hands a job over
-    and looks whether it is finished; both may be repeated. A leader starts the other threads and
-    waits for them.
+    A signal handler may raise in the caller between any two lines, so the caller only hands a job
+    over and looks whether it is finished; both may be repeated. A leader starts the other threads
+    and waits for them.
     """
 
     def __init__(self, n_threads: int, step: Step) -> None:
@@ -129,8 +129,8 @@ def _poll(source: "queue.SimpleQueue[T]", deadline: Deadline) -> T | None:
 def run_interruptibly(work: Callable[[], T], deadline: Deadline = None) -> T:
     """Return work(), run in a thread of its own so that Ctrl-C and the deadline end the wait.
 
-    Compiling spends seconds inside LLVM, where Python handles no signal. Abandoned work goes on until
-    the process ends. Raises what `work` raises, and TimeUp.
+    Compiling spends seconds inside LLVM, where Python handles no signal. Abandoned work goes on
+    until the process ends. Raises what `work` raises, and TimeUp.
     """
     outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 

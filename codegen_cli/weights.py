@@ -1,5 +1,7 @@
 """A packed file -> the table rows through which the kernels reach its memory-mapped payloads."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -50,17 +52,17 @@ class Weights:
         ):
             row[field] = self._vector(prefix + name).ctypes.data
 
-    def _matrix(self, name: str) -> np.void:
+    def _matrix(self, name: str) -> Any:
         """Return the MATRIX row of a packed matrix."""
         tensor: PackedTensor = self._tensors[name]
         n_out, n_in = tensor.shape
         address = tensor.payload.ctypes.data
         scales = 0 if tensor.format == "f16" else address + codes_bytes(tensor.format, tensor.shape)
-        row = np.zeros((), MATRIX)
+        row = np.zeros(1, MATRIX)[0]
         row["format"] = _FORMAT_NUMBERS[tensor.format]
         row["codes"], row["scales"] = address, scales
         row["n_blocks"], row["n_groups"] = round_up(n_out, 16) // 16, round_up(n_in, 32) // 32
-        return row[()]
+        return row
 
     def _vector(self, name: str) -> npt.NDArray[np.float32]:
         """Return a packed vector, padded with zeros to a multiple of 32."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,7 @@ def outcomes():
         environment = os.environ | {"CODEGEN_KERNELS": path}
         return subprocess.run(
             [sys.executable, "-c", SCRIPT],
-            cwd=os.path.dirname(__file__),
+            cwd=Path(__file__).parent,
             env=environment,
             capture_output=True,
             check=True,

@@ -8,7 +8,8 @@ from quantize import blocks, layout
 
 KERNELS = {"int8": matmul_int8, "int4": matmul_int4}
 PACKERS = {"int8": layout.pack_int8, "int4": layout.pack_int4}
-CODE_RANGES = {"int8": (-127, 127), "int4": (-8, 7)}
+CODE_RANGES = {"int8": (-127, 127), "int4": (0, 15)}
+CODE_TYPES = {"int8": np.int8, "int4": np.uint8}
 
 
 def run_kernel(format, codes, scales, x_codes, x_scales, start=None):
@@ -41,16 +42,17 @@ def run_kernel(format, codes, scales, x_codes, x_scales, start=None):
 def random_case(format, n_out=50, n_groups=5, n_tokens=3, seed=0):
     random = np.random.default_rng(seed)
     low, high = CODE_RANGES[format]
-    codes = random.integers(low, high + 1, (n_out, n_groups, 32)).astype(np.int8)
-    scales = random.normal(0, 0.01, (n_out, n_groups)).astype(np.float16)
+    codes = random.integers(low, high + 1, (n_out, n_groups, 32)).astype(CODE_TYPES[format])
+    scales = np.abs(random.normal(0, 0.01, (n_out, n_groups))).astype(np.float16)
     x_codes = random.integers(-127, 128, (n_tokens, n_groups, 32)).astype(np.int8)
     x_scales = random.uniform(0.001, 1, (n_tokens, n_groups)).astype(np.float32)
     return codes, scales, x_codes, x_scales
 
 
-def group_sums(codes, x_codes):
+def group_sums(format, codes, scales, x_codes):
     """[n_tokens, n_out, n_groups] int64."""
-    return np.einsum("ogi,tgi->tog", codes.astype(np.int64), x_codes.astype(np.int64))
+    levels = codes if format == "int8" else blocks.int4_levels(codes, scales)
+    return np.einsum("ogi,tgi->tog", levels.astype(np.int64), x_codes.astype(np.int64))
 
 
 @pytest.mark.parametrize("format", KERNELS)
@@ -58,24 +60,30 @@ def test_integer_sums_are_exact(format):
     codes, _, x_codes, _ = random_case(format, n_groups=1)
     ones = np.ones((len(codes), 1), np.float16), np.ones((len(x_codes), 1), np.float32)
     out = run_kernel(format, codes, ones[0], x_codes, ones[1])
-    assert np.array_equal(out[:, : len(codes)], group_sums(codes, x_codes)[:, :, 0])
+    assert np.array_equal(
+        out[:, : len(codes)], group_sums(format, codes, ones[0], x_codes)[:, :, 0]
+    )
 
 
 @pytest.mark.parametrize("format", KERNELS)
 def test_extreme_codes_do_not_saturate(format):
     for code in CODE_RANGES[format]:
         for x_code in (-127, 127):
-            codes = np.full((16, 1, 32), code, np.int8)
+            codes = np.full((16, 1, 32), code, CODE_TYPES[format])
             x_codes = np.full((1, 1, 32), x_code, np.int8)
             ones = np.ones((16, 1), np.float16), np.ones((1, 1), np.float32)
             out = run_kernel(format, codes, ones[0], x_codes, ones[1])
-            assert (out == 32 * code * x_code).all()
+            assert (out == group_sums(format, codes, ones[0], x_codes)[:, :, 0]).all()
 
 
 @pytest.mark.parametrize("format", KERNELS)
 def test_floats_are_within_4_ulp_of_each_group_sum(format):
     codes, scales, x_codes, x_scales = random_case(format)
-    terms = group_sums(codes, x_codes) * scales.astype(np.float64) * x_scales[:, None, :]
+    terms = (
+        group_sums(format, codes, scales, x_codes)
+        * scales.astype(np.float64)
+        * x_scales[:, None, :]
+    )
     bound = 4 * np.spacing(np.abs(terms).sum(-1).astype(np.float32))
     out = run_kernel(format, codes, scales, x_codes, x_scales)[:, : len(codes)]
     assert (np.abs(out - terms.sum(-1)) <= bound).all()

@@ -86,6 +86,11 @@ def test_time_up_leaves_the_cache_as_it_was(model):
     assert np.array_equal(model.forward(ids[20:], cache), expected)
 
 
+def forward_forever(model: Model, ids):
+    while True:
+        model.forward(ids, model.new_cache())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_in_a_step_leaves_the_model_usable(model):
     ids = ids_of(model, 128)
@@ -94,8 +99,7 @@ def test_ctrl_c_in_a_step_leaves_the_model_usable(model):
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            while True:
-                model.forward(ids, model.new_cache())
+            forward_forever(model, ids)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert np.array_equal(model.forward(ids, model.new_cache()), expected)

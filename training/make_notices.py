@@ -37,8 +37,8 @@ def source_list(by_licence: dict[str, list[tuple[str, str]]]) -> str:
     return "".join(parts)
 
 
-def main() -> None:
-    directory = Path(sys.argv[1])
+def main(directory: Path) -> None:
+    """Rewrite NOTICES.md in a directory from the sources.csv beside it."""
     notices = directory / "NOTICES.md"
     before, _, rest = notices.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -47,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

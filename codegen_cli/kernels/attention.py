@@ -1,7 +1,7 @@
 """Causal attention of one query over the fp16 cache of its head.
 
-Every query runs alone, over tiles of 16 keys at absolute positions, so its result does not depend on
-what else is computed in the same call.
+Every query runs alone, over tiles of 16 keys at absolute positions, so its result does not depend
+on what else is computed in the same call.
 
 The cache of one layer and head, with `capacity` positions (a multiple of 16):
 

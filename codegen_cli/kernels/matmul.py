@@ -13,12 +13,13 @@ from codegen_cli.kernels.vectors import (
     dot_4_bytes,
     every_lane,
     fma,
-    high_nibbles,
+    four_times_high_nibbles,
+    four_times_low_nibbles,
     load_4_bytes_everywhere,
     load_bytes,
     load_f16,
     load_f32,
-    low_nibbles,
+    load_int4_zeros,
     store_f32,
     to_f32,
 )
@@ -27,7 +28,7 @@ from codegen_cli.kernels.vectors import (
 INT8, INT4, F16 = 0, 1, 2
 
 _GROUP = 32
-_INT8_ZERO, _INT4_ZERO = 128, 8  # stored code of a weight that is 0
+_INT8_ZERO = 128  # stored code of a weight that is 0
 _INT8_GROUP_BYTES = LANES * _GROUP
 _INT4_GROUP_BYTES = LANES * _GROUP // 2
 
@@ -95,9 +96,10 @@ def matmul_int4(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accu
 
     codes     [n_out/16 * n_groups * 256]  u8   blocks [n_groups][4][16 rows][4 columns]: the low
                                                 nibbles hold a group's columns 0-15, the high
-                                                nibbles columns 16-31, code + 8
+                                                nibbles columns 16-31
 
-    W = (codes - 8) * scales.
+    W = (4 * codes - zeros) * scales, where zeros = 14 + the lowest 5 bits of the fp16 scales.
+    A group's exact integer sum starts at -zeros * x_sums; it stays below 2**18.
     """
     n_tokens, n_groups = out.shape[0], x_codes.shape[0]
     _load_tile(tile, out, block * LANES, accumulate)
@@ -105,13 +107,16 @@ def matmul_int4(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accu
         at = (block * n_groups + group) * _INT4_GROUP_BYTES
         p0, p1 = load_bytes(codes, at), load_bytes(codes, at + 64)
         p2, p3 = load_bytes(codes, at + 128), load_bytes(codes, at + 192)
-        w0, w1, w2, w3 = low_nibbles(p0), low_nibbles(p1), low_nibbles(p2), low_nibbles(p3)
-        w4, w5, w6, w7 = high_nibbles(p0), high_nibbles(p1), high_nibbles(p2), high_nibbles(p3)
+        w0, w1 = four_times_low_nibbles(p0), four_times_low_nibbles(p1)
+        w2, w3 = four_times_low_nibbles(p2), four_times_low_nibbles(p3)
+        w4, w5 = four_times_high_nibbles(p0), four_times_high_nibbles(p1)
+        w6, w7 = four_times_high_nibbles(p2), four_times_high_nibbles(p3)
         scale = load_f16(scales, (block * n_groups + group) * LANES)
+        zeros = load_int4_zeros(scales, (block * n_groups + group) * LANES)
         x, x_scale, x_sum = x_codes[group], x_scales[group], x_sums[group]
         for token in range(n_tokens):
             i = token * _GROUP
-            total = every_lane(int32(-_INT4_ZERO * x_sum[token]))
+            total = zeros * every_lane(int32(-x_sum[token]))
             total = dot_4_bytes(total, w0, load_4_bytes_everywhere(x, i))
             total = dot_4_bytes(total, w1, load_4_bytes_everywhere(x, i + 4))
             total = dot_4_bytes(total, w2, load_4_bytes_everywhere(x, i + 8))

@@ -9,8 +9,8 @@ from codegen_cli.kernels.vectors import (
     every_lane,
     first_lanes,
     fma,
-    largest_lane,
     larger,
+    largest_lane,
     load_f32,
     load_one_f16,
     round_half_even,
@@ -90,8 +90,8 @@ def layer_norm(out, x, weight, bias, n, epsilon):
 def exp(x):
     """e**x of 16 lanes, x within [-87, 88], to about 1 ulp.
 
-    x = n ln 2 + r with |r| <= ln 2 / 2; e**r by the degree-7 minimax polynomial of the Cephes library
-    (expf.c; Moshier), ln 2 in two parts so that n ln 2 is exact.
+    x = n ln 2 + r with |r| <= ln 2 / 2; e**r by the degree-7 minimax polynomial of the Cephes
+    library (expf.c; Moshier), ln 2 in two parts so that n ln 2 is exact.
     """
     n = round_half_even(x * every_lane(float32(1.44269504088896341)))
     r = fma(n, every_lane(float32(-0.693359375)), x)

@@ -7,8 +7,8 @@ Each layer is h = h + attention(ln_1(h)) + mlp(ln_1(h)), in four stages with a b
     attend_activate  qkv -> attended, inner -> inner   a few heads, or 16 groups of inner
     merge            attended, inner -> delta      128 KB of weights
 
-The residual is added in the next normalize. The threads take pieces from a shared counter, and no sum
-is split between pieces, so the number of threads never shows in a result.
+The residual is added in the next normalize. The threads take pieces from a shared counter, and no
+sum is split between pieces, so the number of threads never shows in a result.
 """
 
 from collections import namedtuple
@@ -227,7 +227,7 @@ def _attend_head(step, worker, layer_index, head, qkv, attended):
 
 @_compile
 def _activate_groups(inner, bias, first_group, last_group):
-    """inner = gelu_new(inner + bias), then quantized; bias is padded with zeros to n_groups * 32."""
+    """inner = gelu_new(inner + bias), then quantized; zeros pad bias to n_groups * 32."""
     for token in range(inner.values.shape[0]):
         row = inner.values[token]
         for i in range(first_group * _GROUP, last_group * _GROUP, LANES):

@@ -1,9 +1,9 @@
 """Vectors of 16 lanes for numba: a value type over LLVM vectors and the operations the kernels use.
 
-A kernel that says `fma(load_f32(x, i), w, total)` gets exactly those instructions, on every CPU: LLVM
-splits a vector that is wider than the machine's registers. Only exact operations and fused
-multiply-add occur, in the order written (no reassociation, no contraction), so that results do not
-depend on the CPU's vector width.
+A kernel that says `fma(load_f32(x, i), w, total)` gets exactly those instructions, on every CPU:
+LLVM splits a vector that is wider than the machine's registers. Operations round as IEEE 754 says,
+in the order written (no reassociation, no contraction), so that results do not depend on the CPU's
+vector width.
 
 Arrays are passed whole, with an offset in elements, as `load_f32(x, offset)`; nothing is
 bounds-checked here: the shapes are checked where the arrays are made.
@@ -134,6 +134,19 @@ def load_f16(typing_context, array, offset):
 
 
 @intrinsic
+def load_int4_zeros(typing_context, scales, offset):
+    """The zero points, in quarter steps, that 16 int4 scales name: 14 + the lowest 5 bits."""
+
+    def generate(context, builder, signature, arguments):
+        halves = ir.VectorType(_I16, LANES)
+        bits = _load(context, builder, signature.args[0], *arguments, halves)
+        low = builder.and_(bits, _constant(halves, 31))
+        return builder.zext(builder.add(low, _constant(halves, 14)), i32x16.llvm)
+
+    return i32x16(scales, types.intp), generate
+
+
+@intrinsic
 def load_one_f16(typing_context, array, offset):
     """The fp16 value whose bits array[offset] holds, as float32: exact."""
 
@@ -219,6 +232,7 @@ _subtract_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fs
 _multiply_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fmul(a, b))
 _divide_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fdiv(a, b))
 _add_i32 = _binary(i32x16, i32x16, i32x16, lambda builder, a, b: builder.add(a, b))
+_multiply_i32 = _binary(i32x16, i32x16, i32x16, lambda builder, a, b: builder.mul(a, b))
 
 
 @overload(operator.add)
@@ -237,7 +251,11 @@ def _subtract(a, b):
 
 @overload(operator.mul)
 def _multiply(a, b):
-    return (lambda a, b: _multiply_f32(a, b)) if a == f32x16 and b == f32x16 else None
+    if a == f32x16 and b == f32x16:
+        return lambda a, b: _multiply_f32(a, b)
+    if a == i32x16 and b == i32x16:
+        return lambda a, b: _multiply_i32(a, b)
+    return None
 
 
 @overload(operator.truediv)
@@ -333,23 +351,30 @@ def first_lanes(typing_context, value, count, otherwise):
 
 
 @intrinsic
-def low_nibbles(typing_context, value):
-    """The low 4 bits of each byte."""
+def four_times_low_nibbles(typing_context, value):
+    """4 * (byte & 15) of each byte."""
 
     def generate(context, builder, signature, arguments):
-        return builder.and_(arguments[0], _constant(i8x64.llvm, 15))
+        return _nibbles_in_place(builder, builder.shl, arguments[0])
 
     return i8x64(i8x64), generate
 
 
 @intrinsic
-def high_nibbles(typing_context, value):
-    """The high 4 bits of each byte, shifted down."""
+def four_times_high_nibbles(typing_context, value):
+    """4 * (byte >> 4) of each byte."""
 
     def generate(context, builder, signature, arguments):
-        return builder.lshr(arguments[0], _constant(i8x64.llvm, 4))
+        return _nibbles_in_place(builder, builder.lshr, arguments[0])
 
     return i8x64(i8x64), generate
+
+
+def _nibbles_in_place(builder, shift, value):
+    """Shift by 2, as words (no CPU shifts bytes), and keep bits 2-5 of each byte."""
+    words = shift(builder.bitcast(value, i32x16.llvm), _constant(i32x16.llvm, 2))
+    kept = builder.and_(words, _constant(i32x16.llvm, 0x3C3C3C3C))
+    return builder.bitcast(kept, i8x64.llvm)
 
 
 @intrinsic
@@ -406,7 +431,7 @@ _DOT_PRODUCTS = {
 }
 
 
-# --- across lanes: a fixed tree of halves ----------------------------------------------------------
+# --- across lanes: a fixed tree of halves -------------------------------------------------------
 
 
 def _tree(builder, vector, combine):

@@ -1,0 +1,96 @@
+"""Logits are the same bits however ids are grouped into calls and however many threads run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import random_tensors, small_config, write_checkpoint
+from golden import sharpened
+
+from codegen_cli.model import Model, load_model
+from quantize.quantize_model import quantize
+
+# Every dimension leaves a block unfilled somewhere: head_dim 24, 96 + 104 inner columns, 301 rows.
+CONFIG = small_config(
+    n_layer=2, n_head=4, n_embd=96, rotary_dim=10, n_inner=200, vocab_size=301, n_positions=310
+)
+FORMATS = ("f16", "int8", "int4")
+THREADS = (1, 2, 3, 7)
+PROMPTS = (1, 15, 16, 17, 63, 64, 65, 300)
+CHUNKS = (7, 50, 129)
+IDS = np.random.RandomState(7).randint(CONFIG["vocab_size"], size=max(PROMPTS))
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    write_checkpoint(directory, CONFIG, sharpened(random_tensors(CONFIG, seed=1)))
+    quantize(directory, directory / "model.packed", request.param)
+    return directory / "model.packed"
+
+
+@pytest.fixture(scope="module", params=THREADS)
+def model(request: pytest.FixtureRequest, packed: Path) -> Iterator[Model]:
+    model = load_model(packed, request.param)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def expected(packed: Path) -> np.ndarray:
+    """Logits of all ids fed at once to one thread; a prompt's are the first rows."""
+    model = load_model(packed, 1)
+    logits = model.forward(IDS, model.new_cache())
+    model.close()
+    return logits
+
+
+def in_chunks(model: Model, ids: np.ndarray, chunk: int) -> np.ndarray:
+    """Logits of every id, fed `chunk` at a time."""
+    cache = model.new_cache()
+    parts = [model.forward(ids[i : i + chunk], cache) for i in range(0, len(ids), chunk)]
+    return np.concatenate(parts)
+
+
+def test_expected_logits_are_numbers_that_differ(expected: np.ndarray) -> None:
+    assert np.isfinite(expected).all()
+    assert len(np.unique(expected.argmax(axis=1))) > 50
+
+
+@pytest.mark.parametrize("n_tokens", PROMPTS)
+def test_a_prompt_at_once_equals_the_start_of_a_longer_one(
+    model: Model, expected: np.ndarray, n_tokens: int
+) -> None:
+    logits = model.forward(IDS[:n_tokens], model.new_cache())
+    assert np.array_equal(logits, expected[:n_tokens])
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("n_tokens", PROMPTS)
+def test_chunks_equal_one_prefill(
+    model: Model, expected: np.ndarray, n_tokens: int, chunk: int
+) -> None:
+    assert np.array_equal(in_chunks(model, IDS[:n_tokens], chunk), expected[:n_tokens])
+
+
+def test_step_by_step_equals_one_prefill(model: Model, expected: np.ndarray) -> None:
+    """A shorter prompt, step by step, is the start of this one."""
+    assert np.array_equal(in_chunks(model, IDS, 1), expected)
+
+
+@pytest.mark.parametrize("n_logits", [0, 1, 5, 70])
+def test_fewer_logits_are_the_last_ones(model: Model, expected: np.ndarray, n_logits: int) -> None:
+    logits = model.forward(IDS[:77], model.new_cache(), n_logits)
+    assert np.array_equal(logits, expected[77 - n_logits : 77])
+
+
+def test_ids_after_a_rewind_do_not_see_the_forgotten_ones(
+    model: Model, expected: np.ndarray
+) -> None:
+    cache = model.new_cache()
+    model.forward(np.roll(IDS, 1)[:150], cache)
+    cache.n_past = 0
+    model.forward(IDS[:100], cache)
+    cache.n_past = 37
+    assert np.array_equal(model.forward(IDS[37:120], cache), expected[37:120])
