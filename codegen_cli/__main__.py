@@ -1,8 +1,14 @@
 """The entry point of `codegen` and of `python -m codegen_cli`."""
 
+import contextlib
+import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
+
+CTRL_C = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
@@ -12,13 +18,25 @@ def main() -> None:
         from codegen_cli.commands.app import run
 
         run()
-    except KeyboardInterrupt:  # before the commands are there to handle it
-        sys.exit(130)
+    except KeyboardInterrupt:  # before the commands were there to handle it
+        _end_at_once(CTRL_C)
+    except SystemExit as end:
+        if end.code in (CTRL_C, TERMINATED):
+            _end_at_once(end.code)
+        raise
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
     """End as Ctrl-C does, cleaning up on the way."""
-    sys.exit(128 + signal_number)
+    sys.exit(TERMINATED)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Leave without waiting for threads: one may be compiling for seconds yet."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 import uuid
+from collections.abc import Callable
 
 from codegen_cli import console
 from codegen_cli.deadline import TimeUp
@@ -12,6 +13,7 @@ from codegen_cli.model import Model, load_model
 from codegen_cli.model_choice import choose_model
 from codegen_cli.openai_json import completion_object
 from codegen_cli.prompt import fit_prompt
+from codegen_cli.threads import run_interruptibly
 from codegen_cli.tokenizer import Tokenizer
 
 
@@ -25,28 +27,31 @@ class Completion:
     far, however the run ends.
     """
 
-    def __init__(self, prompt: str, options: GenerateOptions, *, echo: bool, streams: bool) -> None:
-        self._prompt = prompt
+    def __init__(self, options: GenerateOptions, *, echo: bool, streams: bool) -> None:
         self._options = options
+        self._echo = echo
         self._streams = streams
-        self._echoed = prompt if echo else ""
         self._model_name = ""
         self._load_seconds = 0.0
         self.text = ""
         self.summary: Summary | None = None
 
-    def run(self, model_option: str | None, n_threads: int | None) -> None:
-        """Complete the prompt. Raises UserError, KeyboardInterrupt, BrokenPipeError."""
-        started = time.monotonic()
+    def run(
+        self, read_prompt: Callable[[], str], model_option: str | None, n_threads: int | None
+    ) -> None:
+        """Complete the prompt that read_prompt returns.
+
+        Raises UserError, KeyboardInterrupt, BrokenPipeError.
+        """
         try:
+            prompt = run_interruptibly(read_prompt, self._options.deadline)
             model = self._load(model_option, n_threads)
         except TimeUp:
             self.summary = Summary("time", 0, 0, 0.0, 0.0, self._options.seed)
             return
-        self._load_seconds = time.monotonic() - started
-        generation = self._prepare(model)
+        generation = self._prepare(model, prompt)
         self.summary = generation.summary("interrupted")
-        self._write(self._echoed)
+        self._write(prompt if self._echo else "")
         try:
             for item in generation:
                 if isinstance(item, Piece):
@@ -84,14 +89,17 @@ class Completion:
         )
 
     def _load(self, model_option: str | None, n_threads: int | None) -> Model:
-        packed = choose_model(model_option)
+        started = time.monotonic()
+        packed = choose_model(model_option, self._options.deadline)
         self._model_name = packed.name
-        return load_model(packed.path, n_threads, _say_compiling, self._options.deadline)
+        model = load_model(packed.path, n_threads, _say_compiling, self._options.deadline)
+        self._load_seconds = time.monotonic() - started
+        return model
 
-    def _prepare(self, model: Model) -> Generation:
+    def _prepare(self, model: Model, prompt: str) -> Generation:
         tokenizer = Tokenizer.from_json(model.packed.tokenizer_json)
         fitted = fit_prompt(
-            self._prompt,
+            prompt,
             tokenizer,
             n_positions=model.n_positions,
             max_tokens=self._options.max_tokens,

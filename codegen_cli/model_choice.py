@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from codegen_cli import console, paths, settings
+from codegen_cli.deadline import Deadline
 from codegen_cli.registry import (
     BUNDLED,
     CheckpointModel,
@@ -18,12 +19,12 @@ from quantize.errors import UserError
 _FORMAT = "int8"
 
 
-def choose_model(model: str | None) -> PackedModel:
+def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
     """Return the packed model to run.
 
     model   what the user asked for; None: the configured default, else the bundled model
 
-    Raises UserError: an unknown name, or a model that is not on this machine.
+    Raises UserError: an unknown name, or a model that is not on this machine; TimeUp while packing.
     """
     model = model or settings.default_model()
     if model is None:
@@ -34,13 +35,13 @@ def choose_model(model: str | None) -> PackedModel:
         model = BUNDLED
     resolved = resolve(model)
     if isinstance(resolved, KnownModel):
-        return _run_known(resolved)
+        return _run_known(resolved, deadline)
     if isinstance(resolved, CheckpointModel):
-        return _run_checkpoint(resolved)
+        return _run_checkpoint(resolved, deadline)
     return resolved
 
 
-def _run_known(model: KnownModel) -> PackedModel:
+def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
     from codegen_cli.download import cached_checkpoint
 
     if model.packed is not None:
@@ -52,10 +53,10 @@ def _run_known(model: KnownModel) -> PackedModel:
             f"codegen download {model.name} && codegen quantize {model.name}",
         )
     format = model.format or _FORMAT
-    return _pack_once(checkpoint, model.name, format, packed_path(model.name, format))
+    return _pack_once(checkpoint, model.name, format, packed_path(model.name, format), deadline)
 
 
-def _run_checkpoint(model: CheckpointModel) -> PackedModel:
+def _run_checkpoint(model: CheckpointModel, deadline: Deadline) -> PackedModel:
     """Pack a local checkpoint into the cache, again only when its files have changed."""
     directory = model.path if model.path.is_dir() else model.path.parent
     state = [str(model.path.absolute())]
@@ -64,12 +65,14 @@ def _run_checkpoint(model: CheckpointModel) -> PackedModel:
         state.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
     digest = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
     target = paths.cache_dir() / "packed" / f"{digest}.{_FORMAT}.safetensors"
-    return _pack_once(model.path, model.name, _FORMAT, target)
+    return _pack_once(model.path, model.name, _FORMAT, target, deadline)
 
 
-def _pack_once(source: Path, name: str, format: str, target: Path) -> PackedModel:
+def _pack_once(
+    source: Path, name: str, format: str, target: Path, deadline: Deadline
+) -> PackedModel:
     if not target.exists():
         from codegen_cli.packing import pack
 
-        pack(source, name, format, target)
+        pack(source, name, format, target, deadline)
     return PackedModel(target, name)

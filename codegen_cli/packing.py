@@ -3,16 +3,20 @@
 from pathlib import Path
 
 from codegen_cli import console, settings
+from codegen_cli.deadline import Deadline, check_deadline
 from quantize.errors import UserError
 from quantize.packed_file import is_packed_file
 from quantize.quantize_model import QuantizeSummary, TensorReport
 from quantize.quantize_model import quantize as quantize_checkpoint
 
 
-def pack(source: Path, name: str, format: str, target: Path) -> QuantizeSummary:
-    """Pack the checkpoint at `source` to `target`; the first model ever packed becomes the default.
+def pack(
+    source: Path, name: str, format: str, target: Path, deadline: Deadline = None
+) -> QuantizeSummary:
+    """Pack the checkpoint at `source` to `target`.
 
-    Raises UserError; the target is then as it was.
+    Raises UserError, and TimeUp after the tensor in which the deadline passes; the target is then
+    as it was.
     """
     if target.exists() and not is_packed_file(target):
         raise UserError(
@@ -26,7 +30,12 @@ def pack(source: Path, name: str, format: str, target: Path) -> QuantizeSummary:
             "Choose another file with -o, or another home with CODEGEN_HOME.",
         ) from error
     console.note(f"packing {source} as {format}")
-    summary = quantize_checkpoint(source, target, format, name=name, on_tensor=_show_tensor)
+
+    def on_tensor(report: TensorReport) -> None:
+        _show_tensor(report)
+        check_deadline(deadline)
+
+    summary = quantize_checkpoint(source, target, format, name=name, on_tensor=on_tensor)
     worst = summary.worst
     console.note(
         f"packed {summary.path}: {summary.bytes / 1e6:.1f} MB, "

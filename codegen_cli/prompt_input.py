@@ -1,6 +1,6 @@
 """Arguments, a file and stdin -> the prompt's text, every byte of it kept."""
 
-import sys
+import os
 from pathlib import Path
 
 from codegen_cli.prompt import check_argument, decode_input
@@ -18,11 +18,21 @@ def read_prompt(arguments: list[str], file: Path | None) -> str:
     parts = [] if file is None else [decode_input(_read_file(file), str(file))]
     if file is None and not arguments:
         arguments = [STDIN]
-    from_stdin = decode_input(sys.stdin.buffer.read(), "stdin") if STDIN in arguments else ""
+    from_stdin = decode_input(_read_stdin(), "stdin") if STDIN in arguments else ""
     for number, argument in enumerate(arguments, start=1):
         is_stdin = argument == STDIN
         parts.append(from_stdin if is_stdin else check_argument(argument, f"argument {number}"))
     return "".join(parts)
+
+
+def _read_stdin() -> bytes:
+    """Read without Python's buffer: a thread that waits inside it would block the process's end."""
+    try:
+        return b"".join(iter(lambda: os.read(0, 1 << 20), b""))
+    except OSError as error:
+        raise UserError(
+            f"cannot read stdin: {error.strerror}", "Give the prompt as an argument, or pipe it in."
+        ) from error
 
 
 def _read_file(path: Path) -> bytes:

@@ -111,20 +111,24 @@ def quantize(
         TensorEntry(spec.name, stored_format(spec, model.format), spec.shape) for spec in specs
     ]
     reports: list[TensorReport] = []
-    with ThreadPoolExecutor(_usable_cores()) as threads:
+    threads = ThreadPoolExecutor(_usable_cores())
 
-        def payloads() -> Iterator[Bytes]:
-            for (spec, tensor), entry in zip(pairs, entries, strict=True):
-                payload, error = _pack_tensor(spec, tensor, entry.format, threads)
-                index = len(reports) + 1
-                reports.append(
-                    TensorReport(index, len(specs), spec.name, entry.format, spec.shape, error)
-                )
-                if on_tensor:
-                    on_tensor(reports[-1])
-                yield payload
+    def payloads() -> Iterator[Bytes]:
+        for (spec, tensor), entry in zip(pairs, entries, strict=True):
+            payload, error = _pack_tensor(spec, tensor, entry.format, threads)
+            index = len(reports) + 1
+            reports.append(
+                TensorReport(index, len(specs), spec.name, entry.format, spec.shape, error)
+            )
+            if on_tensor:
+                on_tensor(reports[-1])
+            yield payload
 
+    try:
         size_bytes = write_packed_file(target, model, entries, payloads(), _files(checkpoint))
+    finally:
+        # Whoever interrupts does not wait for blocks in work, nor for the search to be compiled.
+        threads.shutdown(wait=False, cancel_futures=True)
     return QuantizeSummary(
         path=target,
         bytes=size_bytes,

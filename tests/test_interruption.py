@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checkpoints import random_tensors, small_config, write_checkpoint
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
@@ -117,3 +118,22 @@ def test_a_damaged_kernel_cache_is_made_anew(codegen, home, tmp_path):
     result = codegen("complete", "-q", "-n", "4", "x", CODEGEN_HOME=str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert result.stdout
+
+
+def test_time_runs_while_stdin_is_awaited():
+    command = [sys.executable, "-m", "codegen_cli", "complete", "--json", "--max-time", "0.5"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        completion = json.loads(process.stdout.readline())  # while stdin is still open
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+    assert completion["choices"][0]["finish_reason"] == "time"
+
+
+def test_packing_for_a_run_ends_when_time_is_up(codegen, tmp_path):
+    config = small_config(vocab_size=51200)
+    checkpoint = write_checkpoint(tmp_path / "tiny", config, random_tensors(config, seed=1))
+    home = {"CODEGEN_HOME": str(tmp_path / "home")}
+    options = ("-q", "--json", "--max-time", "0.000001", "-m", str(checkpoint), "x")
+    result = codegen("complete", *options, **home)
+    assert json.loads(result.stdout)["choices"][0]["finish_reason"] == "time"
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]

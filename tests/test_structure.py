@@ -27,6 +27,7 @@ quantize.packed_file
 quantize.packed_writer
 quantize.quantize_model
 codegen_cli
+codegen_cli.deadline
 codegen_cli.console
 codegen_cli.paths
 codegen_cli.settings
@@ -34,7 +35,6 @@ codegen_cli.registry
 codegen_cli.download
 codegen_cli.packing
 codegen_cli.model_choice
-codegen_cli.deadline
 codegen_cli.tokenizer
 codegen_cli.text_stream
 codegen_cli.prompt
@@ -42,6 +42,7 @@ codegen_cli.prompt_input
 codegen_cli.cpu
 codegen_cli.kernels
 codegen_cli.kernels.vectors
+codegen_cli.kernels.dot_product
 codegen_cli.kernels.threading_primitives
 codegen_cli.kernels.matmul
 codegen_cli.kernels.pointwise

@@ -113,10 +113,9 @@ def complete(
     from codegen_cli.completion import Completion
     from codegen_cli.prompt_input import read_prompt
 
-    text = read_prompt(prompt or [], file)
-    completion = Completion(text, options, echo=echo, streams=not as_json)
+    completion = Completion(options, echo=echo, streams=not as_json)
     try:
-        completion.run(model, threads)
+        completion.run(lambda: read_prompt(prompt or [], file), model, threads)
     finally:
         # Ctrl-C and SIGTERM pass through here: what was made so far is reported all the same.
         if completion.summary is not None:

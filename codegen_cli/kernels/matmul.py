@@ -8,18 +8,20 @@ and not on which thread computes which block.
 
 from numba import float32, int32, njit
 
-from codegen_cli.kernels.vectors import (
-    LANES,
+from codegen_cli.kernels.dot_product import (
     dot_4_bytes,
-    every_lane,
-    fma,
     four_times_high_nibbles,
     four_times_low_nibbles,
     load_4_bytes_everywhere,
     load_bytes,
+    load_int4_zeros,
+)
+from codegen_cli.kernels.vectors import (
+    LANES,
+    every_lane,
+    fma,
     load_f16,
     load_f32,
-    load_int4_zeros,
     store_f32,
     to_f32,
 )

@@ -16,13 +16,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from codegen_cli.cpu import kernel_path
-
 LANES = 16
 
-_I8, _I16, _I32 = (ir.IntType(bits) for bits in (8, 16, 32))
+_I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
 _F16, _F32 = ir.HalfType(), ir.FloatType()
-_ELEMENTS = {"i8": _I8, "i32": _I32, "f32": _F32}
+_ELEMENTS = {"i8": _I8, "i32": I32, "f32": _F32}
 
 
 class Vector(types.Type):
@@ -46,37 +44,40 @@ class _VectorModel(models.PrimitiveModel):
 
 f32x16 = Vector("f32", LANES)
 i32x16 = Vector("i32", LANES)
-i8x64 = Vector("i8", 4 * LANES)  # 16 lanes of 4 bytes: what one 32-bit lane of a dot product takes
 
 
-def _constant(vector_type, value):
+# --- what intrinsics here and in dot_product.py are built from -----------------------------------
+
+
+def constant(vector_type, value):
     return ir.Constant(vector_type, [value] * vector_type.count)
 
 
-def _broadcast(builder, scalar, count):
+def broadcast(builder, scalar, count):
     undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
-    return _pick(builder, first, [0] * count)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return pick_lanes(builder, first, [0] * count)
 
 
-def _indices(lanes):
-    return ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes))
+def lane_indices(lanes):
+    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
 
 
-def _pick(builder, vector, lanes):
+def pick_lanes(builder, vector, lanes):
     """The given lanes as a vector of their own."""
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), _indices(lanes))
+    undefined = ir.Constant(vector.type, ir.Undefined)
+    return builder.shuffle_vector(vector, undefined, lane_indices(lanes))
 
 
-def _halves(builder, vector):
+def halves_of(builder, vector):
     middle = vector.type.count // 2
     return (
-        _pick(builder, vector, range(middle)),
-        _pick(builder, vector, range(middle, 2 * middle)),
+        pick_lanes(builder, vector, range(middle)),
+        pick_lanes(builder, vector, range(middle, 2 * middle)),
     )
 
 
-def _call(builder, name, result_type, *arguments):
+def call_intrinsic(builder, name, result_type, *arguments):
     signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
@@ -86,7 +87,7 @@ def _element_pointer(context, builder, array_type, array, offset, llvm_type):
     return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(llvm_type))
 
 
-def _load(context, builder, array_type, array, offset, llvm_type):
+def load_unaligned(context, builder, array_type, array, offset, llvm_type):
     value = builder.load(_element_pointer(context, builder, array_type, array, offset, llvm_type))
     value.align = 1
     return value
@@ -106,7 +107,7 @@ def load_f32(typing_context, array, offset):
     """array[offset : offset + 16] of a float32 array."""
 
     def generate(context, builder, signature, arguments):
-        return _load(context, builder, signature.args[0], *arguments, f32x16.llvm)
+        return load_unaligned(context, builder, signature.args[0], *arguments, f32x16.llvm)
 
     return f32x16(array, types.intp), generate
 
@@ -127,23 +128,10 @@ def load_f16(typing_context, array, offset):
 
     def generate(context, builder, signature, arguments):
         halves = ir.VectorType(_F16, LANES)
-        value = _load(context, builder, signature.args[0], *arguments, halves)
+        value = load_unaligned(context, builder, signature.args[0], *arguments, halves)
         return builder.fpext(value, f32x16.llvm)
 
     return f32x16(array, types.intp), generate
-
-
-@intrinsic
-def load_int4_zeros(typing_context, scales, offset):
-    """The zero points, in quarter steps, that 16 int4 scales name: 14 + the lowest 5 bits."""
-
-    def generate(context, builder, signature, arguments):
-        halves = ir.VectorType(_I16, LANES)
-        bits = _load(context, builder, signature.args[0], *arguments, halves)
-        low = builder.and_(bits, _constant(halves, 31))
-        return builder.zext(builder.add(low, _constant(halves, 14)), i32x16.llvm)
-
-    return i32x16(scales, types.intp), generate
 
 
 @intrinsic
@@ -151,7 +139,7 @@ def load_one_f16(typing_context, array, offset):
     """The fp16 value whose bits array[offset] holds, as float32: exact."""
 
     def generate(context, builder, signature, arguments):
-        value = _load(context, builder, signature.args[0], *arguments, _F16)
+        value = load_unaligned(context, builder, signature.args[0], *arguments, _F16)
         return builder.fpext(value, _F32)
 
     return types.float32(array, types.intp), generate
@@ -163,31 +151,10 @@ def store_f16(typing_context, array, offset, value):
 
     def generate(context, builder, signature, arguments):
         array, offset, value = arguments
-        bits = builder.bitcast(builder.fptrunc(value, _F16), _I16)
+        bits = builder.bitcast(builder.fptrunc(value, _F16), I16)
         return _store(context, builder, signature.args[0], array, offset, bits)
 
     return types.void(array, types.intp, types.float32), generate
-
-
-@intrinsic
-def load_bytes(typing_context, array, offset):
-    """64 bytes as they are."""
-
-    def generate(context, builder, signature, arguments):
-        return _load(context, builder, signature.args[0], *arguments, i8x64.llvm)
-
-    return i8x64(array, types.intp), generate
-
-
-@intrinsic
-def load_4_bytes_everywhere(typing_context, array, offset):
-    """4 bytes, repeated in each of the 16 lanes."""
-
-    def generate(context, builder, signature, arguments):
-        word = _load(context, builder, signature.args[0], *arguments, _I32)
-        return builder.bitcast(_broadcast(builder, word, LANES), i8x64.llvm)
-
-    return i8x64(array, types.intp), generate
 
 
 @intrinsic
@@ -211,7 +178,7 @@ def every_lane(typing_context, value):
     result = {types.float32: f32x16, types.int32: i32x16}[value]
 
     def generate(context, builder, signature, arguments):
-        return _broadcast(builder, arguments[0], LANES)
+        return broadcast(builder, arguments[0], LANES)
 
     return result(value), generate
 
@@ -280,7 +247,7 @@ def fma(typing_context, a, b, c):
     """a * b + c, rounded once."""
 
     def generate(context, builder, signature, arguments):
-        return _call(builder, "llvm.fma.v16f32", f32x16.llvm, *arguments)
+        return call_intrinsic(builder, "llvm.fma.v16f32", f32x16.llvm, *arguments)
 
     return f32x16(f32x16, f32x16, f32x16), generate
 
@@ -288,7 +255,7 @@ def fma(typing_context, a, b, c):
 @intrinsic
 def absolute(typing_context, value):
     def generate(context, builder, signature, arguments):
-        return _call(builder, "llvm.fabs.v16f32", f32x16.llvm, arguments[0])
+        return call_intrinsic(builder, "llvm.fabs.v16f32", f32x16.llvm, arguments[0])
 
     return f32x16(f32x16), generate
 
@@ -296,7 +263,7 @@ def absolute(typing_context, value):
 @intrinsic
 def round_half_even(typing_context, value):
     def generate(context, builder, signature, arguments):
-        return _call(builder, "llvm.roundeven.v16f32", f32x16.llvm, arguments[0])
+        return call_intrinsic(builder, "llvm.roundeven.v16f32", f32x16.llvm, arguments[0])
 
     return f32x16(f32x16), generate
 
@@ -327,7 +294,7 @@ def times_power_of_two(typing_context, value, exponent):
 
     def generate(context, builder, signature, arguments):
         value, exponent = arguments
-        shifted = builder.shl(exponent, _constant(i32x16.llvm, 23))
+        shifted = builder.shl(exponent, constant(i32x16.llvm, 23))
         bits = builder.add(builder.bitcast(value, i32x16.llvm), shifted)
         return builder.bitcast(bits, f32x16.llvm)
 
@@ -341,94 +308,10 @@ def first_lanes(typing_context, value, count, otherwise):
     def generate(context, builder, signature, arguments):
         value, count, otherwise = arguments
         lane = ir.Constant(i32x16.llvm, list(range(LANES)))
-        kept = builder.icmp_signed("<", lane, _broadcast(builder, count, LANES))
-        return builder.select(kept, value, _broadcast(builder, otherwise, LANES))
+        kept = builder.icmp_signed("<", lane, broadcast(builder, count, LANES))
+        return builder.select(kept, value, broadcast(builder, otherwise, LANES))
 
     return f32x16(f32x16, types.int32, types.float32), generate
-
-
-# --- bytes --------------------------------------------------------------------------------------
-
-
-@intrinsic
-def four_times_low_nibbles(typing_context, value):
-    """4 * (byte & 15) of each byte."""
-
-    def generate(context, builder, signature, arguments):
-        return _nibbles_in_place(builder, builder.shl, arguments[0])
-
-    return i8x64(i8x64), generate
-
-
-@intrinsic
-def four_times_high_nibbles(typing_context, value):
-    """4 * (byte >> 4) of each byte."""
-
-    def generate(context, builder, signature, arguments):
-        return _nibbles_in_place(builder, builder.lshr, arguments[0])
-
-    return i8x64(i8x64), generate
-
-
-def _nibbles_in_place(builder, shift, value):
-    """Shift by 2, as words (no CPU shifts bytes), and keep bits 2-5 of each byte."""
-    words = shift(builder.bitcast(value, i32x16.llvm), _constant(i32x16.llvm, 2))
-    kept = builder.and_(words, _constant(i32x16.llvm, 0x3C3C3C3C))
-    return builder.bitcast(kept, i8x64.llvm)
-
-
-@intrinsic
-def dot_4_bytes(typing_context, total, weights, activations):
-    """total[lane] += sum over 4 bytes of unsigned weights x signed activations: exact in int32."""
-
-    def generate(context, builder, signature, arguments):
-        return _DOT_PRODUCTS[kernel_path()](builder, *arguments)
-
-    return i32x16(i32x16, i8x64, i8x64), generate
-
-
-def _dot_avx512vnni(builder, total, weights, activations):
-    name = "llvm.x86.avx512.vpdpbusd.512"
-    return _call(builder, name, i32x16.llvm, total, weights, activations)
-
-
-def _dot_avxvnni(builder, total, weights, activations):
-    halves = zip(
-        *(_halves(builder, vector) for vector in (total, weights, activations)), strict=True
-    )
-    name, half_type = "llvm.x86.avx512.vpdpbusd.256", ir.VectorType(_I32, LANES // 2)
-    low, high = (_call(builder, name, half_type, *half) for half in halves)
-    return builder.shuffle_vector(low, high, _indices(range(LANES)))
-
-
-def _dot_generic(builder, total, weights, activations):
-    pairs, byte = ir.VectorType(_I16, 2 * LANES), _constant(ir.VectorType(_I16, 2 * LANES), 8)
-    weights, activations = builder.bitcast(weights, pairs), builder.bitcast(activations, pairs)
-    # Bytes 0 and 2 of each lane, then 1 and 3, widened to 16 bits.
-    even = _pairwise_dot(
-        builder,
-        builder.and_(weights, _constant(pairs, 255)),
-        builder.ashr(builder.shl(activations, byte), byte),
-    )
-    odd = _pairwise_dot(builder, builder.lshr(weights, byte), builder.ashr(activations, byte))
-    return builder.add(total, builder.add(even, odd))
-
-
-def _pairwise_dot(builder, a, b):
-    """Products of int16 lanes 2i and 2i+1, added, as int32; LLVM knows x86's pmaddwd in it."""
-    wide = ir.VectorType(_I32, 2 * LANES)
-    products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
-    return builder.add(
-        _pick(builder, products, range(0, 2 * LANES, 2)),
-        _pick(builder, products, range(1, 2 * LANES, 2)),
-    )
-
-
-_DOT_PRODUCTS = {
-    "avx512vnni": _dot_avx512vnni,
-    "avxvnni": _dot_avxvnni,
-    "generic": _dot_generic,
-}
 
 
 # --- across lanes: a fixed tree of halves -------------------------------------------------------
@@ -436,8 +319,8 @@ _DOT_PRODUCTS = {
 
 def _tree(builder, vector, combine):
     while vector.type.count > 1:
-        vector = combine(*_halves(builder, vector))
-    return builder.extract_element(vector, ir.Constant(_I32, 0))
+        vector = combine(*halves_of(builder, vector))
+    return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
 @intrinsic
