@@ -32,7 +32,7 @@ def cut_weights(checkpoint):
 
 
 def plant_foreign_global(checkpoint):
-    content = pickled(Call(Global("os.system"), ("touch planted",)))
+    content = pickled(Call(Global("os system"), ("touch planted",)))
     write_zip(checkpoint / "pytorch_model.bin", {"archive/data.pkl": content})
 
 
