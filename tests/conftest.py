@@ -6,7 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test depends on the speed of the machine or on the day's luck.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("steady")
 
 Codegen = Callable[..., subprocess.CompletedProcess[bytes]]
 

@@ -214,7 +214,7 @@ def test_samples_of_one_seed_differ():
 
 
 @given(st.integers(1, 20))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_draws_go_by_absolute_position(n_given):
     """Continuing from any point of a completion with the same seed gives the same rest."""
     changes = {"temperature": 1.5, "top_p": 1.0}
