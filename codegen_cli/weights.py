@@ -6,11 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.kernels.step_table import LAYER, MATRIX
+from quantize.errors import UserError
 from quantize.layout import codes_bytes, round_up
 from quantize.packed_file import PackedFile, PackedTensor
 
 # Must equal kernels.matmul.INT8, INT4, F16; stated here because importing a kernel imports numba.
 _FORMAT_NUMBERS = {"int8": 0, "int4": 1, "f16": 2}
+# Single rows are looked up in wte.weight; the kernels can do that in these formats, and would read
+# beyond an int4 payload.
+_EMBEDDING_FORMATS = ("int8", "f16")
 
 
 class Weights:
@@ -20,11 +24,13 @@ class Weights:
     wte, lm_head         MATRIX
     ln_f_weight, ln_f_bias, lm_head_bias   f32
 
-    Nothing is copied but the fc_in biases whose length is no multiple of 32.
+    Nothing is copied but the fc_in biases whose length is no multiple of 32. Raises UserError for
+    a wte.weight in int4, which no file of `codegen quantize` has.
     """
 
     def __init__(self, packed: PackedFile) -> None:
         self._tensors = packed.tensors
+        _judge_embedding(packed)
         self._kept: list[npt.NDArray[np.generic]] = []  # addressed arrays that nobody else holds
         self.wte = self._matrix("wte.weight")
         # One tensor serves a tied embedding and head.
@@ -73,3 +79,12 @@ class Weights:
             values = np.pad(values, (0, round_up(n, 32) - len(values)))
             self._kept.append(values)
         return values
+
+
+def _judge_embedding(packed: PackedFile) -> None:
+    format = packed.tensors["wte.weight"].format
+    if format not in _EMBEDDING_FORMATS:
+        raise UserError(
+            f"{packed.path}: wte.weight is {format}, need {' or '.join(_EMBEDDING_FORMATS)}",
+            "The file was made by another program; quantize the checkpoint again.",
+        )

@@ -12,8 +12,6 @@ from quantize.errors import UserError
 from quantize.input_file import quoted
 from quantize.source_tensor import FLOAT_DTYPES, SourceTensor
 
-# The tensor-parallel split CodeGen was trained with, kept in its checkpoints' row order.
-_N_SHARDS = 4
 _NAMED_PROBLEMS = 8
 _COMPARED_ROWS = 1024
 _HINT = "The weights and config.json must be of one CodeGen checkpoint; download both again."
@@ -66,12 +64,17 @@ def tensor_specs(config: ModelConfig) -> list[TensorSpec]:
 def qkv_row_order(config: ModelConfig) -> npt.NDArray[np.int64]:
     """[3 * n_embd] int64: the qkv_proj source row of each row of ours.
 
-    A checkpoint holds  [4 shards][query, value, key][n_head / 4 heads][head_dim]
+    A checkpoint holds  [mp_num shards][query, value, key][n_head / mp_num heads][head_dim]
     we hold             [n_head heads][query, key, value][head_dim]
-    (transformers' CodeGenAttention splits and joins the shards in each forward pass.)
+
+    The shards are the TPU cores that a model was trained on, and its code splits and joins them in
+    each forward pass (CodeGenAttention, `mp_num`). mp_num is 4 in transformers' code, for every
+    CodeGen, and in that of CodeGen2-7B and 16B; it is 8 in that of CodeGen2-1B and 3.7B. No config
+    says so, but of the four CodeGen2 configs those two have a `head_dim`. docs/config.md gives the
+    sources.
     """
     source = np.arange(3 * config.n_embd, dtype=np.int64)
-    shards = source.reshape(_N_SHARDS, 3, config.n_head // _N_SHARDS, config.head_dim)
+    shards = source.reshape(config.mp_num, 3, config.n_head // config.mp_num, config.head_dim)
     query_key_value = shards[:, [0, 2, 1]]
     return query_key_value.transpose(0, 2, 1, 3).reshape(-1)
 

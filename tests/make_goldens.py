@@ -1,7 +1,8 @@
 """Takes the configurations below, writes tests/goldens/NAME.npz: transformers' logits for each.
 
-Run by hand where torch and transformers are installed: `python tests/make_goldens.py`. It imports
-nothing of ours, so a golden cannot share a mistake with the code that it judges. A golden holds
+Run by hand where torch and transformers are installed: `python tests/make_goldens.py [NAME...]`.
+It imports nothing of ours, so a golden cannot share a mistake with the code that it judges. A
+golden holds
 
     config          JSON text, the fields of config.json
     seed            of `golden_tensors` below; the weights themselves are not stored
@@ -14,6 +15,7 @@ nothing of ours, so a golden cannot share a mistake with the code that it judges
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,16 @@ def golden_config(**fields: object) -> dict[str, object]:
     }
     return defaults | fields
 
+
+# The fields by which the configs of CodeGen2-1B and 3.7B differ from CodeGen's.
+CODEGEN2 = {
+    "auto_map": {
+        "AutoConfig": "configuration_codegen.CodeGenConfig",
+        "AutoModel": "modeling_codegen.CodeGenModel",
+        "AutoModelForCausalLM": "modeling_codegen.CodeGenForCausalLM",
+    },
+    "eos_token_id": 2,
+}
 
 # name: (config, seed, n_tokens). head_dim is n_embd / n_head. Vocabularies, inner widths
 # and prompts are of odd sizes on purpose, so that rows, columns and ids which fill no block of 16
@@ -101,6 +113,74 @@ GOLDEN_MODELS = {
         2,
         77,
     ),
+    "activation_relu": (
+        golden_config(
+            n_head=4,
+            n_embd=40,
+            rotary_dim=10,
+            n_inner=161,
+            vocab_size=259,
+            n_positions=37,
+            activation_function="relu",
+        ),
+        2,
+        37,
+    ),
+    "activation_silu": (
+        golden_config(
+            n_head=8,
+            n_embd=48,
+            rotary_dim=2,
+            n_inner=75,
+            vocab_size=257,
+            n_positions=50,
+            activation_function="silu",
+        ),
+        2,
+        50,
+    ),
+    "activation_gelu": (
+        golden_config(
+            n_layer=1,
+            n_head=4,
+            n_embd=72,
+            rotary_dim=18,
+            n_inner=32,
+            vocab_size=261,
+            n_positions=64,
+            activation_function="gelu",
+        ),
+        2,
+        40,
+    ),
+    "activation_tanh": (
+        golden_config(
+            n_head=12,
+            n_embd=72,
+            rotary_dim=4,
+            n_inner=99,
+            vocab_size=259,
+            n_positions=64,
+            layer_norm_epsilon=1e-6,
+            tie_word_embeddings=True,
+            activation_function="tanh",
+        ),
+        1,
+        40,
+    ),
+    "codegen2_8_shards": (
+        golden_config(
+            n_head=16,
+            n_embd=128,
+            head_dim=8,
+            rotary_dim=6,
+            vocab_size=517,
+            n_positions=64,
+            **CODEGEN2,
+        ),
+        1,
+        40,
+    ),
 }
 
 
@@ -149,11 +229,27 @@ def load_transformers_model(
 ) -> transformers.CodeGenForCausalLM:
     """transformers' own model in fp32, with every parameter taken from `tensors`."""
     model = transformers.CodeGenForCausalLM(transformers.CodeGenConfig(**config)).float().eval()
+    if "auto_map" in config:
+        tensors = {
+            name: from_8_shards_to_4(tensor) if "qkv_proj" in name else tensor
+            for name, tensor in tensors.items()
+        }
     state = {name: torch.from_numpy(tensor.astype(np.float32)) for name, tensor in tensors.items()}
     if config["tie_word_embeddings"]:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     model.load_state_dict(state)  # strict: a missing or surplus tensor is an error
     return model
+
+
+def from_8_shards_to_4(rows: np.ndarray) -> np.ndarray:
+    """The rows of a qkv_proj [3 * n_embd, n_embd] of 8 shards in the order of 4.
+
+    transformers has no model of 8 shards, but heads are heads: shard i of 4 holds the queries, the
+    values and the keys of shards 2 i and 2 i + 1 of 8.
+    """
+    n_out, n_in = rows.shape
+    pairs = rows.reshape(4, 2, 3, n_out // 24, n_in)
+    return pairs.transpose(0, 2, 1, 3, 4).reshape(n_out, n_in)
 
 
 @torch.no_grad()
@@ -199,10 +295,10 @@ def write_golden(name: str, config: dict[str, object], seed: int, n_tokens: int)
 
 
 def main() -> None:
-    """Write every golden."""
+    """Write every golden, or those named as arguments."""
     GOLDENS.mkdir(exist_ok=True)
-    for name, (config, seed, n_tokens) in GOLDEN_MODELS.items():
-        write_golden(name, config, seed, n_tokens)
+    for name in sys.argv[1:] or GOLDEN_MODELS:
+        write_golden(name, *GOLDEN_MODELS[name])
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ checkpoint's names and in the checkpoint's row order, as float arrays of any wid
     logits = lm_head(ln_f(h))
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-N_SHARDS = 4  # qkv_proj was trained on four TPU cores and is stored core by core
 GROUP = 32  # values that share one activation scale
 NO_SCALE_BELOW = 2.0**-100  # a group whose largest magnitude is smaller counts as zero
 
@@ -26,11 +26,18 @@ def oracle_logits(config: Mapping, tensors: Tensors, ids: Sequence[int]) -> np.n
     return _forward(config, tensors, ids, round_input=np.asarray, round_cache=np.asarray)
 
 
+def oracle_states(config: Mapping, tensors: Tensors, ids: Sequence[int]) -> np.ndarray:
+    """What ln_f gives at every position, [n_tokens, n_embd] f64, with nothing rounded."""
+    return _forward(
+        config, tensors, ids, round_input=np.asarray, round_cache=np.asarray, head=False
+    )
+
+
 def twin_logits(config: Mapping, tensors: Tensors, ids: Sequence[int]) -> np.ndarray:
     """Logits of an int8 or int4 model, [n_tokens, vocab_size] f64.
 
     The tensors are the dequantized ones. The input of every matrix (qkv_proj and fc_in: the ln_1
-    output; out_proj: the attention output; fc_out: the gelu output; lm_head: the ln_f output) is
+    output; out_proj: the attention output; fc_out: the activations; lm_head: the ln_f output) is
     rounded to int8 per group of 32, values and rotated keys are rounded to fp16, and everything
     else is float64. The embedding is looked up, not multiplied: its row is not rounded.
     """
@@ -44,6 +51,7 @@ def _forward(
     *,
     round_input: Rounding,
     round_cache: Rounding,
+    head: bool = True,
 ) -> np.ndarray:
     epsilon = config["layer_norm_epsilon"]
 
@@ -61,22 +69,28 @@ def _forward(
         block = f"transformer.h.{layer}"
         x = norm(h, f"{block}.ln_1")
         qkv = project(x, f"{block}.attn.qkv_proj")  # [n_tokens, 3 * n_embd]
-        mixed = attention(qkv, config["n_head"], config["rotary_dim"], round_cache)
+        heads = split_heads(qkv, config["n_head"], n_shards(config))
+        mixed = attention(*heads, config["rotary_dim"], round_cache)
         inner = project(x, f"{block}.mlp.fc_in") + parameter(f"{block}.mlp.fc_in.bias")
-        mlp = project(gelu_new(inner), f"{block}.mlp.fc_out") + parameter(
-            f"{block}.mlp.fc_out.bias"
-        )
+        activated = ACTIVATIONS[config["activation_function"]](inner)
+        mlp = project(activated, f"{block}.mlp.fc_out") + parameter(f"{block}.mlp.fc_out.bias")
         h = h + project(mixed, f"{block}.attn.out_proj") + mlp
-    head = "transformer.wte" if config["tie_word_embeddings"] else "lm_head"
-    return project(norm(h, "transformer.ln_f"), head) + parameter("lm_head.bias")
+    states = norm(h, "transformer.ln_f")
+    if not head:
+        return states
+    lm_head = "transformer.wte" if config["tie_word_embeddings"] else "lm_head"
+    return project(states, lm_head) + parameter("lm_head.bias")
 
 
 def attention(
-    qkv: np.ndarray, n_head: int, rotary_dim: int, round_cache: Rounding = np.asarray
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    rotary_dim: int,
+    round_cache: Rounding = np.asarray,
 ) -> np.ndarray:
-    """Causal self-attention: the qkv_proj output [n_tokens, 3 * n_embd] -> [n_tokens, n_embd]."""
-    query, key, value = split_heads(qkv, n_head)  # each [n_head, n_tokens, head_dim]
-    n_tokens, head_dim = query.shape[1:]
+    """Causal self-attention: three times [n_head, n_tokens, head_dim] -> [n_tokens, n_embd]."""
+    n_head, n_tokens, head_dim = query.shape
     query = rotate(query, rotary_dim)
     key = round_cache(rotate(key, rotary_dim))
     scores = query @ key.transpose(0, 2, 1) / np.sqrt(head_dim)  # [n_head, n_tokens, n_tokens]
@@ -85,11 +99,22 @@ def attention(
     return mixed.transpose(1, 0, 2).reshape(n_tokens, n_head * head_dim)
 
 
-def split_heads(qkv: np.ndarray, n_head: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def n_shards(config: Mapping) -> int:
+    """TPU cores that the model was trained on; qkv_proj is stored core by core.
+
+    4 in transformers. CodeGen2 (code of its own: auto_map) has 8 where its config has a head_dim,
+    as those of 1B and 3.7B do: CTranslate2's converter, CodeGenLoader.
+    """
+    return 8 if "auto_map" in config and "head_dim" in config else 4
+
+
+def split_heads(
+    qkv: np.ndarray, n_head: int, n_shards: int = 4
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The qkv_proj output [n_tokens, 3 * n_embd] -> query, key, value [n_head, n_tokens, head_dim].
 
     qkv_proj is 4 shards, each with the query, the *value* and then the key rows of its quarter of
-    the heads:
+    the heads; or 8, each of an eighth:
 
         | Q heads 0.. | V heads 0.. | K heads 0.. | Q heads n_head/4.. | V ... | K ... | ...
         '---------------- shard 0 ----------------'------------ shard 1 --------------'
@@ -97,7 +122,7 @@ def split_heads(qkv: np.ndarray, n_head: int) -> tuple[np.ndarray, np.ndarray, n
     Source: CodeGenAttention.forward of transformers (mp_num = 4).
     """
     n_tokens = qkv.shape[0]
-    shards = qkv.reshape(n_tokens, N_SHARDS, 3, n_head // N_SHARDS, -1)
+    shards = qkv.reshape(n_tokens, n_shards, 3, n_head // n_shards, -1)
     query, value, key = (
         shards[:, :, part].reshape(n_tokens, n_head, -1).transpose(1, 0, 2) for part in range(3)
     )
@@ -129,6 +154,24 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: flo
 def gelu_new(x: np.ndarray) -> np.ndarray:
     """The tanh form of GELU (https://arxiv.org/abs/1606.08415), CodeGen's activation_function."""
     return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """GELU itself, by the standard library's error function."""
+    return x * np.vectorize(lambda value: 0.5 * math.erfc(-value / math.sqrt(2.0)))(x)
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0)."""
+    return np.maximum(x, 0.0)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x times its logistic function."""
+    return x / (1.0 + np.exp(-x))
+
+
+ACTIVATIONS = {"gelu_new": gelu_new, "gelu": gelu, "relu": relu, "silu": silu, "tanh": np.tanh}
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

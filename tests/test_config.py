@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 from checkpoints import small_config
 
-from quantize.config import ModelConfig, config_fields, parse_config, read_config
+from quantize.config import (
+    ACTIVATION_FUNCTIONS,
+    ALIASES,
+    HONOURED,
+    WITHOUT_EFFECT,
+    ModelConfig,
+    config_fields,
+    parse_config,
+    read_config,
+)
 from quantize.errors import UserError
 from quantize.json_object import parse_json_object
 
@@ -23,6 +32,27 @@ SMALL = ModelConfig(
     layer_norm_epsilon=1e-5,
     tie_word_embeddings=False,
 )
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "config.md"
+
+# dataclasses.fields(CodeGenConfig) of transformers 5.23.0.
+CODEGEN_CONFIG = """
+transformers_version architectures output_hidden_states return_dict dtype chunk_size_feed_forward
+is_encoder_decoder id2label label2id problem_type vocab_size n_positions n_ctx n_embd n_layer n_head
+rotary_dim n_inner activation_function resid_pdrop embd_pdrop attn_pdrop layer_norm_epsilon
+initializer_range use_cache bos_token_id eos_token_id tie_word_embeddings
+""".split()
+
+CODEGEN2 = {
+    "auto_map": {
+        "AutoConfig": "configuration_codegen.CodeGenConfig",
+        "AutoModel": "modeling_codegen.CodeGenModel",
+        "AutoModelForCausalLM": "modeling_codegen.CodeGenForCausalLM",
+    },
+    "n_head": 8,
+    "rotary_dim": 4,
+    "eos_token_id": 2,
+}
 
 
 def refusal(**changes: object) -> UserError:
@@ -46,9 +76,123 @@ def test_absent_n_inner_is_four_times_n_embd() -> None:
     assert parse_config(fields, "config.json").n_inner == 256
 
 
-def test_fields_without_effect_are_ignored() -> None:
-    fields = small_config(attn_pdrop="?", attention_dropout=0.3, bos_token_id=-1, torch_dtype=None)
+def test_each_field_of_codegen_config_has_its_place() -> None:
+    assert sorted([*HONOURED, *WITHOUT_EFFECT]) == sorted(CODEGEN_CONFIG)
+
+
+def test_the_document_says_of_each_field_what_the_code_does() -> None:
+    rows = [line.split("|") for line in DOCUMENT.read_text("utf-8").splitlines()]
+    said = {row[1].strip(" `"): row[2].strip() for row in rows if row[0] == "" and len(row) == 5}
+    done = dict.fromkeys(HONOURED, "honoured") | dict.fromkeys(WITHOUT_EFFECT, "without effect")
+    assert {name: said.get(name) for name in done} == done
+    assert {name: said.get(name) for name in ALIASES} == {
+        alias: f"honoured as `{name}`" for alias, name in ALIASES.items()
+    }
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_fields_without_effect_are_ignored(name: str) -> None:
+    assert parse_config(small_config(**{name: -1}), "config.json") == SMALL
+
+
+def test_fields_that_nobody_knows_are_ignored() -> None:
+    fields = small_config(attention_dropout=0.3, torch_dtype=None, head_dim=7, rope_scaling={})
     assert parse_config(fields, "config.json") == SMALL
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vocab_size", 97),
+        ("n_positions", 65),
+        ("n_embd", 128),
+        ("n_layer", 3),
+        ("n_head", 8),
+        ("rotary_dim", 6),
+        ("n_inner", 33),
+        ("activation_function", "tanh"),
+        ("layer_norm_epsilon", 1e-3),
+        ("eos_token_id", 5),
+        ("tie_word_embeddings", True),
+    ],
+)
+def test_honoured_field_reaches_the_config(name: str, value: object) -> None:
+    config = parse_config(small_config(**{name: value}), "config.json")
+    assert getattr(config, name) == ((value,) if name == "eos_token_id" else value)
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_alias_stands_for_its_field(alias: str, name: str) -> None:
+    fields = small_config()
+    value = fields.pop(name)
+    assert parse_config(fields | {alias: value}, "config.json") == SMALL
+    assert parse_config(small_config() | {alias: value}, "config.json") == SMALL
+    error = refusal(**{alias: 4096})
+    assert f"{name} is {value} and {alias} is 4096, need the same" in error.message
+
+
+@pytest.mark.parametrize("name", ACTIVATION_FUNCTIONS)
+def test_five_activations_are_known(name: str) -> None:
+    config = parse_config(small_config(activation_function=name), "config.json")
+    assert config.activation_function == name
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [(None, ()), (2, (2,)), ([7, 2, 7], (7, 2)), ([], ()), ([95, 96, 50256, -1], (95,))],
+)
+def test_end_ids_are_those_below_vocab_size(value: object, ids: tuple[int, ...]) -> None:
+    assert parse_config(small_config(eos_token_id=value), "config.json").eos_token_id == ids
+
+
+def test_codegen2_has_8_shards_where_head_dim_is_stated_and_else_4() -> None:
+    assert parse_config(small_config(**CODEGEN2, head_dim=8), "config.json").mp_num == 8
+    assert parse_config(small_config(**CODEGEN2), "config.json").mp_num == 4
+    assert parse_config(small_config(head_dim=16), "config.json").mp_num == 4
+
+
+def test_codegen2_as_transformers_saves_it_again_is_known() -> None:
+    auto_map = {
+        key: f"Salesforce/codegen2-1B--{value}" for key, value in CODEGEN2["auto_map"].items()
+    }
+    fields = small_config(**CODEGEN2 | {"auto_map": auto_map}, head_dim=8)
+    assert parse_config(fields, "config.json").mp_num == 8
+
+
+def test_stated_number_of_shards_is_believed() -> None:
+    assert parse_config(small_config(n_head=8, mp_num=8), "config.json").mp_num == 8
+    fields = small_config(**CODEGEN2, head_dim=8, mp_num=4)
+    assert parse_config(fields, "config.json").mp_num == 4
+
+
+def test_published_codegen2_1b_config_is_accepted() -> None:
+    """As it was published, but for fields that say nothing of the model."""
+    published = {
+        "activation_function": "gelu_new",
+        "architectures": ["CodeGenForCausalLM"],
+        "auto_map": CODEGEN2["auto_map"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "gradient_checkpointing": False,
+        "head_dim": 128,
+        "layer_norm_epsilon": 1e-05,
+        "model_type": "codegen",
+        "n_ctx": 2048,
+        "n_embd": 2048,
+        "n_head": 16,
+        "n_inner": None,
+        "n_layer": 16,
+        "n_positions": 2048,
+        "rotary_dim": 64,
+        "scale_attn_weights": True,
+        "summary_type": "cls_index",
+        "tie_word_embeddings": False,
+        "tokenizer_class": "GPT2Tokenizer",
+        "torch_dtype": "float32",
+        "vocab_size": 51200,
+    }
+    config = parse_config(published, "config.json")
+    assert (config.mp_num, config.head_dim, config.eos_token_id) == (8, 128, (2,))
 
 
 def test_absent_fields_with_one_sensible_value_are_filled() -> None:
@@ -59,9 +203,25 @@ def test_absent_fields_with_one_sensible_value_are_filled() -> None:
 
 
 def test_config_survives_its_own_fields() -> None:
-    config = replace(SMALL, tie_word_embeddings=True, layer_norm_epsilon=1e-6, n_inner=100)
+    config = replace(
+        SMALL,
+        tie_word_embeddings=True,
+        layer_norm_epsilon=1e-6,
+        n_inner=100,
+        n_head=8,
+        activation_function="silu",
+        mp_num=8,
+        eos_token_id=(2, 95),
+    )
     fields = json.loads(json.dumps(config_fields(config)))
     assert parse_config(fields, "packed file") == config
+
+
+def test_fields_of_files_packed_before_these_are_enough() -> None:
+    fields = config_fields(SMALL)
+    assert fields.pop("mp_num") == 4
+    assert fields.pop("eos_token_id") == ()
+    assert parse_config(fields, "packed file") == SMALL
 
 
 def test_released_sizes_are_accepted() -> None:
@@ -84,15 +244,47 @@ def test_another_architecture_is_named() -> None:
 
 
 def test_model_with_code_of_its_own_is_refused() -> None:
-    error = refusal(auto_map={"AutoConfig": "configuration_codegen.CodeGenConfig"})
-    assert "auto_map" in error.message
-    assert "CodeGen2" in error.hint
+    for auto_map in (
+        {"AutoConfig": "configuration_codegen.CodeGenConfig"},
+        {"AutoModelForCausalLM": "modeling_mine.CodeGenForCausalLM"},
+        CODEGEN2["auto_map"] | {"AutoTokenizer": ["tokenization_mine.Tokenizer", None]},
+        "modeling_codegen.CodeGenForCausalLM",
+        ["AutoModelForCausalLM"],
+    ):
+        error = refusal(auto_map=auto_map)
+        assert "config.json brings model code of its own (auto_map " in error.message
+        assert "need a model that transformers' CodeGenForCausalLM runs, or CodeGen2" in (
+            error.message
+        )
+        assert "codegen2-*" in error.hint
+
+
+def test_weights_that_are_quantized_already_are_refused() -> None:
+    error = refusal(quantization_config={"load_in_8bit": True})
+    assert "quantized already (quantization_config {'load_in_8bit': True})" in error.message
+    assert "Use the checkpoint from which they were made." in error.hint
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activation_function": "relu"}, "activation_function is 'relu', need 'gelu_new'"),
+        (
+            {"activation_function": "swish"},
+            "activation_function is 'swish', need one of gelu_new, gelu, relu, silu, tanh",
+        ),
+        ({"activation_function": None}, "activation_function is None, need one of"),
+        ({"activation_function": ["relu"]}, "activation_function is ['relu'], need one of"),
+        (
+            {"eos_token_id": "2"},
+            "eos_token_id is '2', need a whole number, a list of them, or null",
+        ),
+        ({"eos_token_id": [2, True]}, "eos_token_id is [2, True], need a whole number, a list"),
+        ({"eos_token_id": 2.0}, "eos_token_id is 2.0, need a whole number, a list"),
+        ({"mp_num": 2}, "mp_num is 2, need 4 or 8"),
+        ({"mp_num": "8"}, "mp_num is '8', need 4 or 8"),
+        ({"mp_num": True}, "mp_num is True, need 4 or 8"),
+        ({"mp_num": 8, "n_head": 4}, "n_head is 4, need a multiple of 8"),
+        (CODEGEN2 | {"head_dim": 16, "n_head": 4}, "n_head is 4, need a multiple of 8"),
         ({"scale_attn_weights": False}, "scale_attn_weights is False, need True"),
         ({"scale_attn_weights": 1}, "scale_attn_weights is 1, need true or false"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', need true or false"),

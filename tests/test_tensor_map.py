@@ -70,6 +70,17 @@ def test_qkv_rows_become_head_major(n_head: int) -> None:
     np.testing.assert_array_equal(qkv_row_order(config), np.concatenate(expected))
 
 
+@pytest.mark.parametrize("n_head", [8, 16])
+def test_rows_of_8_shards_become_head_major(n_head: int) -> None:
+    """Against the order in which CodeGen2-1B's own CodeGenAttention joins its 8 shards."""
+    config = parse_config(small_config(n_head=n_head, rotary_dim=4, mp_num=8), "config.json")
+    # In units of n_embd / 8 rows: query, value, key of each shard.
+    chunks = np.arange(24 * 8).reshape(24, 8)
+    by_head = [chunks[part::3].reshape(n_head, config.head_dim) for part in (0, 2, 1)]
+    expected = [part[head] for head in range(n_head) for part in by_head]
+    np.testing.assert_array_equal(qkv_row_order(config), np.concatenate(expected))
+
+
 def test_tied_model_has_one_matrix_for_both_ends() -> None:
     names = [spec.name for spec in tensor_specs(TIED)]
     assert "lm_head.weight" not in names

@@ -1,4 +1,4 @@
-"""What happens to one token's row between the matrix products: norm, GELU, rotary, quantization."""
+"""What happens to one token's row between the matrix products: norm, rotary, quantization."""
 
 import numpy as np
 from numba import float32, int32, njit
@@ -14,7 +14,6 @@ from codegen_cli.kernels.vectors import (
     load_f32,
     load_one_f16,
     round_half_even,
-    smaller,
     store_f32,
     store_i8x16,
     sum_lanes,
@@ -104,18 +103,6 @@ def exp(x):
     p = fma(p, r, every_lane(float32(5.0000001201e-1)))
     p = fma(p, r * r, r + every_lane(float32(1)))
     return times_power_of_two(p, to_i32(n))
-
-
-@_compile
-def gelu_new(x):
-    """x/2 (1 + tanh(u)) of 16 lanes, u = sqrt(2/pi) (x + 0.044715 x^3), as x / (1 + e**(-2u)).
-
-    The tanh form of Hendrycks & Gimpel, "Gaussian Error Linear Units" (arXiv:1606.08415).
-    """
-    cubic = fma(x * x * x, every_lane(float32(0.044715)), x)
-    exponent = cubic * every_lane(float32(-2.0 * 0.7978845608028654))
-    exponent = larger(smaller(exponent, every_lane(float32(87))), every_lane(float32(-87)))
-    return x / (every_lane(float32(1)) + exp(exponent))
 
 
 @_compile

@@ -7,6 +7,7 @@ Each layer is h = h + attention(ln_1(h)) + mlp(ln_1(h)), in four stages with a b
     attend_activate  qkv -> attended, inner -> inner   a few heads, or 16 groups of inner
     merge            attended, inner -> delta      128 KB of weights
 
+What ln_f makes of the wanted ids are the states, and lm_head makes logits of those, or is left out.
 The residual is added in the next normalize. The threads take pieces from a shared counter, and no
 sum is split between pieces, so the number of threads never shows in a result.
 """
@@ -29,12 +30,12 @@ from numba import (
     uint16,
 )
 
+from codegen_cli.kernels.activations import activate
 from codegen_cli.kernels.attention import attend, remember
 from codegen_cli.kernels.matmul import F16, INT4, INT8, matmul_f16, matmul_int4, matmul_int8
 from codegen_cli.kernels.pointwise import (
     embed_f16,
     embed_int8,
-    gelu_new,
     layer_norm,
     quantize_group,
     rotate,
@@ -77,6 +78,14 @@ def _activations(record, n_tokens):
         _floats(record.scales, (n_groups, n_tokens)),
         carray(pointer_to(record.sums, int32), (n_groups, n_tokens)),
     )
+
+
+@_compile
+def _last_states(step):
+    """Where ln_f of the wanted ids goes: values to the caller's array, the rest to normed's."""
+    normed = _activations(step.normed, step.n_wanted)
+    states = _floats(step.states, (step.n_wanted, step.normed.n))
+    return _Activations(states, normed.codes, normed.scales, normed.sums)
 
 
 @_compile
@@ -226,12 +235,11 @@ def _attend_head(step, worker, layer_index, head, qkv, attended):
 
 
 @_compile
-def _activate_groups(inner, bias, first_group, last_group):
-    """inner = gelu_new(inner + bias), then quantized; zeros pad bias to n_groups * 32."""
+def _activate_groups(inner, bias, first_group, last_group, activation):
+    """inner = f(inner + bias), then quantized; zeros pad bias to n_groups * 32."""
     for token in range(inner.values.shape[0]):
-        row = inner.values[token]
-        for i in range(first_group * _GROUP, last_group * _GROUP, LANES):
-            store_f32(row, i, gelu_new(load_f32(row, i) + load_f32(bias, i)))
+        start, end = first_group * _GROUP, last_group * _GROUP
+        activate(inner.values[token], bias, start, end, activation)
     _quantize_groups(inner, first_group, last_group)
 
 
@@ -246,7 +254,7 @@ def _heads_in_piece(head_dim, n_head):
 
 @_compile
 def _attend_activate(step, worker, counter, layer_index, layer, qkv, attended, inner):
-    """attended = attention(qkv), by whole groups of 32 outputs; inner = gelu_new(inner + bias)."""
+    """attended = attention(qkv), by whole groups of 32 outputs; inner = f(inner + bias)."""
     heads = _heads_in_piece(step.head_dim, step.n_head)
     n_head_pieces = (step.n_head + heads - 1) // heads
     n_inner_groups = inner.codes.shape[0]
@@ -265,7 +273,7 @@ def _attend_activate(step, worker, counter, layer_index, layer, qkv, attended, i
         else:
             first_group = (piece - n_head_pieces) * _PIECE_GROUPS
             last_group = min(first_group + _PIECE_GROUPS, n_inner_groups)
-            _activate_groups(inner, bias, first_group, last_group)
+            _activate_groups(inner, bias, first_group, last_group, step.activation)
 
 
 @_compile
@@ -332,15 +340,17 @@ def _run(step, thread):
         generation += 1
         if wait_for_all(barrier, step.n_threads, generation, cancel, step.yield_thread):
             return 1
-    if step.n_logits == 0:
+    if step.n_wanted == 0:
         return 0
-    last = _activations(step.normed, step.n_logits)
-    first_token = step.n_tokens - step.n_logits
+    first_token = step.n_tokens - step.n_wanted
+    last = _last_states(step)
     _normalize(step, worker, hidden, delta, step.n_layer, last, first_token)
+    if step.logits == 0:
+        return 0
     generation += 1
     if wait_for_all(barrier, step.n_threads, generation, cancel, step.yield_thread):
         return 1
-    logits = _floats(step.logits, (step.n_logits, step.lm_head.n_blocks * LANES))
+    logits = _floats(step.logits, (step.n_wanted, step.lm_head.n_blocks * LANES))
     _classify(step, worker, 3 * step.n_layer * 8, last, logits)
     return 0
 

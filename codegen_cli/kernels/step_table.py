@@ -46,7 +46,7 @@ STEP = np.dtype(
         ("n_threads", "i8"),
         ("n_tokens", "i8"),  # ids in this call
         ("n_past", "i8"),  # positions in the cache before it
-        ("n_logits", "i8"),  # logits wanted of the last ids, 0 to n_tokens
+        ("n_wanted", "i8"),  # of the last so many ids, states and logits are wanted
         ("capacity", "i8"),  # positions the cache holds, a multiple of 16
         ("n_layer", "i8"),
         ("n_head", "i8"),
@@ -54,6 +54,7 @@ STEP = np.dtype(
         ("n_embd", "i8"),
         ("n_inner", "i8"),
         ("rotary_dim", "i8"),
+        ("activation", "i8"),  # activations.GELU_NEW, GELU, RELU, SILU or TANH
         ("layer_norm_epsilon", "f8"),
         ("layers", "u8"),  # LAYER [n_layer]
         ("wte", MATRIX),
@@ -72,7 +73,8 @@ STEP = np.dtype(
         ("qkv", "u8"),  # f32 [n_tokens, rows of qkv_proj]
         ("attended", ACTIVATIONS),
         ("inner", ACTIVATIONS),  # before and after the activation function
-        ("logits", "u8"),  # f32 [n_logits, rows of lm_head]
+        ("states", "u8"),  # f32 [n_wanted, n_embd padded], after ln_f
+        ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
         ("tiles", "u8"),  # f32 [n_threads, n_tokens * 16]
         ("scores", "u8"),  # f32 [n_threads, capacity + 16]
         ("counters", "u8"),  # i64 [3 * n_layer + 1, 8], all 0: work handed out so far

@@ -314,6 +314,27 @@ def first_lanes(typing_context, value, count, otherwise):
     return f32x16(f32x16, types.int32, types.float32), generate
 
 
+@intrinsic
+def where_less(typing_context, a, b, then, otherwise):
+    """`then` in the lanes where a < b, else `otherwise`, as where a or b is not a number."""
+
+    def generate(context, builder, signature, arguments):
+        a, b, then, otherwise = arguments
+        return builder.select(builder.fcmp_ordered("<", a, b), then, otherwise)
+
+    return f32x16(f32x16, f32x16, f32x16, f32x16), generate
+
+
+@intrinsic
+def with_sign_of(typing_context, magnitude, sign):
+    """|magnitude| with the sign bits of `sign`."""
+
+    def generate(context, builder, signature, arguments):
+        return call_intrinsic(builder, "llvm.copysign.v16f32", f32x16.llvm, *arguments)
+
+    return f32x16(f32x16, f32x16), generate
+
+
 # --- across lanes: a fixed tree of halves -------------------------------------------------------
 
 
