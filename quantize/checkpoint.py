@@ -6,10 +6,11 @@ from pathlib import Path
 
 from quantize.config import ModelConfig, read_config
 from quantize.errors import UserError
-from quantize.input_file import map_input, quoted, read_input, unreadable
+from quantize.input_file import exists, map_input, quoted, read_input
 from quantize.json_object import parse_json_object
 from quantize.safetensors_map import map_safetensors
 from quantize.source_tensor import SourceTensor
+from quantize.tokenizer_files import read_tokenizer
 from quantize.torch_zip import map_torch_zip
 
 # In the order of preference that transformers has.
@@ -23,10 +24,13 @@ _WEIGHT_FILES = (
 _BUFFERS = re.compile(
     r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias|embed_positions)", re.ASCII
 )
-_PLAIN_NAME = re.compile(r"(?!\.\.?$)[^/\\:\0]+")
+_PLAIN_NAME = re.compile(r"(?!\.\.?$)[^/\\:\0]{1,255}")
 _LARGEST_INDEX_BYTES = 64 << 20
-_LARGEST_TOKENIZER_BYTES = 64 << 20
 _NAMED_PROBLEMS = 8
+# Parameters over one storage, as of a tied embedding and head, need more bytes than the files have:
+# twice as many. Beyond this a small file would fill the disk.
+_MOST_SHARING = 4
+_HARMLESS_BYTES = 64 << 20
 _HINT_DOWNLOAD = "Download the whole checkpoint again."
 
 
@@ -36,7 +40,7 @@ class Checkpoint:
 
     path            the directory
     tensors         by the checkpoint's own names, without mask buffers
-    tokenizer_json  the content of tokenizer.json
+    tokenizer_json  the content of tokenizer.json, built from older files where it is absent
     files           the weight files
     weights_bytes   their size
     """
@@ -60,20 +64,22 @@ def open_checkpoint(source: Path) -> Checkpoint:
     directory = source if is_directory else source.parent
     weights = _find_weights(directory) if is_directory else source
     config = read_config(_required(directory, "config.json"))
-    tokenizer_json = _read_tokenizer(_required(directory, "tokenizer.json"))
+    tokenizer_json = read_tokenizer(directory)
     files, tensors = _map_weights(weights)
+    weights_bytes = sum(file.stat().st_size for file in files)
+    _judge_sharing(tensors, weights_bytes, weights)
     return Checkpoint(
         path=directory,
         config=config,
         tensors=tensors,
         tokenizer_json=tokenizer_json,
         files=files,
-        weights_bytes=sum(file.stat().st_size for file in files),
+        weights_bytes=weights_bytes,
     )
 
 
 def _is_directory(source: Path) -> bool:
-    if not _exists(source):
+    if not exists(source):
         raise UserError(
             f"{source} does not exist, need a checkpoint directory or a weight file in one",
             "Check the path.",
@@ -81,19 +87,9 @@ def _is_directory(source: Path) -> bool:
     return source.is_dir()
 
 
-def _exists(path: Path) -> bool:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return True
-
-
 def _find_weights(directory: Path) -> Path:
     for name in _WEIGHT_FILES:
-        if _exists(directory / name):
+        if exists(directory / name):
             return directory / name
     raise UserError(
         f"{directory} holds no weights, need one of {', '.join(_WEIGHT_FILES)}",
@@ -102,18 +98,12 @@ def _find_weights(directory: Path) -> Path:
 
 
 def _required(directory: Path, name: str) -> Path:
-    if not _exists(directory / name):
+    if not exists(directory / name):
         raise UserError(
             f"{directory} holds no {name}, need it beside the weights",
             f"Download {name} from the weights' own repository.",
         )
     return directory / name
-
-
-def _read_tokenizer(path: Path) -> bytes:
-    content = read_input(path, _LARGEST_TOKENIZER_BYTES)
-    parse_json_object(content, str(path))
-    return content
 
 
 def _map_weights(path: Path) -> tuple[tuple[Path, ...], dict[str, SourceTensor]]:
@@ -149,7 +139,7 @@ def _is_safetensors(start: bytes) -> bool:
 
 def _map_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, SourceTensor]]:
     shards = _read_index(index)
-    missing = [name for name in shards if not _exists(index.parent / name)]
+    missing = [name for name in shards if not exists(index.parent / name)]
     if missing:
         raise UserError(
             f"{index} names {len(shards)} shards; missing: {_listed(missing)}", _HINT_DOWNLOAD
@@ -173,7 +163,7 @@ def _read_index(index: Path) -> dict[str, set[str]]:
         )
     shards: dict[str, set[str]] = {}
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or not _PLAIN_NAME.fullmatch(file):
+        if not (isinstance(file, str) and file.isprintable() and _PLAIN_NAME.fullmatch(file)):
             raise UserError(
                 f"{index} places tensor {quoted(tensor)} in {quoted(file)}, need the name of a "
                 "file in the same directory",
@@ -197,6 +187,18 @@ def _judge_shard(index: Path, shard: str, listed: set[str], found: set[str]) -> 
             f"{index.parent / shard} has tensors that {index.name} does not place in it: "
             f"{_listed(sorted(found - listed))}",
             _HINT_DOWNLOAD,
+        )
+
+
+def _judge_sharing(tensors: dict[str, SourceTensor], weights_bytes: int, path: Path) -> None:
+    """Refuse tensors that lie over each other so often that they are not a model's parameters."""
+    tensor_bytes = sum(tensor.data.nbytes for tensor in tensors.values())
+    most_bytes = _MOST_SHARING * weights_bytes + _HARMLESS_BYTES
+    if tensor_bytes > most_bytes:
+        raise UserError(
+            f"{path} has tensors of {tensor_bytes} bytes over the same {weights_bytes} bytes of "
+            f"weights, need at most {most_bytes}",
+            "Use the checkpoint as its authors published it.",
         )
 
 

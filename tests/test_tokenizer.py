@@ -1,6 +1,7 @@
 """Ids of known texts, the round trip of any text, and files that are no tokenizer."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,7 +29,6 @@ PUBLISHED = {
     "\r\n  a": [201, 198, 50286, 64],
     "héllo ✓ 日本語": [71, 2634, 18798, 24762, 10545, 245, 98, 17312, 105, 45739, 252],
     "日本": [33768, 98, 17312, 105],
-    "<|endoftext|>def f": [50256, 4299, 277],
     " " * 31: [50257],
     " " * 32: [50257, 220],
     " " * 33: [50257, 50286],
@@ -47,9 +47,110 @@ def test_known_texts_give_their_ids_and_back(text, ids):
     assert TOKENIZER.decode(ids) == text
 
 
-@given(st.text())
-def test_decoding_the_ids_of_any_text_gives_the_text(text):
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+# Any text, and text that is dense in what added tokens are made of.
+TEXTS = st.text() | st.lists(
+    st.sampled_from(["<|endoftext|>", "<|end", "oftext|>", "  ", "\t", "\n", "\r", "\0", "é日😀"])
+).map("".join)
+
+
+@given(TEXTS, st.booleans())
+def test_decoding_the_ids_of_any_text_gives_the_text(text, special_tokens):
+    assert TOKENIZER.decode(TOKENIZER.encode(text, special_tokens=special_tokens)) == text
+
+
+def test_end_of_text_in_a_text_is_text_unless_special_tokens_are_asked_for():
+    text = "<|endoftext|>def f"
+    as_text = [27, 91, 437, 1659, 5239, 91, 29, 4299, 277]
+    assert TOKENIZER.encode(text) == as_text
+    assert TOKENIZER.encode(text, special_tokens=True) == [END_OF_TEXT_ID, 4299, 277]
+    assert TOKENIZER.encode(text) == as_text
+    starts = [0, 1, 2, 5, 7, 11, 12, 13, 16]
+    assert TOKENIZER.encode_with_starts(text) == (as_text, starts)
+    assert TOKENIZER.encode_with_starts(text, special_tokens=True)[1] == [0, 13, 16]
+
+
+@given(TEXTS)
+def test_no_text_holds_a_special_token(text):
+    assert END_OF_TEXT_ID not in TOKENIZER.encode(text)
+
+
+@given(st.text(alphabet=" \t\na", max_size=100))
+def test_runs_of_blanks_are_added_tokens_in_both_readings(text):
+    assert TOKENIZER.encode(text) == TOKENIZER.encode(text, special_tokens=True)
+
+
+def test_threads_that_read_differently_do_not_disturb_each_other():
+    text = "<|endoftext|>" * 6000  # long enough for the library to let other threads run
+
+    def n_ids(special_tokens):
+        return {len(TOKENIZER.encode(text, special_tokens=special_tokens)) for _ in range(5)}
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(n_ids, [True, False] * 2))
+    assert found == [{6000}, {6000 * 6 + 1}] * 2
+
+
+@pytest.mark.parametrize("special", [False, None], ids=["not special", "not added"])
+def test_end_of_text_is_special_even_where_the_file_does_not_say_so(special):
+    end_of_text, *others = json.loads(TOKENIZER_JSON)["added_tokens"]
+    first = [] if special is None else [end_of_text | {"special": special}]
+    tokenizer = Tokenizer.from_json(changed_file(added_tokens=[*first, *others]))
+    assert tokenizer.encode("<|endoftext|>") == TOKENIZER.encode("<|endoftext|>")
+    assert tokenizer.encode("<|endoftext|>", special_tokens=True) == [END_OF_TEXT_ID]
+    assert tokenizer.vocab_size == 50295
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("ab\ud800", "U+D800 at character 2"), ("\udcff", "U+DCFF at character 0")]
+)
+def test_a_lone_surrogate_is_named(text, found):
+    with pytest.raises(UserError) as raised:
+        TOKENIZER.encode(text)
+    assert raised.value.message == f"the text is not Unicode text: found the lone surrogate {found}"
+    assert raised.value.hint == "Give text that was decoded as strict UTF-8."
+
+
+def test_a_byte_that_the_vocabulary_lacks_is_named_and_not_dropped():
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
+    tokenizer = Tokenizer.from_json(changed_file(model=model, added_tokens=[]))
+    assert tokenizer.encode("abba") == [0, 1, 1, 0]
+    with pytest.raises(UserError, match="the tokenizer has no token for byte 0x63"):
+        tokenizer.encode("abcd")
+    with pytest.raises(UserError, match="lone surrogate"):
+        tokenizer.encode("\ud800")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tokens: tokens.pop(5), r"' +' has id 50262, need 50261"),
+        (lambda tokens: tokens[-1].update(id=50400), r"'\\t\\t' has id 50400, need 50294"),
+        (lambda tokens: tokens[0].update(id=7), r"'<\|endoftext\|>' has id 7, need 50256"),
+        (lambda tokens: tokens.reverse(), r"'\\t\\t' has id 50294, need 50257"),
+    ],
+    ids=["a gap", "a leap", "another than the vocabulary's", "another order"],
+)
+def test_added_tokens_that_the_library_would_renumber_are_refused(change, message):
+    tokens = json.loads(TOKENIZER_JSON)["added_tokens"]
+    change(tokens)
+    with pytest.raises(UserError, match=rf"^x\.json: the added token {message}") as raised:
+        Tokenizer.from_json(changed_file(added_tokens=tokens), "x.json")
+    assert "without gaps" in raised.value.hint
+
+
+@pytest.mark.parametrize("vocab_size", [1000, 50257, 50294])
+def test_a_model_with_fewer_rows_than_the_tokenizer_has_ids_is_refused(vocab_size):
+    with pytest.raises(UserError) as raised:
+        TOKENIZER.missing_ids(vocab_size)
+    assert raised.value.message == (
+        f"the tokenizer has ids up to 50294, need ids below vocab_size {vocab_size}"
+    )
+    assert "does not belong to this model" in raised.value.hint
+
+
+@pytest.mark.parametrize("vocab_size", [50295, 50400])
+def test_a_model_may_have_as_many_rows_as_the_tokenizer_has_ids_or_more(vocab_size):
+    assert TOKENIZER.missing_ids(vocab_size).tolist() == list(range(50295, vocab_size))
 
 
 def test_spacing_before_punctuation_is_left_as_it_is():
@@ -91,15 +192,27 @@ def test_a_vocabulary_without_end_of_text_has_none():
     assert Tokenizer.from_json(json.dumps(fields).encode()).end_of_text is None
 
 
+def test_special_ids_of_a_config_end_a_text_and_ordinary_ones_do_not():
+    """CodeGen2's eos_token_id is 2, the token `#`; 50286 is an added token, two blanks."""
+    assert TOKENIZER.end_ids([]) == {END_OF_TEXT_ID}
+    assert TOKENIZER.end_ids([2, 50286, 51199, END_OF_TEXT_ID]) == {END_OF_TEXT_ID}
+    added = {"id": 50295, "content": "<|end|>", "special": True} | dict.fromkeys(
+        ("single_word", "lstrip", "rstrip", "normalized"), False
+    )
+    tokens = [*json.loads(TOKENIZER_JSON)["added_tokens"], added]
+    tokenizer = Tokenizer.from_json(changed_file(added_tokens=tokens))
+    assert tokenizer.end_ids([2, 50295]) == {END_OF_TEXT_ID, 50295}
+    assert tokenizer.end_ids([]) == {END_OF_TEXT_ID}
+
+
 def test_missing_ids_are_those_that_no_token_has():
     assert TOKENIZER.vocab_size == 50295
     assert TOKENIZER.missing_ids(VOCAB_SIZE).tolist() == list(range(50295, 51200))
     assert TOKENIZER.missing_ids(VOCAB_SIZE).dtype == np.int64
-    assert TOKENIZER.missing_ids(1000).tolist() == []
 
 
 def test_a_hole_in_the_vocabulary_is_missing_too():
-    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 4}, "unk_token": "a"}
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 4}, "merges": []}
     tokenizer = Tokenizer.from_json(changed_file(model=model, added_tokens=[]))
     assert tokenizer.missing_ids(7).tolist() == [2, 3, 5, 6]
 
