@@ -24,6 +24,12 @@ _STORAGES = {
 }
 _ACCEPTED_NAMES = frozenset({_ORDERED_DICT, _REBUILD_TENSOR, *_STORAGES})
 
+# A tensor takes some 40 opcodes, a thousand layers 13,000 tensors with their masks. Each opcode
+# costs about 3 us and up to 200 bytes here, whatever it asks for.
+_MOST_OPCODES = 1 << 20
+# pickletools quotes whole arguments.
+_LONGEST_REASON = 600
+
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NUMBERS = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"})
 _STRINGS = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"})
@@ -64,10 +70,11 @@ def read_state_dict(content: bytes, where: str) -> dict[str, TensorRecord]:
     """
     try:
         state = _Machine(where).run(content)
-    # What pickletools and the machine raise for bytes that make no sense.
-    except (ValueError, OverflowError) as error:
+    # What pickletools and the machine raise for bytes that make no sense; pickletools warns of
+    # escapes that it does not know, which is an error where warnings are.
+    except (ValueError, OverflowError, Warning) as error:
         raise UserError(
-            f"{where} is not the pickle of a CodeGen state dict: {error}",
+            f"{where} is not the pickle of a CodeGen state dict: {str(error)[:_LONGEST_REASON]}",
             "The file is damaged, or is not a checkpoint; download it again.",
         ) from error
     hint = "Save the state dict alone: torch.save(model.state_dict(), path)."
@@ -89,9 +96,11 @@ class _Machine:
         self._memo: dict[int, object] = {}
 
     def run(self, content: bytes) -> object:
-        for opcode, argument, _ in pickletools.genops(content):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
             if opcode.name == "STOP":
                 break
+            if count == _MOST_OPCODES:
+                raise ValueError(f"it has more than {_MOST_OPCODES} opcodes")
             self._step(opcode.name, argument)
         return self._pop()
 
@@ -116,8 +125,7 @@ class _Machine:
             case "GLOBAL":
                 push(self._name(argument.replace(" ", ".")))
             case "STACK_GLOBAL":
-                name, module = self._pop(), self._pop()
-                push(self._name(f"{module}.{name}"))
+                push(self._stack_name())
             case "BINPERSID":
                 push(_storage(self._pop()))
             case "REDUCE":
@@ -153,6 +161,16 @@ class _Machine:
                 "The file was not loaded. A pickle can run programs: use the published checkpoint.",
             )
         return _Name(text)
+
+    def _stack_name(self) -> _Name:
+        """The name whose two parts lie on the stack.
+
+        Only texts are joined: a tuple of itself, thirty times over, reads as gigabytes.
+        """
+        name, module = self._pop(), self._pop()
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise ValueError(f"it names {_described(module)} and {_described(name)}, need strings")
+        return self._name(f"{module}.{name}")
 
     def _top(self) -> object:
         if not self._stack:

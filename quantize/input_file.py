@@ -15,13 +15,22 @@ from quantize.errors import UserError
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 120
+# Six items a level, so that the levels set how long a nested value gets before it is cut.
+_SHOWN.maxlevel = 3
+_LONGEST_SHOWN = 400
 
 
 def quoted(value: object) -> str:
     """A value found in a file, as an error may show it: escaped, and short whatever it is."""
     if isinstance(value, int) and value.bit_length() > 64:
         return f"a whole number of {value.bit_length()} bits"
-    return _SHOWN.repr(value)
+    shown = _SHOWN.repr(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + "..."
+
+
+def shown(text: str) -> str:
+    """A text found in a file, as an error may show it: as it reads if it is short and prints."""
+    return text if text.isprintable() and len(text) <= _SHOWN.maxstring else quoted(text)
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
@@ -30,19 +39,33 @@ def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot read {path}: {reason}", "Check the path and its permissions.")
 
 
-def read_input(path: Path, limit_bytes: int) -> bytes:
-    """The whole content of a regular file of at most `limit_bytes`, else a UserError."""
+def exists(path: Path) -> bool:
+    """Whether there is anything at a path; a UserError where that cannot be told."""
     try:
-        with _open_regular(path) as file:
-            content = file.read(limit_bytes + 1)
+        path.stat()
+    except FileNotFoundError:
+        return False
     except OSError as error:
         raise unreadable(path, error) from error
-    if len(content) > limit_bytes:
-        raise UserError(
-            f"{path} is larger than the {limit_bytes} bytes that such a file may have",
-            "Download the file again, or check that it is the right one.",
-        )
-    return content
+    return True
+
+
+def read_input(path: Path, limit_bytes: int) -> bytes:
+    """The whole content of a regular file of at most `limit_bytes`, else a UserError.
+
+    No more is allocated than the file has bytes; one that grows while it is read is cut.
+    """
+    try:
+        with _open_regular(path) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes > limit_bytes:
+                raise UserError(
+                    f"{path} is larger than the {limit_bytes} bytes that such a file may have",
+                    "Download the file again, or check that it is the right one.",
+                )
+            return file.read(size_bytes)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def map_input(path: Path) -> npt.NDArray[np.uint8]:
@@ -80,9 +103,21 @@ def release_pages(view: npt.NDArray[np.generic]) -> None:
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Open for reading; a pipe or a device is refused before it can block."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+    """Open for reading; a pipe or a device is refused before it can block or act.
+
+    What was opened is looked at too: it may have taken the place of what was looked at before.
+    """
+    _judge_regular(path, path.stat())
+    file = path.open("rb")
+    try:
+        _judge_regular(path, os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _judge_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise UserError(f"cannot read {path}: it is {kind}", "Give the path of a file.")
-    return path.open("rb")

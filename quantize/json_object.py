@@ -6,13 +6,20 @@ from typing import NoReturn
 from quantize.errors import UserError
 from quantize.input_file import quoted
 
+# Parsing makes up to 250 bytes of each value. CodeGen's tokenizer.json, the longest of its files,
+# has 100,000 values, or 200,000 with its merges as pairs.
+_MOST_VALUES = 1 << 19
+
 
 def parse_json_object(text: bytes, where: str) -> dict[str, object]:
     """Parse UTF-8 JSON that must be an object; `where` names the file in errors.
 
     Refused with a UserError: invalid UTF-8 or JSON, NaN and Infinity, a key given twice in one
-    object, nesting too deep to parse, numbers too long to parse, and any value but an object.
+    object, nesting too deep to parse, numbers too long to parse, more values than any file of a
+    checkpoint has, and any value but an object.
     """
+    if sum(map(text.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise _invalid(where, f"it has more than {_MOST_VALUES} values")
     try:
         value = json.loads(
             text.decode("utf-8"),

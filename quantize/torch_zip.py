@@ -7,6 +7,8 @@
 Format: torch/serialization.py (torch.save since torch 1.6) and PKWARE's APPNOTE.TXT for the zip.
 """
 
+import io
+import math
 import struct
 import zipfile
 from pathlib import Path
@@ -17,11 +19,13 @@ import numpy.typing as npt
 
 from quantize.errors import UserError
 from quantize.inert_pickle import StorageRecord, TensorRecord, read_state_dict
-from quantize.input_file import map_input, quoted, unreadable
+from quantize.input_file import map_input, quoted, shown
 from quantize.source_tensor import NUMPY_DTYPES, SourceTensor, fits_numpy, view_tensor
 
 # A state dict of a thousand layers takes 3 MB; what is longer would only keep the reader busy.
 _LARGEST_PICKLE_BYTES = 16 << 20
+# The list of entries has some 100 bytes for each, of which zipfile makes ten times as many.
+_LARGEST_LIST_BYTES = 4 << 20
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED, _SIZE_FOLLOWS = 0x1, 0x8
@@ -49,7 +53,7 @@ def map_torch_zip(path: Path) -> dict[str, SourceTensor]:
     _judge_start(content, path)
     entries = _map_entries(content, path)
     stem, pickle_bytes = _read_pickle(content, entries, path)
-    state = read_state_dict(pickle_bytes, f"{stem}/data.pkl in {path}")
+    state = read_state_dict(pickle_bytes, f"{shown(stem)}/data.pkl in {path}")
     _judge_byte_order(content, entries.get(f"{stem}/byteorder"), path)
     return {
         name: _map_tensor(name, tensor, content, entries, f"{stem}/data/", path)
@@ -74,13 +78,11 @@ def _judge_start(content: npt.NDArray[np.uint8], path: Path) -> None:
 def _map_entries(content: npt.NDArray[np.uint8], path: Path) -> dict[str, _Entry]:
     """Every entry by name: stored plainly, inside the file, and apart from all others."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(_ZipReader(content)) as archive:
             listed = archive.infolist()
             end_of_entries = archive.start_dir
-    except OSError as error:
-        raise unreadable(path, error) from error
     # What zipfile raises for a central directory that is absent or makes no sense.
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, OverflowError, NotImplementedError) as error:
         raise UserError(
             f"{path} is truncated or damaged: {content.size} bytes without the list of entries "
             f"that ends a torch zip ({error})",
@@ -99,6 +101,35 @@ def _map_entries(content: npt.NDArray[np.uint8], path: Path) -> dict[str, _Entry
     if end > end_of_entries:
         raise _invalid(path, before, f"ends at byte {end}, need at most {end_of_entries}")
     return entries
+
+
+class _ZipReader(io.RawIOBase):
+    """The mapped bytes as the file that zipfile reads its list of entries from."""
+
+    def __init__(self, content: npt.NDArray[np.uint8]) -> None:
+        self._content = content
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._content.size}[whence]
+        if base + offset < 0:
+            raise OSError("it begins before the file")  # which zipfile expects
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _LARGEST_LIST_BYTES:
+            raise zipfile.BadZipFile(f"it has {size} bytes, need at most {_LARGEST_LIST_BYTES}")
+        end = None if size < 0 else self._at + size
+        read = self._content[self._at : end].tobytes()
+        self._at += len(read)
+        return read
 
 
 def _locate(info: zipfile.ZipInfo, content: npt.NDArray[np.uint8], path: Path) -> _Entry:
@@ -168,7 +199,9 @@ def _map_tensor(
     # The last value that the tensor reaches; Python's integers cannot overflow.
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     is_empty = 0 in shape
-    if not fits_numpy(shape, itemsize) or (not is_empty and last >= storage.numel):
+    # Values that repeat (a stride of 0) would make a tensor of any size out of a small file.
+    is_inside = is_empty or (last < storage.numel and math.prod(shape) <= storage.numel)
+    if not fits_numpy(shape, itemsize) or not is_inside:
         raise UserError(
             f"{path}: tensor {quoted(name)} has size {quoted(list(shape))}, stride "
             f"{quoted(list(stride))} and offset {offset}, need one that stays within the "

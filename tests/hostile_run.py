@@ -1,0 +1,27 @@
+"""A packed file from a stranger -> a short completion: what the kernels make of any bytes."""
+
+import functools
+from pathlib import Path
+
+from codegen_cli import kernel_cache
+from codegen_cli.generate import GenerateOptions, generate
+from codegen_cli.model import load_model
+from codegen_cli.prompt import fit_prompt
+from codegen_cli.tokenizer import Tokenizer
+
+# Looked up once: a fuzzer loads thousands of models.
+kernel_cache.load_step = functools.cache(kernel_cache.load_step)
+kernel_cache.load_step(print)
+
+
+def complete(path: Path, text: str = "ab a b\n" * 3) -> str:
+    """Complete a text with the model of a packed file on two threads, as the command does."""
+    model = load_model(path, 2, print)
+    try:
+        tokenizer = Tokenizer.from_json(model.packed.tokenizer_json)
+        prompt = fit_prompt(text, tokenizer, n_positions=model.n_positions, max_tokens=5)
+        options = GenerateOptions(max_tokens=5, seed=1, until="none")
+        pieces = generate(model, tokenizer, prompt.ids, options)
+        return "".join(getattr(piece, "text", "") for piece in pieces)
+    finally:
+        model.close()
