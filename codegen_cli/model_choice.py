@@ -1,10 +1,12 @@
 """The -m option -> a packed file that can run now; a local checkpoint is packed where need be."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
 from codegen_cli import console, paths, settings
 from codegen_cli.deadline import Deadline
+from codegen_cli.memory import available_bytes, warn_if_short
 from codegen_cli.registry import (
     BUNDLED,
     CheckpointModel,
@@ -24,15 +26,32 @@ def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
 
     model   what the user asked for; None: the configured default, else the bundled model
 
-    Raises UserError: an unknown name, or a model that is not on this machine; TimeUp while packing.
+    Says so when the machine's memory is too small for it. Raises UserError: an unknown name, or a
+    model that is not on this machine; TimeUp while packing.
     """
-    model = model or settings.default_model()
+    chosen = _choose(model, deadline)
+    warn_if_short(chosen.path, chosen.name, available_bytes())
+    return chosen
+
+
+def _choose(model: str | None, deadline: Deadline) -> PackedModel:
+    if model:
+        return _packed_model(model, deadline)
+    model = settings.default_model()
     if model is None:
         console.note(
             f"answering with {BUNDLED}, the small bundled model; for a real one: "
             "codegen download 350M-mono && codegen quantize 350M-mono  (-q hides this)"
         )
-        model = BUNDLED
+        return _packed_model(BUNDLED, deadline)
+    try:
+        return _packed_model(model, deadline)
+    except UserError as error:
+        hint = f"{model} is the default model; choose another: codegen models default NAME"
+        raise UserError(error.message, f"{error.hint}  ({hint})" if error.hint else hint) from error
+
+
+def _packed_model(model: str, deadline: Deadline) -> PackedModel:
     resolved = resolve(model)
     if isinstance(resolved, KnownModel):
         return _run_known(resolved, deadline)
@@ -61,9 +80,11 @@ def _run_checkpoint(model: CheckpointModel, deadline: Deadline) -> PackedModel:
     directory = model.path if model.path.is_dir() else model.path.parent
     state = [str(model.path.absolute())]
     for file in sorted(directory.iterdir()):
-        status = file.stat()
-        state.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
-    digest = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
+        # What cannot be looked at, such as a link to nothing, is no file of the checkpoint.
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            state.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    digest = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     target = paths.cache_dir() / "packed" / f"{digest}.{_FORMAT}.safetensors"
     return _pack_once(model.path, model.name, _FORMAT, target, deadline)
 

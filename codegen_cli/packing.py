@@ -47,8 +47,7 @@ def pack(
 
 def make_default_if_first(name: str) -> None:
     """Make a model the default unless there is one, saying so."""
-    if settings.default_model() is None:
-        settings.set_default_model(name)
+    if settings.set_first_default_model(name):
         console.note(f"{name} is now the default model of `codegen complete`")
 
 

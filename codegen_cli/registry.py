@@ -113,6 +113,16 @@ def find_entry(name: str) -> ModelEntry:
     raise _unknown_model(name)
 
 
+def split_name(model: str) -> tuple[str, str | None]:
+    """Return the name and format in "350m-mono:int4", a known name in its canonical spelling.
+
+    Raises UserError for a known name with an unknown format.
+    """
+    name, format = _split_format(model)
+    entry = _known_entry(name)
+    return entry.name if entry else name, format
+
+
 def packed_path(name: str, format: str) -> Path:
     """Return where the packed file of a model in a format is kept."""
     return paths.models_dir() / f"{name.replace('/', '--')}.{format}.safetensors"

@@ -12,15 +12,17 @@ header_sha256 is the SHA-256 of the header with its own 64 digits replaced by ze
 """
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import NoReturn, cast
 
 from quantize.blocks import Bytes, Format
 from quantize.config import ModelConfig, parse_config
 from quantize.errors import UserError
-from quantize.input_file import map_input, quoted
+from quantize.input_file import map_input, quoted, shown, unreadable
 from quantize.json_object import parse_json_object
 from quantize.layout import ALIGNMENT, Shape, payload_bytes, round_up
 from quantize.safetensors_map import map_safetensors
@@ -37,6 +39,7 @@ N_DIGITS = 64
 
 _HINT_DAMAGED = "The file is damaged or incomplete; quantize the checkpoint again."
 _NAMED_PROBLEMS = 4
+_PIECE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,27 @@ class PackedFile:
     tensors: dict[str, PackedTensor]
     provenance: dict[str, str]
     name: str
+    tokenizer_sha256: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadCheck:
+    """One payload read whole and hashed: the index-th of count, counted from 1.
+
+    found, need  SHA-256 of its bytes, padding included, and the one that the header states
+    """
+
+    index: int
+    count: int
+    name: str
+    bytes: int
+    found: str
+    need: str
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the payload is as it was written."""
+        return self.found == self.need
 
 
 def is_packed_file(path: Path) -> bool:
@@ -100,18 +124,59 @@ def read_packed_file(path: Path) -> PackedFile:
     weight_format = _text(metadata, "weight_format", path)
     if weight_format not in MATRIX_FORMATS:
         _refuse(path, "weight_format", weight_format, " or ".join(MATRIX_FORMATS))
+    tokenizer_json, tokenizer_sha256 = _tokenizer(declared[TOKENIZER], contents[TOKENIZER], path)
     return PackedFile(
         path=path,
         config=config,
         format=cast(Format, weight_format),
-        tokenizer_json=_tokenizer(declared[TOKENIZER], contents[TOKENIZER], path),
+        tokenizer_json=tokenizer_json,
         tensors={
             spec.name: _packed_tensor(spec, declared[spec.name], contents[spec.name], path)
             for spec in specs
         },
         provenance={key: str(text) for key, text in _json(metadata, "provenance", path).items()},
         name=_text(metadata, "model_name", path),
+        tokenizer_sha256=tokenizer_sha256,
     )
+
+
+def verify(
+    path: Path, on_payload: Callable[[PayloadCheck], None] = lambda check: None
+) -> list[PayloadCheck]:
+    """Hash tokenizer.json and every tensor of a packed file; return those that are damaged.
+
+    Reading the header has hashed the header, and there are no holes: no bit of the file is left
+    out. Calls on_payload after each payload. Raises UserError as read_packed_file does, and where
+    the disk cannot be read.
+    """
+    packed = read_packed_file(path)
+    payloads = [
+        (TOKENIZER, round_up(len(packed.tokenizer_json), ALIGNMENT), packed.tokenizer_sha256)
+    ]
+    payloads += [(each.name, each.payload.size, each.sha256) for each in packed.tensors.values()]
+    damaged = []
+    # Read, not mapped: where a disk fails, reading is an error and a mapped page ends the process.
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(-sum(size for _, size, _ in payloads), os.SEEK_END)
+            for index, (name, size_bytes, need) in enumerate(payloads, start=1):
+                found = _hash_next(file, size_bytes)
+                check = PayloadCheck(index, len(payloads), name, size_bytes, found, need)
+                if not check.is_sound:
+                    damaged.append(check)
+                on_payload(check)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return damaged
+
+
+def _hash_next(file: FileIO, size_bytes: int) -> str:
+    """Return the SHA-256 of the next bytes; a piece at a time, so that Ctrl-C waits for none."""
+    digest = hashlib.sha256()
+    while size_bytes and (piece := file.read(min(size_bytes, _PIECE_BYTES))):
+        digest.update(piece)
+        size_bytes -= len(piece)
+    return digest.hexdigest()
 
 
 def header_hash(header: bytes) -> str:
@@ -133,7 +198,7 @@ def _judge_header(content: Bytes, path: Path) -> None:
     version = start[8 + len(MAGIC) :].split(b'"')[0].decode("ascii", "replace")
     if version != str(FORMAT_VERSION):
         raise UserError(
-            f"{path} is packed in format version: found {version}, need {FORMAT_VERSION}",
+            f"{path} is packed in format version: found {shown(version)}, need {FORMAT_VERSION}",
             "Upgrade codegen-cli, or quantize the checkpoint again.",
         )
     n_header = int.from_bytes(start[:8], "little")
@@ -180,14 +245,14 @@ def _packed_tensor(
     return PackedTensor(spec.name, cast(Format, format), spec.shape, payload, sha256)
 
 
-def _tokenizer(declared: object, content: SourceTensor, path: Path) -> bytes:
-    """The bytes of tokenizer.json without their padding."""
+def _tokenizer(declared: object, content: SourceTensor, path: Path) -> tuple[bytes, str]:
+    """The bytes of tokenizer.json without their padding, and the hash stated for them with it."""
     shape = declared.get("shape") if isinstance(declared, dict) else None
     if not (isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int):
         _refuse(path, TOKENIZER, declared, "a shape of one size")
-    _judge_declared(declared, TOKENIZER, ("json",), tuple(shape), path)
+    _, sha256 = _judge_declared(declared, TOKENIZER, ("json",), tuple(shape), path)
     padded = _judge_content(content, round_up(shape[0], ALIGNMENT), path)
-    return padded[: shape[0]].tobytes()
+    return padded[: shape[0]].tobytes(), sha256
 
 
 def _judge_declared(
@@ -213,5 +278,5 @@ def _judge_content(content: SourceTensor, need_bytes: int, path: Path) -> Bytes:
 
 
 def _refuse(path: Path, what: str, found: object, need: object) -> NoReturn:
-    shown = found if isinstance(found, str) else quoted(found)
-    raise UserError(f"{path}: {what}: found {shown[:120]}, need {need}", _HINT_DAMAGED)
+    found_text = shown(found) if isinstance(found, str) else quoted(found)
+    raise UserError(f"{path}: {what}: found {found_text[:120]}, need {need}", _HINT_DAMAGED)

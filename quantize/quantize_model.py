@@ -27,6 +27,7 @@ from quantize.blocks import (
     quantize_int8,
 )
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.config import ModelConfig
 from quantize.errors import UserError
 from quantize.layout import (
     ROWS,
@@ -45,6 +46,7 @@ from quantize.packed_file import MATRIX_FORMATS
 from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.source_tensor import SourceTensor
 from quantize.tensor_map import TensorSpec, match_tensors, tensor_specs
+from quantize.tokenizer_files import tokenizer_files
 
 # Weights of a block of rows: about 4 MB as float32, of which a thread holds a handful at a time.
 _BLOCK_WEIGHTS = 1 << 20
@@ -87,8 +89,8 @@ class QuantizeSummary:
 
 
 def quantize(
-    source: Path,
-    target: Path,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     format: str,
     *,
     name: str = "",
@@ -96,11 +98,13 @@ def quantize(
 ) -> QuantizeSummary:
     """Pack the checkpoint at `source` (a directory or a weight file) as int8, int4 or f16.
 
-    Calls on_tensor as each tensor is done. Raises UserError for a checkpoint that cannot be read
+    `name` is what the packed file calls its model, "": nothing. Calls on_tensor as each tensor is
+    done. Raises UserError for a checkpoint that cannot be read
     or holds a value beyond fp16's range, and for a target that cannot be written; the source is
     never touched, and the target stays as it was unless all went well.
     """
     start_seconds = time.perf_counter()
+    source, target = Path(source), Path(target)
     if format not in MATRIX_FORMATS:
         raise UserError(f"unknown format {format!r}", f"Use {', '.join(MATRIX_FORMATS)}.")
     checkpoint = open_checkpoint(source)
@@ -143,6 +147,17 @@ def stored_format(spec: TensorSpec, format: Format) -> Format:
     if spec.kind == "vector":
         return "f32"
     return "int8" if format == "int4" and spec.name in _KEPT_INT8 else format
+
+
+def packed_bytes(config: ModelConfig, format: str) -> int:
+    """Return the bytes of all tensors in a packed file; header and tokenizer.json come on top.
+
+    format  int8, int4 or f16
+    """
+    return sum(
+        payload_bytes(stored_format(spec, cast(Format, format)), spec.shape)
+        for spec in tensor_specs(config)
+    )
 
 
 class _Rows(NamedTuple):
@@ -257,7 +272,7 @@ def _unicode(text: str) -> str:
 
 def _files(checkpoint: Checkpoint) -> list[Path]:
     """Return the checkpoint's files that packing reads."""
-    read = [checkpoint.path / "config.json", checkpoint.path / "tokenizer.json"]
+    read = [checkpoint.path / "config.json", *tokenizer_files(checkpoint.path)]
     return [*checkpoint.files, *read]
 
 

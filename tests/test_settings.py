@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,58 @@ def test_codegen_home_that_is_a_file_is_named_on_reading_and_writing(home: Path)
     assert str(home) in writing.value.message
 
 
+def test_only_the_first_of_several_first_defaults_is_kept() -> None:
+    assert settings.set_first_default_model("nano")
+    assert not settings.set_first_default_model("350M-mono")
+    assert settings.default_model() == "nano"
+
+
+def test_a_default_is_forgotten_only_by_its_name(home: Path) -> None:
+    write_settings(home, b'{"colour": [1, 2], "default_model": "nano"}')
+    assert not settings.forget_default_model("350M-mono")
+    assert settings.forget_default_model("nano")
+    assert not settings.forget_default_model("nano")
+    assert settings.default_model() is None
+    assert json.loads((home / "settings.json").read_bytes()) == {"colour": [1, 2]}
+
+
+def test_changes_by_several_processes_at_once_are_all_kept() -> None:
+    n_processes, n_changes = 4, 25
+    script = (
+        "from codegen_cli.settings import change_default_model\n"
+        f"for _ in range({n_changes}):\n"
+        "    change_default_model(lambda old: str(int(old or 0) + 1))\n"
+    )
+    command = [sys.executable, "-c", script]
+    processes = [subprocess.Popen(command) for _ in range(n_processes)]
+    assert [process.wait(timeout=60) for process in processes] == [0] * n_processes
+    assert settings.default_model() == str(n_processes * n_changes)
+
+
+def test_a_lock_that_is_never_given_back_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.set_default_model("nano")
+    script = (
+        "import sys\n"
+        "from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    lock = home / "settings.json.lock"
+    command = [sys.executable, "-c", script, str(lock)]
+    monkeypatch.setattr(settings, "LOCK_SECONDS", 0.2)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError) as raised:
+            settings.set_default_model("350M-mono")
+        holder.stdin.close()
+    assert str(lock) in raised.value.message
+    assert raised.value.hint
+    assert settings.default_model() == "nano"  # reading waits for nobody
+
+
 def test_a_failed_write_keeps_the_old_settings_and_leaves_no_other_file(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,4 +159,4 @@ def test_a_failed_write_keeps_the_old_settings_and_leaves_no_other_file(
     assert raised.value.message == f"cannot write {path}: {os.strerror(errno.ENOSPC)}"
     assert "CODEGEN_HOME" in raised.value.hint
     assert settings.default_model() == "nano"
-    assert list(home.iterdir()) == [path]
+    assert sorted(home.iterdir()) == [path, home / "settings.json.lock"]

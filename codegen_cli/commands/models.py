@@ -1,0 +1,293 @@
+"""`codegen models`: what there is on this machine, checked, chosen, taken in and removed."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codegen_cli import console
+from codegen_cli.commands import options
+from codegen_cli.commands.model_names import model_names
+from quantize.errors import UserError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A model's name, a packed file or a checkpoint directory.",
+        autocompletion=model_names,
+    ),
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def models() -> None:
+    """List, check, choose, import and remove models.
+
+    \b
+    codegen models list
+    codegen models default 350M-mono
+    codegen models verify
+    """
+
+
+@app.command("list")
+def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
+    """List all models: what is here, and what would fit.
+
+    Memory is what running a format takes: the file, the cache for a whole context, the program.
+    "fits" names the formats for which this machine has as much available now. * marks the default.
+
+    \b
+    codegen models list
+    codegen models list --json | jq -r '.models[] | select(.checkpoint) | .name'
+    """
+    from codegen_cli import model_views
+    from codegen_cli.inventory import all_models
+    from codegen_cli.memory import available_bytes
+    from codegen_cli.paths import models_dir
+    from codegen_cli.settings import default_model
+
+    console.set_quiet(quiet)
+    available, default, states = available_bytes(), default_model(), all_models()
+    if as_json:
+        _write_json(
+            {
+                "models_dir": str(models_dir()),
+                "memory_available_bytes": available,
+                "default": default,
+                "models": [model_views.as_object(state, default, available) for state in states],
+            }
+        )
+        return
+    rows = [model_views.list_row(state, default, available) for state in states]
+    console.table(rows, model_views.LIST_HEADERS)
+    if available is not None:
+        console.note(f"{console.size(available)} of memory are available")
+
+
+@app.command()
+def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> None:
+    """Show a model: dimensions, licence, files, memory.
+
+    \b
+    codegen models show 350M-mono
+    codegen models show ./mine.safetensors
+    codegen models show 16B-mono --json | jq '.formats[] | {format, memory_bytes}'
+    """
+    from codegen_cli import model_views
+    from codegen_cli.inventory import describe
+    from codegen_cli.memory import available_bytes
+    from codegen_cli.settings import default_model
+
+    console.set_quiet(quiet)
+    available, default = available_bytes(), default_model()
+    state = describe(name)
+    if as_json:
+        _write_json(model_views.as_object(state, default, available))
+        return
+    console.table(model_views.show_rows(state, default, available))
+
+
+@app.command()
+def path(name: Name, as_json: AsJson = False) -> None:
+    """Print where a model lies: its packed file, else its checkpoint.
+
+    \b
+    codegen models path 350M-mono:int4
+    ls -l "$(codegen models path 350M-mono)"
+    """
+    from codegen_cli.registry import CheckpointModel, KnownModel, resolve
+
+    model = resolve(name)
+    if isinstance(model, KnownModel):
+        place = model.packed
+        if place is None and model.format is None:
+            from codegen_cli.download import cached_checkpoint
+
+            place = cached_checkpoint(model.entry)
+        if place is None:
+            wanted = f" --format {model.format}" if model.format else ""
+            raise UserError(
+                f"{name} is not on this machine",
+                f"codegen download {model.name} && codegen quantize {model.name}{wanted}",
+            )
+        kind = "packed" if model.packed else "checkpoint"
+    else:
+        place, kind = model.path, "checkpoint" if isinstance(model, CheckpointModel) else "packed"
+    place = place.absolute()
+    if as_json:
+        _write_json({"name": model.name, "kind": kind, "path": str(place)})
+    else:
+        typer.echo(os.fsencode(place))  # bytes: a path need not be valid text
+
+
+@app.command()
+def default(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Make this the default; a name, or the path of a model.",
+            autocompletion=model_names,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show or set the model that runs without -m.
+
+    \b
+    codegen models default
+    codegen models default 350M-mono
+    codegen models default 2B-mono:int4
+    """
+    from codegen_cli import settings
+    from codegen_cli.model_default import default_for
+    from codegen_cli.registry import BUNDLED
+
+    console.set_quiet(quiet)
+    chosen = settings.default_model()
+    if name is not None:
+        chosen = default_for(name)
+        settings.set_default_model(chosen)
+        console.note(f"{console.printable(chosen)} is now the default model")
+    elif chosen is None:
+        console.note(f"no default was chosen: {BUNDLED}, the bundled model, answers")
+    if as_json:
+        _write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
+    elif name is None:
+        typer.echo(os.fsencode(chosen or BUNDLED))
+
+
+@app.command("rm")
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME[:FORMAT]", autocompletion=model_names)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Remove the packed files of a model.
+
+    Files outside the models directory stay, checkpoints too. A run that uses the model goes on.
+
+    \b
+    codegen models rm 350M-mono:int8
+    codegen models rm 350M-mono --yes
+    """
+    from codegen_cli.local_models import find_local_files, remove_file
+    from codegen_cli.model_default import forget_missing_default
+
+    console.set_quiet(quiet)
+    files = find_local_files(name)
+    listed = ", ".join(f"{file.path} ({console.size(file.file_bytes)})" for file in files)
+    if not yes:
+        if not console.is_interactive():
+            raise typer.BadParameter("removing needs --yes where nobody can be asked")
+        if not console.confirm(f"Remove {console.printable(listed)}?"):
+            console.note("nothing was removed")
+            raise typer.Exit(1)
+    removed = []
+    for file in files:
+        file_bytes = file.file_bytes
+        if remove_file(file):
+            removed.append({"path": str(file.path), "bytes": file_bytes})
+            console.note(f"removed {console.printable(str(file.path))}, {console.size(file_bytes)}")
+        else:
+            console.note(f"{console.printable(str(file.path))} had been removed already")
+    forgotten = forget_missing_default(files)
+    if forgotten:
+        console.note(f"{console.printable(forgotten)} was the default model; there is none now")
+    if as_json:
+        _write_json({"removed": removed, "default_was_reset": forgotten is not None})
+
+
+@app.command()
+def verify(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME|FILE]...",
+            help="Default: all packed models.",
+            autocompletion=model_names,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check every tensor of packed files against its hash.
+
+    Exits with 1 if anything is damaged, and names it.
+
+    \b
+    codegen models verify
+    codegen models verify 350M-mono:int4
+    codegen models verify ./mine.safetensors --json
+    """
+    from codegen_cli.verification import files_to_verify, verify_file
+
+    console.set_quiet(quiet)
+    results = []
+    for path in files_to_verify(models or []):
+        result = verify_file(path)
+        results.append(result)
+        if not as_json:
+            for line in result.lines():
+                typer.echo(console.printable(line))
+    is_sound = all(result.is_sound for result in results)
+    if as_json:
+        _write_json({"is_sound": is_sound, "files": [result.as_object() for result in results]})
+    if not is_sound:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_model(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed file.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Call the model so.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a model of that name and format.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Take a packed file in among the models, once it is found sound.
+
+    Every hash is checked first. On the same disk the file is linked, not copied.
+
+    \b
+    codegen models import ./mine.safetensors
+    codegen models import /mnt/usb/2B.int4.safetensors --name 2B-mono
+    """
+    from codegen_cli.local_models import import_file, import_name
+    from codegen_cli.packing import make_default_if_first
+    from codegen_cli.verification import require_sound
+    from quantize.packed_file import read_packed_file
+
+    console.set_quiet(quiet)
+    packed = read_packed_file(file)
+    chosen = import_name(name, packed.name, file)
+    target = import_file(file, chosen, packed.format, judge=require_sound, replace=force)
+    console.note(f"imported {target}; run it with: codegen complete -m {chosen}:{packed.format}")
+    make_default_if_first(chosen)
+    if as_json:
+        _write_json({"name": chosen, "format": packed.format, "path": str(target)})
+    else:
+        typer.echo(os.fsencode(target))
+
+
+def _write_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,207 @@
+"""What a model needs is what it allocates; what the machine has is what its files state."""
+
+from pathlib import Path
+
+import pytest
+from checkpoints import small_config
+from packed import write_packed
+
+from codegen_cli import memory
+from codegen_cli.buffers import CHUNK, Buffers
+from codegen_cli.kv_cache import KVCache
+from codegen_cli.memory import available_bytes, needed, warn_if_short
+from codegen_cli.model_choice import choose_model
+from codegen_cli.registry import entries
+from quantize.config import parse_config
+
+GB = 10**9
+MEMINFO = "MemTotal:       16000000 kB\nMemFree:  1000000 kB\nMemAvailable:    8000000 kB\n"
+
+
+def config_of(**changes: object):
+    return parse_config(small_config(**changes), "a test")
+
+
+# --- needed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_positions": 100, "n_embd": 80, "rotary_dim": 4}])
+def test_the_parts_are_the_bytes_that_are_allocated(changes: dict[str, object]) -> None:
+    config = config_of(**changes)
+    cache, buffers = KVCache(config), Buffers(config, 1, min(CHUNK, config.n_positions))
+    need = needed(config, 1234)
+    assert need.file_bytes == 1234
+    assert need.cache_bytes == cache.keys.nbytes + cache.values.nbytes
+    arrays = sum(array.nbytes for array in buffers.arrays.values())
+    activations = sum(int(record["n"]) for record in buffers.records.values())
+    assert need.buffers_bytes > arrays + activations * buffers.max_tokens * 5  # f32 and i8
+    assert need.bytes == 1234 + need.cache_bytes + need.buffers_bytes + memory.PROGRAM_BYTES
+
+
+def test_the_registrys_numbers_agree() -> None:
+    for entry in entries():
+        size = entry.size
+        names = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "n_positions")
+        config = config_of(**{name: getattr(size, name) for name in names})
+        for format, file_bytes in size.packed_bytes.items():
+            # The registry counts the arrays of a step as part of the program.
+            difference = needed(config, file_bytes).bytes - size.memory_bytes[format]
+            assert 0 <= difference < 30e6
+
+
+# --- available ------------------------------------------------------------------------------------
+
+
+def write_tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_without_a_control_group_the_kernels_estimate_counts(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, {"proc/meminfo": MEMINFO})
+    assert available_bytes(root) == 8_000_000 * 1024
+
+
+GROUP = "sys/fs/cgroup/user.slice/job"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected_bytes"),
+    [
+        ({f"{GROUP}/memory.max": "max\n", f"{GROUP}/memory.current": "5"}, 8_000_000 * 1024),
+        (
+            {f"{GROUP}/memory.max": f"{3 * GB}\n", f"{GROUP}/memory.current": f"{GB}\n"},
+            2 * GB,
+        ),
+        (  # pages of files, such as a mapped model, make room
+            {
+                f"{GROUP}/memory.max": f"{3 * GB}",
+                f"{GROUP}/memory.current": f"{2 * GB}",
+                f"{GROUP}/memory.stat": f"anon 7\nactive_file {GB // 2}\ninactive_file {GB}\n",
+            },
+            5 * GB // 2,
+        ),
+        (  # a group above has less left
+            {
+                f"{GROUP}/memory.max": f"{3 * GB}",
+                f"{GROUP}/memory.current": "0",
+                "sys/fs/cgroup/user.slice/memory.max": f"{4 * GB}",
+                "sys/fs/cgroup/user.slice/memory.current": f"{7 * GB // 2}",
+            },
+            GB // 2,
+        ),
+        (  # in a container the limit is at the top, whatever the path says
+            {"sys/fs/cgroup/memory.max": f"{GB}", "sys/fs/cgroup/memory.current": "0"},
+            GB,
+        ),
+        ({f"{GROUP}/memory.max": f"{GB}", f"{GROUP}/memory.current": f"{2 * GB}"}, 0),
+        (
+            {f"{GROUP}/memory.max": "99999999999999", f"{GROUP}/memory.current": "0"},
+            8_000_000 * 1024,
+        ),
+    ],
+)
+def test_the_limit_of_a_control_group_counts(
+    tmp_path: Path, files: dict[str, str], expected_bytes: int
+) -> None:
+    tree = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/user.slice/job\n", **files}
+    assert available_bytes(write_tree(tmp_path, tree)) == expected_bytes
+
+
+def test_the_limit_of_an_old_control_group_counts(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/memory/job"
+    root = write_tree(
+        tmp_path,
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "5:cpu,cpuacct:/other\n4:memory:/job\n0::/\n",
+            f"{group}/memory.limit_in_bytes": f"{2 * GB}\n",
+            f"{group}/memory.usage_in_bytes": f"{GB}\n",
+            f"{group}/memory.stat": f"total_inactive_file {GB // 4}\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1",
+        },
+    )
+    assert available_bytes(root) == 5 * GB // 4
+
+
+@pytest.mark.parametrize("meminfo", ["", "MemAvailable: some kB\n", "\0\xff"])
+def test_without_a_number_it_is_at_most_what_is_installed(tmp_path: Path, meminfo: str) -> None:
+    found = available_bytes(write_tree(tmp_path, {"proc/meminfo": meminfo}))
+    assert found is None or found >= (available_bytes() or 0)
+
+
+def test_this_machine_states_a_number_above_nothing() -> None:
+    assert available_bytes() is None or available_bytes() > 0
+
+
+# --- the warning ----------------------------------------------------------------------------------
+
+
+def test_enough_memory_and_an_unknown_amount_need_no_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_packed(tmp_path / "m", "f16")
+    need = needed(config_of(), path.stat().st_size)
+    warn_if_short(path, "tiny", need.bytes)
+    warn_if_short(path, "tiny", None)
+    assert capsys.readouterr().err == ""
+
+
+def test_too_little_memory_is_told_with_numbers_and_the_format_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = {"vocab_size": 400_000, "n_embd": 256, "n_positions": 2048, "n_layer": 1}
+    path = write_packed(tmp_path / "m", "f16", **wide)
+    warn_if_short(path, "wide", 500_000_000)
+    warning = capsys.readouterr().err
+    assert warning.startswith("codegen: wide needs 0.6 GB of memory (file 0.4 GB, cache 2 MB)")
+    assert "0.5 GB are available" in warning
+    assert "wide:int8 needs 0.4 GB" in warning
+
+
+def test_where_no_format_fits_the_smallest_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_if_short(write_packed(tmp_path / "m", "f16"), "tiny", 1_000_000)
+    assert "tiny:int4 needs 0.2 GB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("available", "named"),
+    [(20_000, "350M-multi:int4 needs 0.6 GB"), (170_000_000, "350M-multi:int4")],
+)
+def test_the_smallest_format_names_a_smaller_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], available: int, named: str
+) -> None:
+    path = write_packed(tmp_path / "m", "int4", n_positions=65536)
+    warn_if_short(path, "16B-multi", available)
+    assert named in capsys.readouterr().err
+
+
+def test_a_small_model_of_ones_own_has_nothing_smaller(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_if_short(write_packed(tmp_path / "m", "int4"), "tiny", 1)
+    assert capsys.readouterr().err.endswith("or be ended by the system\n")
+
+
+def test_choosing_a_model_too_large_for_this_machine_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    available = available_bytes()
+    n_layer = 1 if available is None else 2 * available // (4 * 2**20 * 64) + 1
+    if available is None or n_layer > 1000:
+        pytest.skip("no small file can need more memory than this machine has")
+    path = write_packed(tmp_path / "m", "int8", n_positions=2**20, n_layer=n_layer)
+    assert choose_model(str(path)).path == path
+    assert "GB are available: it may be very slow" in capsys.readouterr().err
+
+
+def test_choosing_a_model_that_fits_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choose_model(str(write_packed(tmp_path / "m")))
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,275 @@
+"""`codegen models` as a process of its own: what it tells, asks, checks and changes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from checkpoints import random_tensors, small_config, write_checkpoint
+from packed import flip_bit, write_packed
+
+from quantize.packed_file import verify
+
+
+@pytest.fixture
+def models_home(tmp_path):
+    """A home with a registered model in two formats and one of a wide name."""
+    home = tmp_path / "home"
+    for name in ("350M-mono.int4", "350M-mono.int8", "模型.int8"):
+        format = name.rpartition(".")[2]
+        write_packed(home / "models" / f"{name}.safetensors", format, name=name[:-5])
+    return home
+
+
+@pytest.fixture
+def models(codegen, models_home):
+    """Run `codegen models ARGUMENTS...` in that home."""
+
+    def run(*arguments, **options):
+        return codegen("models", *arguments, CODEGEN_HOME=str(models_home), **options)
+
+    return run
+
+
+def stdout_of(result):
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode()
+
+
+def cells(text):
+    """Width in terminal cells: these tests use ideographs, two cells each, and ASCII."""
+    return sum(2 if ord(character) > 0x2E80 else 1 for character in text)
+
+
+def test_the_list_aligns_columns_where_characters_are_wide(models):
+    result = models("list")
+    lines = stdout_of(result).splitlines()
+    assert b"of memory are available" in result.stderr
+    assert lines[0].split() == ["model", "download", "packed", "memory,", "GB", "fits"]
+    assert len(lines) == 1 + 13 + 1
+    row = next(line for line in lines if "模型" in line)
+    column = cells(lines[0][: lines[0].index("packed")])
+    assert cells(row[: row.index("int8")]) == column
+    assert "int4 0 MB, int8 0 MB" in next(line for line in lines if "350M-mono " in line)
+    assert next(line for line in lines if "nano" in line).startswith("* nano")
+
+
+def test_the_list_as_json_tells_the_same_in_numbers(models, models_home):
+    listing = json.loads(stdout_of(models("list", "--json")))
+    assert listing["models_dir"] == str(models_home / "models")
+    assert listing["default"] is None
+    by_name = {model["name"]: model for model in listing["models"]}
+    assert len(by_name) == 14
+    assert by_name["nano"]["is_bundled"]
+    assert by_name["nano"]["is_default"]
+    int4, int8, f16 = by_name["350M-mono"]["formats"]
+    path = models_home / "models" / "350M-mono.int8.safetensors"
+    assert int8["path"] == str(path)
+    assert int8["file_bytes"] == path.stat().st_size
+    assert int8["memory_bytes"] > int4["memory_bytes"] > 100e6
+    assert f16["path"] is None
+    assert f16["memory_bytes"] == 1_031_590_272
+    available = listing["memory_available_bytes"]
+    assert int8["fits"] is (None if available is None else int8["memory_bytes"] <= available)
+    assert by_name["16B-mono"]["download_bytes"] == 32_206_917_632
+    assert by_name["16B-mono"]["checkpoint"] is None
+
+
+def test_a_damaged_file_is_listed_as_damaged(models, models_home):
+    flip_bit(models_home / "models" / "模型.int8.safetensors", 100)
+    row = next(line for line in stdout_of(models("list")).splitlines() if "模型" in line)
+    assert "int8 damaged" in row
+    listing = json.loads(stdout_of(models("list", "--json")))
+    model = next(model for model in listing["models"] if model["name"] == "模型")
+    assert "SHA-256 of the header" in model["formats"][0]["problem"]
+
+
+def test_a_name_with_escape_codes_reaches_no_terminal_as_such(models, models_home):
+    (models_home / "models" / "\x1b[31mred.int8.safetensors").touch()
+    result = models("list")
+    assert b"\x1b" not in result.stdout + result.stderr
+    assert b"\\x1b[31mred" in result.stdout
+
+
+def test_show_tells_dimensions_licence_files_and_provenance(models, models_home):
+    text = stdout_of(models("show", "350m-mono"))
+    for pattern in (
+        r"name +350M-mono",
+        r"origin +Salesforce/codegen-350M-mono",
+        r"licence +BSD-3-Clause",
+        r"n_layer +2",
+        r"download +0.8 GB",
+        r"int8 +packed, file 0 MB, needs 0.2 GB of memory",
+        r"f16 +not packed, file 0.7 GB, needs 1.0 GB of memory",
+        re.escape(str(models_home / "models" / "350M-mono.int4.safetensors")),
+        r"source +a test",
+    ):
+        assert re.search(pattern, text), pattern
+
+
+def test_show_takes_a_file_a_checkpoint_and_an_unpacked_name(models, tmp_path):
+    config = small_config()
+    checkpoint = write_checkpoint(tmp_path / "mine", config, random_tensors(config, 1))
+    for model in (str(checkpoint), str(write_packed(tmp_path / "some.safetensors"))):
+        shown = json.loads(stdout_of(models("show", model, "--json")))
+        assert shown["dimensions"]["n_embd"] == 64
+        assert all(each["memory_bytes"] > 100e6 for each in shown["formats"])
+    shown = json.loads(stdout_of(models("show", "16B-multi", "--json")))
+    assert shown["dimensions"]["parameters"] == 16_032_155_648
+
+
+def test_path_prints_one_path_for_scripts(models, models_home, tmp_path):
+    path = models_home / "models" / "350M-mono.int4.safetensors"
+    assert stdout_of(models("path", "350M-mono")) == f"{path}\n"
+    found = json.loads(stdout_of(models("path", "350m-mono:int8", "--json")))
+    assert found == {
+        "name": "350M-mono",
+        "kind": "packed",
+        "path": str(models_home / "models" / "350M-mono.int8.safetensors"),
+    }
+
+
+def test_path_finds_a_downloaded_checkpoint(models, home):
+    repository = home / "hub" / "hub" / "models--Salesforce--codegen-2B-nl"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    config = small_config()
+    write_checkpoint(snapshot, config, random_tensors(config, 1), container="torch")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    assert stdout_of(models("path", "2B-nl")) == f"{snapshot}\n"
+    assert json.loads(stdout_of(models("path", "2B-nl", "--json")))["kind"] == "checkpoint"
+    row = next(line for line in stdout_of(models("list")).splitlines() if "2B-nl" in line)
+    assert row.split()[1] == "done"
+
+
+def test_the_default_is_set_shown_and_used(models, models_home):
+    unset = models("default")
+    assert stdout_of(unset) == "nano\n"
+    assert b"no default was chosen" in unset.stderr
+    result = models("default", "codegen-350M-mono:int4")
+    assert (result.stdout, result.returncode) == (b"", 0)
+    assert b"350M-mono:int4 is now the default model" in result.stderr
+    assert stdout_of(models("default")) == "350M-mono:int4\n"
+    shown = json.loads(stdout_of(models("default", "--json")))
+    assert shown == {"default": "350M-mono:int4", "is_chosen": True}
+    assert "* 350M-mono" in stdout_of(models("list"))
+
+
+def test_a_default_that_cannot_run_says_that_it_is_the_default(codegen, models, models_home):
+    (models_home / "settings.json").write_text('{"default_model": "gone"}')
+    result = codegen("complete", "x", CODEGEN_HOME=str(models_home))
+    assert result.returncode == 1
+    assert b"gone is the default model; choose another: codegen models default" in result.stderr
+
+
+def test_rm_asks_for_yes_in_a_pipe_and_removes_nothing(models, models_home):
+    result = models("rm", "350M-mono", stdin=b"y\n")
+    assert result.returncode == 2
+    assert b"--yes" in result.stderr
+    assert len(list((models_home / "models").iterdir())) == 3
+
+
+def test_rm_removes_one_format_and_then_the_model_with_its_default(models, models_home):
+    stdout_of(models("default", "350M-mono"))
+    result = models("rm", "350M-mono:int4", "--yes", "--json")
+    removed = json.loads(stdout_of(result))
+    assert [each["path"] for each in removed["removed"]] == [
+        str(models_home / "models" / "350M-mono.int4.safetensors")
+    ]
+    assert not removed["default_was_reset"]
+    result = models("rm", "350M-mono", "--yes")
+    assert stdout_of(result) == ""
+    assert b"350M-mono was the default model; there is none now" in result.stderr
+    assert [path.name for path in (models_home / "models").iterdir()] == ["模型.int8.safetensors"]
+    assert stdout_of(models("default")) == "nano\n"
+
+
+def test_rm_of_the_bundled_model_is_refused(models):
+    result = models("rm", "nano", "--yes")
+    assert result.returncode == 1
+    assert b"cannot be removed" in result.stderr
+
+
+def test_verify_finds_all_files_sound(models):
+    lines = stdout_of(models("verify")).splitlines()
+    assert len(lines) == 4
+    assert all(re.match(r"sound    /.* \(\d+ tensors, .* MB in .* s\)$", line) for line in lines)
+
+
+def test_verify_names_the_damaged_tensor_and_fails(models, models_home):
+    path = models_home / "models" / "350M-mono.int8.safetensors"
+    flip_bit(path, -1)
+    result = models("verify", "350M-mono")
+    assert result.returncode == 1
+    sound, damaged = result.stdout.decode().splitlines()
+    assert sound.startswith("sound ")
+    assert f"{path}: lm_head.bias: found SHA-256" in damaged
+    report = json.loads(models("verify", "350M-mono:int8", "--json").stdout)
+    assert not report["is_sound"]
+    [file] = report["files"]
+    assert [each["tensor"] for each in file["damaged"]] == ["lm_head.bias"]
+    flip_bit(path, 50)
+    result = models("verify", str(path))
+    assert result.returncode == 1
+    assert "is not a packed model" in result.stdout.decode()
+
+
+def test_import_checks_names_and_prints_the_new_path(models, models_home, tmp_path):
+    source = write_packed(tmp_path / "usb" / "x.safetensors", "int4", name="mine")
+    target = models_home / "models" / "mine.int4.safetensors"
+    result = models("import", str(source))
+    assert stdout_of(result) == f"{target}\n"
+    assert b"codegen complete -m mine:int4" in result.stderr
+    assert verify(target) == []
+    other = write_packed(tmp_path / "other.safetensors", "int4", name="mine", seed=9)
+    refused = models("import", str(other))
+    assert refused.returncode == 1
+    assert b"--force" in refused.stderr
+    forced = json.loads(stdout_of(models("import", str(other), "--force", "--json")))
+    assert forced == {"name": "mine", "format": "int4", "path": str(target)}
+    assert target.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "350M-momo"), "unknown model '350M-momo'"),
+        (("path", "2B-mono"), "2B-mono is not on this machine"),
+        (("path", "2B-mono:f16"), "codegen quantize 2B-mono --format f16"),
+        (("default", "6B-nl"), "6B-nl is not on this machine"),
+        (("rm", "2B-mono", "--yes"), "no packed file of '2B-mono'"),
+        (("rm", "/etc/passwd", "--yes"), "no packed file of '/etc/passwd'"),
+        (("verify", "./missing"), "no such file or directory: ./missing"),
+        (("verify", "2B-mono"), "no packed file of '2B-mono'"),
+        (("verify", "{checkpoint}"), "is not packed"),
+        (("import", "./missing"), "cannot read missing"),
+        (("import", "{checkpoint}/config.json"), "is not a packed model"),
+    ],
+)
+def test_bad_requests_get_one_error_and_a_hint(models, tmp_path, arguments, message):
+    config = small_config()
+    checkpoint = tmp_path / "checkpoint"
+    write_checkpoint(checkpoint, config, random_tensors(config, 1), container="safetensors")
+    result = models(*(each.replace("{checkpoint}", str(checkpoint)) for each in arguments))
+    assert result.returncode == 1
+    assert result.stdout == b""
+    error, hint = result.stderr.decode().splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    assert message in error + hint
+
+
+def test_packing_one_model_twice_at_once_leaves_one_valid_file(tmp_path):
+    config = small_config(n_embd=256, n_layer=6)
+    write_checkpoint(tmp_path / "tiny", config, random_tensors(config, 1), container="torch")
+    command = [sys.executable, "-m", "codegen_cli", "quantize", "-q", str(tmp_path / "tiny")]
+    environment = os.environ | {"CODEGEN_HOME": str(tmp_path / "home")}
+    processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
+    assert [process.wait(timeout=100) for process in processes] == [0, 0, 0]
+    [path] = (tmp_path / "home" / "models").iterdir()
+    assert path.name == "tiny.int8.safetensors"
+    assert verify(path) == []
+    settings = json.loads((tmp_path / "home" / "settings.json").read_bytes())
+    assert settings == {"default_model": "tiny"}

@@ -1,0 +1,249 @@
+"""The command line as a shell's user meets it: the start, examples, completion, colours."""
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import typer
+from packed import write_packed
+
+from codegen_cli import console
+from codegen_cli.commands.app import app
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def stdout_of(result):
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode()
+
+
+def commands_of(command, path=()):
+    """Every command that does something, as the words that call it."""
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands_of(each, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+COMMANDS = dict(commands_of(typer.main.get_command(app)))
+
+
+def test_codegen_alone_says_what_it_is_and_what_to_try(codegen):
+    result = codegen()
+    text = stdout_of(result)
+    assert result.stderr == b""
+    assert len(text.splitlines()) <= 10
+    assert text.count("\n  codegen ") == 3
+    assert "CodeGen" in text
+    assert "codegen --help" in text
+
+
+def test_what_codegen_alone_proposes_are_commands():
+    from codegen_cli.commands.app import START
+
+    for line in START.splitlines():
+        if line.startswith("  codegen "):
+            assert (line.split()[1],) in COMMANDS or line.split()[1] == "models"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_a_summary_and_examples(words):
+    text = COMMANDS[words].help
+    summary, _, rest = text.partition("\n")
+    assert summary.endswith(".")
+    assert len(summary) < 80
+    examples = rest.partition("\b\n")[2].splitlines()
+    assert any(f"codegen {' '.join(words)}" in example for example in examples)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_examples_name_options_that_exist(words):
+    for line in COMMANDS[words].help.partition("\b\n")[2].splitlines():
+        typed = shlex.split(line, comments=True)
+        starts = [
+            i for i in range(len(typed)) if typed[i:][: len(words) + 1] == ["codegen", *words]
+        ]
+        for start in starts:
+            called = itertools.takewhile(lambda word: word not in ("|", "&&"), typed[start:])
+            used = {word for word in called if re.fullmatch("-[a-z]|--[a-z-]+", word)}
+            known = {name for each in COMMANDS[words].params for name in each.opts}
+            assert used <= known, line
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("models", "--help"), ("models",)])
+def test_help_imports_nothing_heavy(arguments):
+    script = (
+        "import sys\n"
+        f"sys.argv = ['codegen', *{arguments!r}]\n"
+        "from codegen_cli.__main__ import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'numba', 'tokenizers', 'huggingface_hub', 'rich', 'filelock'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+
+def completions(codegen, shell, line, **environment):
+    """What typer's protocol answers when this line is being typed."""
+    words = line.split(" ")
+    protocol = {
+        "bash": {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)},
+        "zsh": {"_TYPER_COMPLETE_ARGS": line},
+        "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }[shell]
+    wanted = {"_CODEGEN_COMPLETE": f"complete_{shell}"}
+    return stdout_of(codegen(**protocol, **wanted, **environment))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_a_script_that_calls_codegen(codegen, shell):
+    script = stdout_of(
+        codegen("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    )
+    assert f"_CODEGEN_COMPLETE=complete_{shell}" in script
+    assert "codegen" in script
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_installing_completion_writes_the_script_where_the_shell_looks(codegen, shell, tmp_path):
+    stdout_of(
+        codegen(
+            "--install-completion",
+            shell,
+            HOME=str(tmp_path),
+            _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1",
+        )
+    )
+    place = {
+        "bash": ".bash_completions/codegen.sh",
+        "zsh": ".zfunc/_codegen",
+        "fish": ".config/fish/completions/codegen.fish",
+    }[shell]
+    assert "complete_" + shell in (tmp_path / place).read_text()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "found", "not_found"),
+    [
+        ("codegen mo", ["models"], "complete"),
+        ("codegen models ve", ["verify"], "list"),
+        ("codegen complete -m 350M", ["350M-nl", "350M-multi", "350M-mono"], "nano"),
+        ("codegen models show na", ["nano"], "350M-mono"),
+        ("codegen complete --ec", ["--echo"], "--seed"),
+    ],
+)
+def test_names_of_commands_options_and_models_complete(codegen, shell, line, found, not_found):
+    answer = completions(codegen, shell, line)
+    assert all(name in answer for name in found)
+    assert not_found not in answer
+
+
+def test_packed_models_complete_with_their_formats(codegen, tmp_path):
+    for name in ("mine.int4", "mine.int8", "other.f16"):
+        write_packed(tmp_path / "models" / f"{name}.safetensors")
+    home = {"CODEGEN_HOME": str(tmp_path)}
+    line = "codegen complete -m mi"
+    assert completions(codegen, "bash", line, **home).split() == ["mine"]
+    line = "codegen complete -m mine:"
+    assert completions(codegen, "fish", line, **home).split() == ["mine:int4", "mine:int8"]
+
+
+def test_completing_a_model_survives_a_broken_home_and_imports_nothing_heavy(codegen, tmp_path):
+    broken = tmp_path / "file"
+    broken.touch()
+    line = "codegen complete -m 16B-mo"
+    answer = completions(codegen, "bash", line, CODEGEN_HOME=str(broken / "home"))
+    assert answer.split() == ["16B-mono"]
+    script = (
+        "import sys\n"
+        "from codegen_cli.commands.model_names import model_names\n"
+        "assert model_names('350M-mo') == ['350M-mono']\n"
+        "assert not {'numpy', 'numba', 'huggingface_hub'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_itself_completes_with_the_script(codegen, tmp_path):
+    program = tmp_path / "codegen"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m codegen_cli "$@"\n')
+    program.chmod(0o755)
+    script = stdout_of(codegen(_CODEGEN_COMPLETE="source_bash"))
+    ask = "COMP_WORDS=(codegen models ver); COMP_CWORD=2; _codegen_completion codegen"
+    result = subprocess.run(
+        ["bash", "--norc", "-c", f'{script}\n{ask}\necho "${{COMPREPLY[@]}}"'],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        check=True,
+    )
+    assert result.stdout.decode().strip() == "verify"
+
+
+# --- terminals ------------------------------------------------------------------------------------
+
+
+def on_terminal(*arguments, typed=b"", **environment):
+    """What `codegen ARGUMENTS` shows on a terminal of 100 columns, and its exit code."""
+    import pty
+
+    process_id, terminal = pty.fork()
+    if process_id == 0:
+        os.environ.update({"TERM": "xterm-256color", "COLUMNS": "100"} | environment)
+        os.execv(sys.executable, [sys.executable, "-m", "codegen_cli", *arguments])
+    os.write(terminal, typed)
+    shown = b""
+    try:
+        while part := os.read(terminal, 65536):
+            shown += part
+    except OSError:  # Linux: the other side is closed
+        pass
+    os.close(terminal)
+    return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_colours_unless_no_color_is_set(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    colour = "\x1b[36m"
+    shown, code = on_terminal("models", "list")
+    assert code == 0
+    assert colour in shown
+    plain, code = on_terminal("models", "list", NO_COLOR="1")
+    assert code == 0
+    assert colour not in plain
+    assert "350M-mono" in plain
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("typed", "code", "is_left"), [(b"y\n", 0, False), (b"\n", 1, True)])
+def test_rm_asks_on_a_terminal(tmp_path, typed, code, is_left):
+    path = write_packed(tmp_path / "models" / "mine.int8.safetensors")
+    shown, found = on_terminal("models", "rm", "mine", typed=typed, CODEGEN_HOME=str(tmp_path))
+    assert "Remove " in shown
+    assert "[y/N]" in shown
+    assert found == code
+    assert path.exists() is is_left
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("模型 é", "模型 é"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("a\nb\t", "a\\nb\\t"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped(text, shown):
+    assert console.printable(text) == shown
