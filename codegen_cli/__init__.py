@@ -1,3 +1,55 @@
-"""Run Salesforce CodeGen models on an ordinary CPU."""
+"""Run Salesforce CodeGen models on an ordinary CPU.
+
+    import codegen_cli
+
+    with codegen_cli.load("350M-mono") as model:
+        print(model.complete("def fib(n):"))
+
+Names are imported when they are first used: `import codegen_cli` takes no time.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codegen_cli.generate import GenerateOptions, Generation, Piece, Summary
+    from codegen_cli.language_model import LanguageModel, load
+    from codegen_cli.likelihood import Score
+    from quantize.errors import UserError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GenerateOptions",
+    "Generation",
+    "LanguageModel",
+    "Piece",
+    "Score",
+    "Summary",
+    "UserError",
+    "load",
+]
+
+_MODULES = {
+    "GenerateOptions": "codegen_cli.generate",
+    "Generation": "codegen_cli.generate",
+    "LanguageModel": "codegen_cli.language_model",
+    "Piece": "codegen_cli.generate",
+    "Score": "codegen_cli.likelihood",
+    "Summary": "codegen_cli.generate",
+    "UserError": "quantize.errors",
+    "load": "codegen_cli.language_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

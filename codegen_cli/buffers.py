@@ -10,9 +10,15 @@ from codegen_cli.kv_cache import capacity_of
 from quantize.config import ModelConfig
 from quantize.layout import round_up
 
+# Ids a step takes at once. Each block of weights is read once per chunk; more ids would overflow
+# the first-level cache with their activations, fewer would read the weights more often.
+CHUNK = 64
+
 _LINE_BYTES = 64
 _BARRIER_SLOTS = 24
 _LANES, _GROUP = 16, 32
+# All that a published model has: the first block is the only one.
+_ROTARY_BLOCK = 2048
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
@@ -41,13 +47,17 @@ class Buffers:
             "counters": aligned_zeros((3 * config.n_layer + 1, 8), np.int64),
             "barrier": aligned_zeros((_BARRIER_SLOTS,), np.int64),
         }
-        self.cancel = np.zeros(1, np.int64)
-        self.arrays["cancel"] = self.cancel
         self.records = {
             "normed": self._activations_record(n_embd),
             "attended": self._activations_record(n_embd),
             "inner": self._activations_record(n_inner),
         }
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes of all arrays."""
+        arrays = [*self.arrays.values(), *self._activations]
+        return sum(array.nbytes for array in arrays)
 
     def _activations_record(self, n: int) -> Any:
         record = np.zeros(1, ACTIVATIONS)[0]
@@ -64,14 +74,30 @@ class Buffers:
         return record
 
 
-def rotary_tables(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return cosines and sines [capacity, rotary_dim / 2] float32 of the rotary embedding.
+class RotaryTables:
+    """Cosines and sines [capacity, rotary_dim / 2] float32 of the rotary embedding.
 
     The angle of pair i is position * 10000**(-2 i / rotary_dim), rounded to float32 as in
     transformers' CodeGen: at position 2000 a float64 angle differs by 1e-4.
+
+    Rows are filled in blocks, when positions need them: only as much of the zeroed memory is really
+    taken, whatever n_positions a file claims.
     """
-    exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32) / np.float32(config.rotary_dim)
-    frequencies = np.float32(1) / np.float32(10000) ** exponents
-    positions = np.arange(capacity_of(config), dtype=np.float32)
-    angles = positions[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
+
+    def __init__(self, config: ModelConfig) -> None:
+        exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32)
+        exponents /= np.float32(config.rotary_dim)
+        self._frequencies = np.float32(1) / np.float32(10000) ** exponents
+        shape = (capacity_of(config), config.rotary_dim // 2)
+        self.cosines: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
+        self.sines: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
+        self._n_filled = 0
+
+    def fill(self, n_positions: int) -> None:
+        """Make the rows of the first n_positions ready."""
+        while self._n_filled < n_positions:
+            rows = slice(self._n_filled, min(self._n_filled + _ROTARY_BLOCK, len(self.cosines)))
+            positions = np.arange(rows.start, rows.stop, dtype=np.float32)
+            angles = positions[:, None] * self._frequencies
+            self.cosines[rows], self.sines[rows] = np.cos(angles), np.sin(angles)
+            self._n_filled = rows.stop

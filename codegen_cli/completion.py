@@ -20,15 +20,19 @@ from codegen_cli.tokenizer import Tokenizer
 class Completion:
     """Loads a model, completes a prompt with it, and keeps what a report needs.
 
-    echo     the prompt is written first
-    streams  text goes to stdout as it is made
+    echo            the prompt is written first
+    streams         text goes to stdout as it is made
+    special_tokens  `<|endoftext|>` in the prompt is the end mark, not text
 
     `summary` is None until the model is loaded; from then on text and summary tell what was made so
     far, however the run ends.
     """
 
-    def __init__(self, options: GenerateOptions, *, echo: bool, streams: bool) -> None:
+    def __init__(
+        self, options: GenerateOptions, *, echo: bool, streams: bool, special_tokens: bool = False
+    ) -> None:
         self._options = options
+        self._special_tokens = special_tokens
         self._echo = echo
         self._streams = streams
         self._model_name = ""
@@ -92,7 +96,7 @@ class Completion:
         started = time.monotonic()
         packed = choose_model(model_option, self._options.deadline)
         self._model_name = packed.name
-        model = load_model(packed.path, n_threads, _say_compiling, self._options.deadline)
+        model = load_model(packed.path, n_threads, console.note_compiling, self._options.deadline)
         self._load_seconds = time.monotonic() - started
         return model
 
@@ -103,6 +107,7 @@ class Completion:
             tokenizer,
             n_positions=model.n_positions,
             max_tokens=self._options.max_tokens,
+            special_tokens=self._special_tokens,
         )
         if fitted.n_dropped_characters:
             console.note(
@@ -122,7 +127,3 @@ class Completion:
         """Let the shell's next prompt begin on a line of its own, without a byte on stdout."""
         if self._streams and sys.stdout.isatty() and self.text and not self.text.endswith("\n"):
             console.end_line()
-
-
-def _say_compiling() -> None:
-    console.note("compiling kernels for this CPU, about 10 s, once")

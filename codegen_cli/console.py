@@ -1,13 +1,16 @@
-"""What the user is told beside the completion: notes, errors and progress, all on stderr.
+"""What the user is told: notes, errors and progress on stderr; tables, as results, on stdout.
 
 The only module on rich, imported when something is drawn; a plain line needs none.
 """
 
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 _is_quiet = False
+_is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
 
 
 def set_quiet(quiet: bool) -> None:
@@ -16,22 +19,37 @@ def set_quiet(quiet: bool) -> None:
     _is_quiet = quiet
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Leave out notes and progress here and in what is called, whatever other threads show."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
+
+
 def note(text: str) -> None:
     """Tell the user something that is no error."""
-    if not _is_quiet:
-        print(f"codegen: {text}", file=sys.stderr, flush=True)
+    if not _leaves_out_notes():
+        print(f"codegen: {_inert(text)}", file=sys.stderr, flush=True)
+
+
+def note_compiling() -> None:
+    """Tell the user what the first run waits for."""
+    note("compiling kernels for this CPU, about 10 s, once")
 
 
 def show(text: str) -> None:
     """Show what was asked for, quiet or not."""
-    print(text, file=sys.stderr, flush=True)
+    print(_inert(text), file=sys.stderr, flush=True)
 
 
 def error(message: str, hint: str = "") -> None:
     """Show what went wrong and, on a line of its own, what to do."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_inert(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {_inert(hint)}", file=sys.stderr)
 
 
 def end_line() -> None:
@@ -39,15 +57,138 @@ def end_line() -> None:
     print(file=sys.stderr, flush=True)
 
 
+def is_interactive() -> bool:
+    """Tell whether somebody can be asked: stdin and stderr are a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(question: str) -> bool:
+    """Ask on the terminal; anything but yes is no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> None:
+    """Write rows in columns to stdout; the first column is emphasised on a terminal.
+
+    A terminal gets lines of its width, with colours unless NO_COLOR is set; a pipe or file gets
+    plain lines of any length. Columns align where characters are wide.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw_table(rows, headers)
+        return
+    text = "".join(f"{line}\n" for line in _aligned([headers, *rows] if headers else rows))
+    # Bytes, so that no locale is in the way of a model's name.
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def size(n_bytes: int) -> str:
+    """Return a size in words, in GB from a tenth of one on."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def printable(text: str) -> str:
+    """Escape what would move a terminal's cursor or cannot be encoded: names come from files."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _inert(text: str) -> str:
+    """Escape what a terminal would act on, in each line; a message may quote a stranger's file."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _draw_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawing = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headers))
+    for i, header in enumerate(headers or rows[0] if rows else ()):
+        drawing.add_column(
+            header if headers else "",
+            style="cyan" if i == 0 else "",
+            header_style="bold",
+            overflow="fold",
+        )
+    for row in rows:
+        drawing.add_row(*map(Text, row))  # Text: brackets in a name are no markup
+    Console(highlight=False).print(drawing)
+
+
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[float, float], None]]:
     """Show a bar on a terminal, nothing elsewhere; yields advance(done, total)."""
-    if _is_quiet or not sys.stderr.isatty():
+    if _leaves_out_notes() or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=None)
+        task = bars.add_task(escape(printable(label)), total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+# Probabilities from which a token has a style, from calm to hot; every terminal has the colours.
+_HEAT = (
+    (0.5, ""),
+    (0.1, "black on bright_yellow"),
+    (0.01, "black on yellow"),
+    (0.001, "black on bright_red"),
+    (0.0, "bold white on red"),
+)
+
+
+def shows_colours() -> bool:
+    """Tell whether stdout is a terminal that may be coloured (https://no-color.org)."""
+    is_dumb = os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
+
+
+def heat_map(cells: Iterable[tuple[str, float]]) -> None:
+    """Draw a text on the terminal, each part of it (text, probability) the hotter the less likely.
+
+    Lines are numbered; a surprising line end is shown as a sign, and so is what a terminal would
+    act on.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    terminal = Console(highlight=False, soft_wrap=True)
+    number, line = 1, Text()
+    for text, probability in cells:
+        style = next((style for least, style in _HEAT if probability >= least), "")
+        for index, part in enumerate(text.split("\n")):
+            if index:
+                line.append("↵" if style else "", style)
+                terminal.print(_numbered(number), line, sep="")
+                number, line = number + 1, Text()
+            line.append(printable(part.expandtabs(4)), style)
+    if line:
+        terminal.print(_numbered(number), line, sep="")
+    legend = Text(" " * 8)
+    for least, style in _HEAT:
+        legend.append(f" {least * 100:g} % and more " if least else " less ", style)
+    terminal.print(legend)
+
+
+def _numbered(number: int) -> str:
+    return f"[dim]{number:6}[/]  "
+
+
+def _leaves_out_notes() -> bool:
+    return _is_quiet or _is_silent.get()

@@ -29,8 +29,9 @@ from huggingface_hub.utils import tqdm as HubBar  # type: ignore[attr-defined]
 
 from codegen_cli.registry import ModelEntry
 from quantize.errors import UserError
+from quantize.input_file import read_input
+from quantize.tokenizer_files import COMPANIONS, TOKENIZER, VOCABULARY
 
-CONFIG_AND_TOKENIZER = ("config.json", "tokenizer.json")
 INDEX_SUFFIX = ".index.json"
 WEIGHTS = (
     "model.safetensors",
@@ -41,6 +42,7 @@ WEIGHTS = (
 """What holds the weights or lists the files that do; the first that exists is used."""
 
 ANSWER_SECONDS = 10
+_LARGEST_INDEX_BYTES = 64 << 20
 OFFLINE_HINT = "A checkpoint that you have needs no network: codegen quantize DIRECTORY"
 AGAIN_HINT = "Run the same command again; files that are complete are kept."
 
@@ -69,7 +71,7 @@ def cached_checkpoint(entry: ModelEntry) -> Path | None:
     weights = _first_weights(name for name in WEIGHTS if (directory / name).is_file())
     if weights is None:
         return None
-    files = [*CONFIG_AND_TOKENIZER, weights]
+    files = [*_companions(path.name for path in directory.iterdir()), weights]
     if weights.endswith(INDEX_SUFFIX):
         files += _shards(directory / weights)
     return directory if all((directory / name).is_file() for name in files) else None
@@ -96,7 +98,7 @@ def _fetch_checkpoint(entry: ModelEntry, on_event: OnEvent) -> Path:
         entry.repository, revision=entry.revision, timeout=ANSWER_SECONDS, files_metadata=True
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    files = [*CONFIG_AND_TOKENIZER, _first_weights(sizes) or WEIGHTS[0]]
+    files = [*_companions(sizes), _first_weights(sizes) or WEIGHTS[0]]
     _require_files(entry, files, sizes)
     if files[-1].endswith(INDEX_SUFFIX):
         files += _shards(_fetch_file(entry, files[-1], lambda n_bytes: None))
@@ -177,7 +179,7 @@ def _shards(index: Path) -> list[str]:
     The form is transformers': {"weight_map": {tensor name: file name}}.
     """
     try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = json.loads(read_input(index, _LARGEST_INDEX_BYTES))["weight_map"]
         names = sorted(set(weight_map.values()))
         if names and all(PurePosixPath(name).name == name for name in names):
             return names
@@ -186,6 +188,14 @@ def _shards(index: Path) -> list[str]:
     raise UserError(
         f"{index} does not list weight files", 'It must map tensors to files in "weight_map".'
     )
+
+
+def _companions(names: Iterable[str]) -> list[str]:
+    """Return what is needed beside weights: tokenizer.json or else what it can be built from."""
+    there = set(names)
+    if TOKENIZER in there or not there.issuperset(VOCABULARY):
+        return ["config.json", TOKENIZER]
+    return ["config.json", *VOCABULARY, *(name for name in COMPANIONS if name in there)]
 
 
 def _require_files(entry: ModelEntry, names: Iterable[str], sizes: Mapping[str, int]) -> None:

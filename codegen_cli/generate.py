@@ -26,19 +26,22 @@ Cache = TypeVar("Cache")
 class Forward(Protocol[Cache]):
     """A model that generate can run.
 
-    forward(ids, cache, n_logits) appends ids to those the cache holds and returns the logits that
-    follow the last n_logits of them, f32 [n_logits, vocab_size]. It may raise TimeUp once
-    `deadline` has passed.
+    forward(ids, cache, n_logits, deadline) appends ids to those the cache holds and returns the
+    logits that follow the last n_logits of them, f32 [n_logits, vocab_size]. It may raise TimeUp
+    once the deadline has passed.
     """
 
     config: ModelConfig
     n_positions: int
-    deadline: Deadline
 
     def new_cache(self) -> Cache: ...
 
     def forward(
-        self, ids: Sequence[int], cache: Cache, n_logits: int | None = None
+        self,
+        ids: Sequence[int],
+        cache: Cache,
+        n_logits: int | None = None,
+        deadline: Deadline = None,
     ) -> npt.NDArray[np.float32]: ...
 
 
@@ -141,7 +144,7 @@ class Generation(Iterator[Piece | Summary]):
         self._model = model
         self._prompt_ids = prompt_ids
         self._options = options
-        self._end_of_text = tokenizer.end_of_text
+        self._end_ids = tokenizer.end_ids(model.config.eos_token_id)
         missing_ids = tokenizer.missing_ids(model.config.vocab_size)
         self._sample = make_sampler(options.temperature, options.top_p, options.top_k, missing_ids)
         self._stream = TextStream(tokenizer)
@@ -166,13 +169,10 @@ class Generation(Iterator[Piece | Summary]):
         )
 
     def _run(self) -> Iterator[Piece | Summary]:
-        self._model.deadline = self._options.deadline
         try:
             finish_reason = yield from self._decode()
         except TimeUp:
             finish_reason = "time"
-        finally:
-            self._model.deadline = None
         rest = self._watch.feed(self._stream.finish()) + self._watch.finish()
         if rest:
             yield self._piece(rest)
@@ -185,11 +185,11 @@ class Generation(Iterator[Piece | Summary]):
         for position in range(first, min(first + options.max_tokens, self._model.n_positions)):
             with self._timed("prefill" if position == first else "decode"):
                 check_deadline(options.deadline)
-                logits = self._model.forward(ids, cache, n_logits=1)[-1]
+                logits = self._model.forward(ids, cache, 1, options.deadline)[-1]
             with self._timed("decode"):
-                token_id = self._sample(logits, uniform(options.seed, options.sample, position))
+                token_id = self._draw(logits, uniform(options.seed, options.sample, position))
                 self._n_sampled += 1
-                if token_id == self._end_of_text:
+                if token_id in self._end_ids:
                     return "stop"
                 self._ids_since_piece.append(token_id)
                 text = self._watch.feed(self._stream.feed(token_id))
@@ -199,6 +199,15 @@ class Generation(Iterator[Piece | Summary]):
                 return "stop"
             ids = [token_id]
         return "length"
+
+    def _draw(self, logits: npt.NDArray[np.float32], number: float) -> int:
+        try:
+            return self._sample(logits, number)
+        except ValueError as error:  # not finite: a file may hold any numbers
+            raise UserError(
+                f"the model computes no probabilities: {error}",
+                "Its file is damaged: `codegen models verify` tells where.",
+            ) from error
 
     def _piece(self, text: str) -> Piece:
         piece = Piece(text, tuple(self._ids_since_piece))
@@ -237,8 +246,13 @@ def _check_prompt(ids: Sequence[int], model: Forward[Any]) -> None:
             f"the prompt has {len(ids)} ids, need fewer than n_positions {model.n_positions}",
             "Shorten it from the front.",
         )
-    if max(ids) >= model.config.vocab_size:
+    check_ids(ids, model.config.vocab_size, "the prompt")
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, what: str) -> None:
+    """Raise UserError, naming `what`, for an id of the tokenizer's that the model lacks."""
+    if max(ids, default=0) >= vocab_size:
         raise UserError(
-            f"the prompt has id {max(ids)}, need ids below vocab_size {model.config.vocab_size}",
+            f"{what} has id {max(ids)}, need ids below vocab_size {vocab_size}",
             "The tokenizer does not belong to this model: use the one of its checkpoint.",
         )

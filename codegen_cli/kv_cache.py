@@ -1,5 +1,7 @@
 """Keys and values of the positions seen so far, in fp16."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,22 +18,33 @@ class KVCache:
     values  [n_layer, n_head, ceil(head_dim/16), capacity, 16]  u16  a lane is a dimension
 
     u16 holds fp16 bits; capacity is n_positions rounded up to 16. The operating system hands out
-    the zeroed memory page by page, as positions are filled.
+    the zeroed memory as positions are filled: page by page, or, in huge pages, nearly all of it
+    with the first one.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self.n_past = 0
         self.config = config
-        capacity, head_dim = capacity_of(config), config.head_dim
-        heads = (config.n_layer, config.n_head)
-        self.keys: npt.NDArray[np.uint16] = np.zeros(
-            (*heads, capacity // LANES, head_dim, LANES), np.uint16
-        )
-        self.values: npt.NDArray[np.uint16] = np.zeros(
-            (*heads, round_up(head_dim, LANES) // LANES, capacity, LANES), np.uint16
-        )
+        keys, values = _shapes(config)
+        self.keys: npt.NDArray[np.uint16] = np.zeros(keys, np.uint16)
+        self.values: npt.NDArray[np.uint16] = np.zeros(values, np.uint16)
+
+
+def cache_bytes(config: ModelConfig) -> int:
+    """Return the bytes of a KVCache for this model."""
+    return sum(2 * math.prod(shape) for shape in _shapes(config))
 
 
 def capacity_of(config: ModelConfig) -> int:
     """Return the positions that a cache for this model holds: n_positions rounded up to 16."""
     return round_up(config.n_positions, LANES)
+
+
+def _shapes(config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of keys and values."""
+    capacity, head_dim = capacity_of(config), config.head_dim
+    heads = (config.n_layer, config.n_head)
+    return (
+        (*heads, capacity // LANES, head_dim, LANES),
+        (*heads, round_up(head_dim, LANES) // LANES, capacity, LANES),
+    )

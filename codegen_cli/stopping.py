@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from codegen_cli.tokenizer import END_OF_TEXT
+from codegen_cli.tokenizer_options import END_OF_TEXT
 
 Until = Literal["function", "none"]
 

@@ -1,5 +1,6 @@
 """A team of threads that run one step together, and waiting for them in a way Ctrl-C can end."""
 
+import contextvars
 import ctypes
 import os
 import queue
@@ -17,6 +18,12 @@ T = TypeVar("T")
 Step = Callable[[int, int], int]
 """A compiled step: (address of its table, thread number) -> 0 done, 1 cancelled. Holds no GIL."""
 
+FillTable = Callable[[int], int]
+"""Writes a step_table.STEP record; address of [1] int64 that cancels the step -> record's address.
+
+The leader calls it when the step's turn has come.
+"""
+
 # The longest a wait lasts before Python looks for signals and deadlines again.
 _POLL_SECONDS = 0.1
 
@@ -31,28 +38,35 @@ def yield_address() -> int:
 
 
 class _Job:
-    """One step, which runs at most once however often it is handed over."""
+    """One step of one caller, with everything it needs until it is finished.
 
-    def __init__(self, table: int) -> None:
-        self.table = table
+    cancel  [1] int64  set to 1 to end the step early
+    """
+
+    def __init__(self, fill_table: FillTable) -> None:
+        self.fill_table = fill_table
+        self.cancel: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+        self.ends: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.is_finished = False
+        self._claims = threading.Lock()
+
+    def claim(self) -> bool:
+        """Tell whether nobody asked before: the leader, who runs the job, or who drops it."""
+        return self._claims.acquire(blocking=False)
 
 
 class Team:
-    """Threads that sleep until a step is given to them.
+    """Threads that sleep until a step is given to them; several callers take turns, step by step.
 
-    A signal handler may raise in the caller between any two lines, so the caller only hands a job
-    over and looks whether it is finished; both may be repeated. A leader starts the other threads
-    and waits for them.
+    A signal handler may raise in a caller between any two lines, so a caller holds no lock: it only
+    hands a job over and looks whether it is finished. A leader takes the jobs in their order; it
+    alone writes to what the steps share, starts the other threads and waits for them.
     """
 
     def __init__(self, n_threads: int, step: Step) -> None:
         self.n_threads = n_threads
         self._step = step
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._job = _Job(0)
-        self._job.is_finished = True
-        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._follower_tables: list[queue.SimpleQueue[int | None]] = [
             queue.SimpleQueue() for _ in range(1, n_threads)
         ]
@@ -64,53 +78,58 @@ class Team:
         for thread in self._threads:
             thread.start()
 
-    def run(self, table: int, cancel: npt.NDArray[np.int64], deadline: Deadline) -> None:
-        """Run one step on all threads and return when it is done.
-
-        table     address of a step_table.STEP record
-        cancel    [1] int64 that the record points to
+    def run(self, fill_table: FillTable, deadline: Deadline) -> None:
+        """Run one step on all threads, after those asked for before, and return when it is done.
 
         Raises TimeUp when the deadline passes first, and whatever a signal handler raises
-        (KeyboardInterrupt); the threads have left the step by then.
+        (KeyboardInterrupt); the threads have left the step by then. ValueError once the team is
+        closed.
         """
-        cancel[0] = 0
-        self._job = _Job(table)
+        job = _Job(fill_table)
         try:
             check_deadline(deadline)
-            self._jobs.put(self._job)
-            while not self._job.is_finished:
+            self._jobs.put(job)
+            while not self._is_over(job):
                 check_deadline(deadline)
-                _poll(self._wakeups, deadline)
+                _poll(job.ends, deadline)
         except BaseException:
-            cancel[0] = 1
-            self._jobs.put(self._job)  # the exception may have come before the first time
-            self.wait_until_idle()
+            job.cancel[0] = 1
+            while not (job.claim() or self._is_over(job)):
+                _poll(job.ends, None)
             raise
-
-    def wait_until_idle(self) -> None:
-        """Return when no step runs any more."""
-        while not self._job.is_finished:
-            _poll(self._wakeups, None)
+        if not job.is_finished:
+            raise ValueError("the model is closed")
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads once they have done what was asked for so far, and wait for them."""
         self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
+        # One of them may be here itself, collecting garbage: then nothing runs any more.
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join()
+
+    def _is_over(self, job: _Job) -> bool:
+        """Tell whether nothing more will happen to a job: it is finished, or nobody leads."""
+        somebody_leads = self._threads[0].is_alive()  # asked first: the leader's last job counts
+        return job.is_finished or not somebody_leads
 
     def _lead(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if job.is_finished:
-                continue
-            for tables in self._follower_tables:
-                tables.put(job.table)
-            self._step(job.table, 0)
-            for _ in self._follower_tables:
-                self._follower_ends.get()
-            job.is_finished = True
-            self._wakeups.put(None)
+            if job.claim():
+                self._run_job(job)
+            del job  # and with it a caller's arrays, perhaps a whole model
         for tables in self._follower_tables:
             tables.put(None)
+
+    def _run_job(self, job: _Job) -> None:
+        table = job.fill_table(job.cancel.ctypes.data)
+        for tables in self._follower_tables:
+            tables.put(table)
+        self._step(table, 0)
+        for _ in self._follower_tables:
+            self._follower_ends.get()
+        job.is_finished = True
+        job.ends.put(None)
 
     def _follow(self, number: int, tables: "queue.SimpleQueue[int | None]") -> None:
         while (table := tables.get()) is not None:
@@ -140,7 +159,8 @@ def run_interruptibly(work: Callable[[], T], deadline: Deadline = None) -> T:
         except BaseException as error:
             outcome.put((None, error))
 
-    threading.Thread(target=run, daemon=True).start()
+    # In the caller's context: there the console knows whether it may speak.
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
     while (end := _poll(outcome, deadline)) is None:
         check_deadline(deadline)
     result, error = end

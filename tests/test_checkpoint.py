@@ -169,7 +169,8 @@ def test_directory_without_weights_says_what_it_looked_for(directory: Path) -> N
 def test_absent_companion_is_named(directory: Path, name: str) -> None:
     (directory / name).unlink()
     error = refusal(directory)
-    assert error.message == f"{directory} holds no {name}, need it beside the weights"
+    or_else = " or vocab.json and merges.txt" if name == "tokenizer.json" else ""
+    assert error.message == f"{directory} holds no {name}, need it{or_else} beside the weights"
     assert f"Download {name}" in error.hint
 
 

@@ -117,6 +117,16 @@ def test_reaching_the_token_limit_is_reported_as_length(codegen):
     assert completion["usage"]["completion_tokens"] == 3
 
 
+@pytest.mark.parametrize(("options", "n_tokens"), [((), 9), (("--special-tokens",), 3)])
+def test_end_of_text_in_a_pipe_or_argument_is_text_unless_asked_for(codegen, options, n_tokens):
+    prompt = "<|endoftext|>def f"
+    arguments = ("--json", "-n", "1", *GREEDY[:3], *options)
+    piped = codegen("complete", *arguments, stdin=prompt.encode())
+    assert json.loads(text_of(piped))["usage"]["prompt_tokens"] == n_tokens
+    given = codegen("complete", *arguments, prompt)
+    assert json.loads(text_of(given))["usage"]["prompt_tokens"] == n_tokens
+
+
 def test_usage_goes_to_stderr(codegen):
     result = codegen("complete", *GREEDY, "--usage", "def fib(n):")
     assert re.search(rb"prompt 5 tokens .* completion \d+ tokens", result.stderr)
@@ -176,7 +186,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_every_command_shows_examples_in_its_help(codegen):
-    for command in ("complete", "quantize", "download"):
+    for command in ("complete", "score", "embed", "quantize", "download"):
         assert f"codegen {command} " in text_of(codegen(command, "--help"))
 
 

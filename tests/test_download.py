@@ -121,6 +121,19 @@ def test_safetensors_are_fetched_rather_than_pickled_weights(
     assert hub.fetched_files() == ["config.json", "tokenizer.json", "model.safetensors"]
 
 
+def test_where_tokenizer_json_is_absent_the_files_it_is_built_from_are_fetched(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    names = ("merges.txt", "added_tokens.json", "tokenizer_config.json")
+    older = {name: name.encode() for name in names}
+    hub.repositories["someone/model"].files = without("tokenizer.json") | older
+    downloaded, cached = ask(environment(hub.url, tmp_path), DOWNLOAD, CACHED)
+    needed = ["config.json", "vocab.json", *older, "pytorch_model.bin"]
+    assert hub.fetched_files() == needed
+    assert {path.name for path in Path(downloaded["path"]).iterdir()} == set(needed)
+    assert cached["path"] == downloaded["path"]
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("model", "safetensors"), ("pytorch_model", "bin")])
 def test_all_shards_of_an_index_are_fetched_and_no_others(
     hub: HubServer, tmp_path: Path, kind: str, suffix: str

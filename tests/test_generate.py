@@ -1,16 +1,18 @@
 """Generation over two small models: one recites a text, one samples from counts of pairs."""
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, VOCAB_SIZE
+from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON, VOCAB_SIZE
 
 from codegen_cli.deadline import TimeUp, check_deadline, remaining
 from codegen_cli.generate import GenerateOptions, Piece, Summary, generate
+from codegen_cli.tokenizer import Tokenizer
 from quantize.config import ModelConfig
 from quantize.errors import UserError
 
@@ -43,7 +45,6 @@ class Recital:
     def __init__(self, script, n_positions=256, vocab_size=VOCAB_SIZE, before_step=None):
         self.config = config_of(vocab_size, n_positions)
         self.n_positions = n_positions
-        self.deadline = None
         self.script = [*PROMPT_IDS, *script]
         self.calls = []
         self.deadlines = []
@@ -52,10 +53,10 @@ class Recital:
     def new_cache(self):
         return PastIds([])
 
-    def forward(self, ids, cache, n_logits=None):
+    def forward(self, ids, cache, n_logits=None, deadline=None):
         self.before_step(len(cache.ids))
         self.calls.append(list(ids))
-        self.deadlines.append(self.deadline)
+        self.deadlines.append(deadline)
         cache.ids += ids
         logits = np.zeros((n_logits, self.config.vocab_size), np.float32)
         logits[-1, self.script[len(cache.ids)]] = 50
@@ -68,14 +69,13 @@ class Pairs:
     def __init__(self, text, n_positions=256):
         self.config = config_of(VOCAB_SIZE, n_positions)
         self.n_positions = n_positions
-        self.deadline = None
         ids = TOKENIZER.encode(text)
         self.pairs = list(zip(ids, ids[1:] + ids[:1], strict=True))
 
     def new_cache(self):
         return PastIds([])
 
-    def forward(self, ids, cache, n_logits=None):
+    def forward(self, ids, cache, n_logits=None, deadline=None):
         cache.ids += ids
         logits = np.full((n_logits, VOCAB_SIZE), -20, np.float32)
         logits[:, 50295:] = 30  # rows that no token has
@@ -127,6 +127,32 @@ def test_pieces_join_to_the_text_of_the_ids_sampled(text):
     assert [i for piece in pieces for i in piece.ids] == TOKENIZER.encode(text)
     assert summary.finish_reason == "stop"
     assert summary.completion_tokens == len(TOKENIZER.encode(text)) + 1
+
+
+def test_an_ordinary_token_in_eos_token_id_ends_nothing():
+    """CodeGen2's config says 2, which is the token `#`."""
+    text = "x = 1 #"
+    model = recital_of(text)
+    model.config = replace(model.config, eos_token_id=(2,))
+    assert TOKENIZER.encode("#") == [2]
+    joined, _, summary = complete(model)
+    assert joined == text
+    assert summary.completion_tokens == len(TOKENIZER.encode(text)) + 1
+
+
+def test_a_special_token_in_eos_token_id_ends_the_completion():
+    own_end = 50295
+    fields = json.loads(TOKENIZER_JSON)
+    fields["added_tokens"].append(
+        {"id": own_end, "content": "<|end|>", "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    )
+    tokenizer = Tokenizer.from_json(json.dumps(fields).encode())
+    model = Recital([*TOKENIZER.encode("\n    pass"), own_end, END_OF_TEXT_ID])
+    model.config = replace(model.config, eos_token_id=(own_end,))
+    *pieces, summary = generate(model, tokenizer, PROMPT_IDS, options())
+    assert "".join(piece.text for piece in pieces) == "\n    pass"
+    assert summary.finish_reason == "stop"
 
 
 def test_the_prompt_is_fed_once_and_then_each_id_that_is_needed():
@@ -251,12 +277,11 @@ def test_the_deadline_is_checked_before_each_step_for_models_that_do_not(clock):
     assert (summary.finish_reason, summary.completion_tokens) == ("time", 3)
 
 
-def test_the_model_knows_the_deadline_while_it_runs_and_not_afterwards():
+def test_every_step_knows_the_deadline():
     deadline = time.monotonic() + 100
     model = recital_of(" a")
     complete(model, deadline=deadline)
     assert set(model.deadlines) == {deadline}
-    assert model.deadline is None
 
 
 def test_an_interrupt_passes_through_and_the_summary_tells_how_far_it_came():

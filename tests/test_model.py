@@ -1,7 +1,9 @@
 """Model and Team: what forward refuses, and that a step cut short leaves everything usable."""
 
+import ctypes
 import signal
 import sys
+import threading
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.deadline import TimeUp
 from codegen_cli.model import Model, load_model
-from codegen_cli.threads import run_interruptibly
+from codegen_cli.threads import Team, run_interruptibly
 from quantize.quantize_model import quantize
 
 
@@ -35,7 +37,9 @@ def ids_of(model: Model, n: int):
         ([], None, "non-empty"),
         ([-1], None, "must lie in"),
         ([10**9], None, "must lie in"),
-        ([1, 2], 3, "n_logits is 3"),
+        ([1, 2], 3, "3 results are wanted, of 2 ids"),
+        ([1.5], None, "must be whole numbers"),
+        ([[1]], None, "non-empty sequence, not of shape"),
         ([1] * 129, 1, "exceed n_positions 128"),
     ],
 )
@@ -75,12 +79,8 @@ def test_time_up_leaves_the_cache_as_it_was(model):
     ids = ids_of(model, 60)
     cache = model.new_cache()
     model.forward(ids[:20], cache, 1)
-    model.deadline = time.monotonic() - 1
-    try:
-        with pytest.raises(TimeUp):
-            model.forward(ids[20:], cache)
-    finally:
-        model.deadline = None
+    with pytest.raises(TimeUp):
+        model.forward(ids[20:], cache, deadline=time.monotonic() - 1)
     assert cache.n_past == 20
     expected = model.forward(ids, model.new_cache())[20:]
     assert np.array_equal(model.forward(ids[20:], cache), expected)
@@ -113,3 +113,83 @@ def test_work_that_fails_raises_where_it_is_waited_for():
 def test_work_is_left_when_time_is_up():
     with pytest.raises(TimeUp):
         run_interruptibly(lambda: time.sleep(60), time.monotonic() + 0.05)
+
+
+class SlowStep:
+    """Stands for compiled code: each call waits for `go`; tables that were run are kept."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.started = threading.Event()
+        self.tables = []
+
+    def __call__(self, table, thread):
+        self.tables.append(table)
+        self.started.set()
+        self.go.wait(30)
+        return 0
+
+
+@pytest.fixture
+def slow_team():
+    step = SlowStep()
+    team = Team(1, step)
+    first = threading.Thread(target=team.run, args=(lambda cancel: 1, None))
+    first.start()
+    assert step.started.wait(10)
+    yield team, step
+    step.go.set()
+    first.join()
+    team.close()
+
+
+def test_a_step_whose_time_is_up_before_its_turn_is_never_run(slow_team):
+    team, step = slow_team
+    with pytest.raises(TimeUp):
+        team.run(lambda cancel: 2, time.monotonic() + 0.05)
+    assert not step.go.is_set()  # the first one still runs
+    step.go.set()
+    team.run(lambda cancel: 3, None)
+    assert step.tables == [1, 3]
+
+
+def test_a_step_of_a_closed_team_is_refused_after_those_before_it(slow_team):
+    team, step = slow_team
+    closing = threading.Thread(target=team.close)
+    closing.start()
+    time.sleep(0.05)
+    step.go.set()
+    with pytest.raises(ValueError, match="the model is closed"):
+        team.run(lambda cancel: 2, None)
+    assert step.tables == [1]
+
+
+def test_each_step_is_cancelled_by_its_own_flag():
+    flags = []
+
+    def step(table, thread):
+        flag = ctypes.c_int64.from_address(table)
+        ends = time.monotonic() + 30
+        while not flag.value and time.monotonic() < ends:
+            time.sleep(0.001)
+        flags.append(flag.value)
+        return 1
+
+    team = Team(1, step)
+    for _ in range(2):
+        with pytest.raises(TimeUp):
+            team.run(lambda cancel: cancel, time.monotonic() + 0.05)
+    team.close()
+    assert flags == [1, 1]
+
+
+def test_a_team_that_closes_itself_while_collecting_garbage_ends():
+    team = Team(2, lambda table, thread: 0)
+
+    def fill_table(cancel):
+        team.close()
+        return 1
+
+    team.run(fill_table, None)
+    with pytest.raises(ValueError, match="the model is closed"):
+        team.run(lambda cancel: 2, None)

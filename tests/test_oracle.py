@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from golden import GOLDEN_NAMES, read_golden
-from oracle import oracle_logits, round_to_int8, twin_logits
+from oracle import ACTIVATIONS, n_shards, oracle_logits, round_to_int8, twin_logits
 
 # Largest difference in spreads of the logits. Measured: 2.5e-6, float32's own rounding.
 ORACLE_TOLERANCE = 1e-5
@@ -27,6 +27,8 @@ def test_goldens_cover_the_shapes_that_kernels_treat_differently() -> None:
     assert {config["tie_word_embeddings"] for config in configs} == {True, False}
     assert any(config["vocab_size"] % 16 for config in configs)
     assert any((config["n_inner"] or 0) % 32 for config in configs)
+    assert {config["activation_function"] for config in configs} == set(ACTIVATIONS)
+    assert {n_shards(config) for config in configs} == {4, 8}
 
 
 def test_every_tensor_of_a_golden_moves_its_logits() -> None:

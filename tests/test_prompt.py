@@ -10,6 +10,7 @@ from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
 from codegen_cli.prompt import check_argument, decode_input, fit_prompt
 from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.tokenizer_options import TokenizerOptions
 from quantize.errors import UserError
 
 SOURCE = Path(__file__).read_text(encoding="utf-8")
@@ -110,7 +111,7 @@ def test_only_the_tail_of_a_long_text_is_encoded(unit, monkeypatch):
     monkeypatch.setattr(
         TOKENIZER,
         "encode_with_starts",
-        lambda tail: encoded.append(len(tail)) or encode_with_starts(tail),
+        lambda tail, **reading: encoded.append(len(tail)) or encode_with_starts(tail, **reading),
     )
     fitted = fit(text, n_positions=2048, max_tokens=128)
     assert 1900 < len(fitted.ids) <= 1920
@@ -124,7 +125,7 @@ def test_a_prompt_of_blanks_that_end_the_text_is_kept():
 
 
 def test_an_empty_prompt_is_refused():
-    with pytest.raises(UserError, match=r"^the prompt is empty$") as raised:
+    with pytest.raises(UserError, match=r"^the prompt is empty") as raised:
         fit("")
     assert raised.value.hint == "Give the beginning of the code to complete."
 
@@ -172,3 +173,34 @@ def test_an_argument_of_invalid_utf8_is_named_with_its_byte():
 
 def test_an_argument_of_text_passes_unchanged():
     assert check_argument("日 \r\n", "PROMPT") == "日 \r\n"
+
+
+def test_end_of_text_in_a_prompt_is_text_unless_asked_for():
+    text = "<|endoftext|>def f"
+    room = {"n_positions": 64, "max_tokens": 16}
+    assert fit_prompt(text, TOKENIZER, **room).ids == TOKENIZER.encode(text)
+    assert fit_prompt(text, TOKENIZER, special_tokens=True, **room).ids == [50256, 4299, 277]
+
+
+def test_the_cut_of_a_long_prompt_reads_special_tokens_as_asked():
+    text = "x = 1\n" * 100 + "<|endoftext|>" * 20
+    room = {"n_positions": 64, "max_tokens": 16}
+    as_text = fit_prompt(text, TOKENIZER, **room)
+    assert (len(as_text.ids), 50256 in as_text.ids) == (48, False)
+    assert fit_prompt(text, TOKENIZER, special_tokens=True, **room).ids[-20:] == [50256] * 20
+
+
+@pytest.mark.parametrize("text", ["def f", "x = 1\n" * 100, " word" * 100])
+def test_bos_stands_before_what_is_kept_and_counts(text):
+    tokenizer = Tokenizer.from_json(
+        TOKENIZER_JSON, options=TokenizerOptions(add_bos_token=True, bos_token="!")
+    )
+    fitted = fit_prompt(text, tokenizer, n_positions=64, max_tokens=16)
+    assert fitted.ids[0] == 0
+    assert len(fitted.ids) <= 48
+    assert fitted.ids[1:] == TOKENIZER.encode(text[fitted.n_dropped_characters :])
+
+
+def test_a_lone_surrogate_anywhere_in_a_prompt_is_named():
+    with pytest.raises(UserError, match=r"^the prompt is not Unicode text.* at character 1"):
+        fit("a\udc80" + "x = 1\n" * 100_000)

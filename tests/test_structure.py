@@ -9,7 +9,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 MODULES = """
-quantize
 quantize.errors
 quantize.input_file
 quantize.json_object
@@ -19,6 +18,7 @@ quantize.inert_pickle
 quantize.torch_zip
 quantize.safetensors_map
 quantize.tensor_map
+quantize.tokenizer_files
 quantize.checkpoint
 quantize.blocks
 quantize.layout
@@ -26,15 +26,21 @@ quantize.scale_search
 quantize.packed_file
 quantize.packed_writer
 quantize.quantize_model
-codegen_cli
+quantize
 codegen_cli.deadline
 codegen_cli.console
 codegen_cli.paths
 codegen_cli.settings
 codegen_cli.registry
+codegen_cli.local_models
+codegen_cli.verification
 codegen_cli.download
+codegen_cli.model_default
 codegen_cli.packing
-codegen_cli.model_choice
+codegen_cli.tokenizer_file
+codegen_cli.token_text
+codegen_cli.tokenizer_options
+codegen_cli.vocabulary_files
 codegen_cli.tokenizer
 codegen_cli.text_stream
 codegen_cli.prompt
@@ -46,6 +52,7 @@ codegen_cli.kernels.dot_product
 codegen_cli.kernels.threading_primitives
 codegen_cli.kernels.matmul
 codegen_cli.kernels.pointwise
+codegen_cli.kernels.activations
 codegen_cli.kernels.attention
 codegen_cli.kernels.step_table
 codegen_cli.kernels.step
@@ -53,18 +60,35 @@ codegen_cli.threads
 codegen_cli.kernel_cache
 codegen_cli.kv_cache
 codegen_cli.buffers
+codegen_cli.memory
+codegen_cli.inventory
+codegen_cli.model_views
+codegen_cli.model_choice
 codegen_cli.weights
 codegen_cli.model
 codegen_cli.random_draws
 codegen_cli.sampler
 codegen_cli.stopping
 codegen_cli.generate
+codegen_cli.windows
+codegen_cli.likelihood
+codegen_cli.embedding
+codegen_cli.language_model
+codegen_cli
 codegen_cli.openai_json
 codegen_cli.completion
+codegen_cli.token_table
+codegen_cli.score_report
+codegen_cli.embed_report
 codegen_cli.commands
+codegen_cli.commands.model_names
+codegen_cli.commands.options
 codegen_cli.commands.complete
+codegen_cli.commands.score
+codegen_cli.commands.embed
 codegen_cli.commands.download
 codegen_cli.commands.quantize
+codegen_cli.commands.models
 codegen_cli.commands.app
 codegen_cli.__main__
 """.split()
@@ -76,6 +100,7 @@ DOORS = {
     "huggingface_hub": ["codegen_cli.download"],
     "tokenizers": ["codegen_cli.tokenizer"],
     "platformdirs": ["codegen_cli.paths"],
+    "filelock": ["codegen_cli.settings"],
     "numba": ["codegen_cli.kernels", "codegen_cli.kernel_cache", "quantize.scale_search"],
     "llvmlite": ["codegen_cli.kernels", "codegen_cli.kernel_cache", "codegen_cli.cpu"],
     "safetensors": [],

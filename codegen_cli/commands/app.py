@@ -14,20 +14,34 @@ import typer
 from codegen_cli import __version__, console
 from codegen_cli.commands.complete import complete
 from codegen_cli.commands.download import download
+from codegen_cli.commands.embed import embed
+from codegen_cli.commands.models import app as models
 from codegen_cli.commands.quantize import quantize
+from codegen_cli.commands.score import score
 from quantize.errors import UserError
 
 app = typer.Typer(
     name="codegen",
     help="Complete code with Salesforce's CodeGen models on an ordinary CPU.",
     epilog='Start with: codegen complete "def fib(n):"',
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (complete, download, quantize):
+for command in (complete, score, embed, download, quantize):
     app.command()(command)
+app.add_typer(models, name="models")
+
+START = """\
+codegen completes code with Salesforce's CodeGen models on this computer's processor.
+
+Try:
+  codegen complete "def fib(n):"      the small bundled model answers, offline
+  codegen models list                 the real models, and which of them fit here
+  codegen download 350M-mono && codegen quantize 350M-mono    get one and run it from then on
+
+More: codegen --help, codegen COMMAND --help, codegen --install-completion"""
 
 
 def _show_version(wanted: bool) -> None:
@@ -38,12 +52,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(START)
 
 
 def run() -> None:

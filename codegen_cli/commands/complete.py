@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from codegen_cli import console
+from codegen_cli.commands import options
 from quantize.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,15 +26,7 @@ def complete(
     file: Annotated[
         Path | None, typer.Option("--file", metavar="PATH", help="Begin the prompt with a file.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="CODEGEN_MODEL",
-            help="A name (350M-mono, 2B-multi:int4), a packed file or a checkpoint directory.",
-        ),
-    ] = None,
+    model: options.Model = None,
     max_tokens: Annotated[
         int,
         typer.Option("--max-tokens", "-n", envvar="CODEGEN_MAX_TOKENS", help="Most new tokens."),
@@ -67,23 +60,22 @@ def complete(
     echo: Annotated[
         bool, typer.Option("--echo", help="Write the prompt first, unchanged.")
     ] = False,
+    special_tokens: Annotated[
+        bool,
+        typer.Option("--special-tokens", help="Read <|endoftext|> in the prompt as the end mark."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
     ] = False,
     usage: Annotated[
         bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, envvar="CODEGEN_THREADS", help="Default: one per core."),
-    ] = None,
+    threads: options.Threads = None,
     max_time: Annotated[
         float | None,
         typer.Option("--max-time", envvar="CODEGEN_MAX_TIME", help="End after so many seconds."),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", envvar="CODEGEN_QUIET", help="No notes on stderr.")
-    ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Complete code, up to the end of the function.
 
@@ -93,6 +85,7 @@ def complete(
     cat shapes.py | codegen complete - "def area("
     codegen complete -m 2B-mono:int4 --until none "# parse a CSV file"
     codegen complete --json --seed 7 "def add(a, b):" | jq -r .choices[0].text
+    codegen complete --special-tokens "<|endoftext|>import os"
     """
     started = time.monotonic()
     console.set_quiet(quiet)
@@ -100,7 +93,7 @@ def complete(
         raise typer.BadParameter("give a PROMPT, --file, or a pipe on stdin")
     if max_time is not None and not max_time > 0:
         raise typer.BadParameter(f"max_time is {max_time}, need a number above 0")
-    options = _options(
+    generate_options = _options(
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -113,7 +106,9 @@ def complete(
     from codegen_cli.completion import Completion
     from codegen_cli.prompt_input import read_prompt
 
-    completion = Completion(options, echo=echo, streams=not as_json)
+    completion = Completion(
+        generate_options, echo=echo, streams=not as_json, special_tokens=special_tokens
+    )
     try:
         completion.run(lambda: read_prompt(prompt or [], file), model, threads)
     finally:

@@ -5,12 +5,17 @@ from typing import Annotated
 import typer
 
 from codegen_cli import console
+from codegen_cli.commands.model_names import model_names
 
 
 def download(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A name such as 350M-mono, or owner/name on the hub."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A name such as 350M-mono, or owner/name on the hub.",
+            autocompletion=model_names,
+        ),
     ],
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No notes on stderr.", envvar="CODEGEN_QUIET")

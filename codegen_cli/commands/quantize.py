@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from codegen_cli import console
+from codegen_cli.commands.model_names import model_names
 
 
 def quantize(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A model name, a checkpoint directory or its weight file."
+            metavar="SOURCE",
+            help="A model name, a checkpoint directory or its weight file.",
+            autocompletion=model_names,
         ),
     ],
     format: Annotated[

@@ -1,0 +1,54 @@
+"""`codegen embed`: text files -> a vector for each, from the model's hidden states."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from codegen_cli import console
+from codegen_cli.commands import options
+
+
+def embed(
+    files: options.TextFiles,
+    pool: Annotated[
+        Literal["mean", "last"],
+        typer.Option("--pool", help="The mean of all tokens' states, or the last token's state."),
+    ] = "mean",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write a JSON object a line instead of .npy.")
+    ] = False,
+    model: options.Model = None,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Turn texts into vectors: hidden states after the model's last norm.
+
+    Writes one float32 array in NumPy's .npy format, a row a file: [files, n_embd]. A text longer
+    than the model's context is read in overlapping windows of one context, each half a context
+    further than the one before (the stride): every token's state is taken once, after all tokens
+    before it or at least half a context of them.
+
+    \b
+    codegen embed src/*.py -o vectors.npy
+    codegen embed --pool last --json a.py b.py | jq -c .embedding
+    cat area.py | codegen embed -m 350M-mono - > area.npy
+    """
+    console.set_quiet(quiet)
+    if output is None and not as_json and sys.stdout.isatty():
+        raise typer.BadParameter("a .npy file is binary: give -o FILE or --json, or redirect it")
+    from codegen_cli.embed_report import write_vectors
+    from codegen_cli.language_model import load
+    from codegen_cli.prompt_input import read_texts
+    from codegen_cli.threads import run_interruptibly
+
+    texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
+    named = list(zip(files, texts, strict=True))
+    write_vectors(
+        lambda: load(model, threads, notes=True), named, pool, output=output, as_json=as_json
+    )

@@ -1,0 +1,50 @@
+"""`codegen score`: text files -> how likely the model finds them."""
+
+from typing import Annotated
+
+import typer
+
+from codegen_cli import console
+from codegen_cli.commands import options
+
+
+def score(
+    files: options.TextFiles,
+    tokens: Annotated[
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Show every token: in colours on a terminal, else a line with its probability.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON object for all files.")
+    ] = False,
+    model: options.Model = None,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how likely the model finds texts: bits per byte, perplexity.
+
+    The end-of-text token is read first, so that every token of a text has a probability. A text
+    longer than the model's context is read in overlapping windows of one context, each half a
+    context further than the one before (the stride): every token is scored once, after all tokens
+    before it or at least half a context of them.
+
+    \b
+    codegen score src/*.py
+    codegen score --tokens area.py
+    git show HEAD:area.py | codegen score -m 2B-mono:int4 -
+    codegen score --tokens area.py | sort -t "$(printf '\\t')" -k3,3gr | head
+    codegen score --json *.py | jq .total.bits_per_byte
+    """
+    console.set_quiet(quiet)
+    from codegen_cli.language_model import load
+    from codegen_cli.prompt_input import read_texts
+    from codegen_cli.score_report import write_scores
+    from codegen_cli.threads import run_interruptibly
+
+    texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
+    with load(model, threads, notes=True) as language_model:
+        named = zip(files, texts, strict=True)
+        write_scores(language_model, named, with_tokens=tokens, as_json=as_json)
