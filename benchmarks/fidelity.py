@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen_cli.cpu import usable_cores
-from codegen_cli.model import Model, load_model
+from codegen_cli.engine.cpu import usable_cores
+from codegen_cli.engine.model import Model, load_model
 from quantize.blocks import (
     Bytes,
     Float32,

@@ -38,7 +38,7 @@ except ImportError:
     sys.exit("benchmarks/fuzz.py needs atheris: pip install '.[fuzz]'")
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-INSTRUMENTED = ["quantize", "codegen_cli.tokenizer_file", "zipfile", "pickletools", "json"]
+INSTRUMENTED = ["quantize", "codegen_cli.text.tokenizer_file", "zipfile", "pickletools", "json"]
 for module in ("zipfile", "pickletools", "json", "json.decoder", "json.scanner"):
     sys.modules.pop(module, None)
 with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from codegen_cli.registry import entries
+from codegen_cli.store.registry import entries
 from quantize.config import parse_config
 from quantize.tensor_map import tensor_specs
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from codegen_cli.cpu import usable_cores
-from codegen_cli.model import Model, load_model
+from codegen_cli.engine.cpu import usable_cores
+from codegen_cli.engine.model import Model, load_model
 
 STEPS = 64
 PROMPT = 512

@@ -11,9 +11,9 @@ Names are imported when they are first used: `import codegen_cli` takes no time.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codegen_cli.generate import GenerateOptions, Generation, Piece, Summary
+    from codegen_cli.analysis.likelihood import Score
+    from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, Summary
     from codegen_cli.language_model import LanguageModel, load
-    from codegen_cli.likelihood import Score
     from quantize.errors import UserError
 
 __version__ = "0.1.0"
@@ -30,12 +30,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "GenerateOptions": "codegen_cli.generate",
-    "Generation": "codegen_cli.generate",
+    "GenerateOptions": "codegen_cli.decoding.generate",
+    "Generation": "codegen_cli.decoding.generate",
     "LanguageModel": "codegen_cli.language_model",
-    "Piece": "codegen_cli.generate",
-    "Score": "codegen_cli.likelihood",
-    "Summary": "codegen_cli.generate",
+    "Piece": "codegen_cli.decoding.generate",
+    "Score": "codegen_cli.analysis.likelihood",
+    "Summary": "codegen_cli.decoding.generate",
     "UserError": "quantize.errors",
     "load": "codegen_cli.language_model",
 }

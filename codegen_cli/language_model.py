@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli import console
+from codegen_cli.analysis.embedding import Pool, embed_text
+from codegen_cli.analysis.likelihood import Progress, Score, score_text
 from codegen_cli.deadline import Deadline
-from codegen_cli.embedding import Pool, embed_text
-from codegen_cli.generate import GenerateOptions, Generation, Piece, generate
-from codegen_cli.likelihood import Progress, Score, score_text
-from codegen_cli.model import Model, load_model
+from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, generate
+from codegen_cli.decoding.stopping import Until
+from codegen_cli.engine.model import Model, load_model
 from codegen_cli.model_choice import choose_model
-from codegen_cli.prompt import fit_prompt
-from codegen_cli.stopping import Until
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.text.prompt import fit_prompt
+from codegen_cli.text.tokenizer import Tokenizer
 from quantize.config import ModelConfig
 from quantize.errors import UserError
 

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from codegen_cli import console, paths, settings
+from codegen_cli import console
 from codegen_cli.deadline import Deadline
-from codegen_cli.memory import available_bytes, warn_if_short
-from codegen_cli.registry import (
+from codegen_cli.engine.memory import available_bytes, warn_if_short
+from codegen_cli.store import paths, settings
+from codegen_cli.store.registry import (
     BUNDLED,
     CheckpointModel,
     KnownModel,
@@ -61,7 +62,7 @@ def _packed_model(model: str, deadline: Deadline) -> PackedModel:
 
 
 def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
-    from codegen_cli.download import cached_checkpoint
+    from codegen_cli.store.download import cached_checkpoint
 
     if model.packed is not None:
         return PackedModel(model.packed, model.name)
@@ -93,7 +94,7 @@ def _pack_once(
     source: Path, name: str, format: str, target: Path, deadline: Deadline
 ) -> PackedModel:
     if not target.exists():
-        from codegen_cli.packing import pack
+        from codegen_cli.store.packing import pack
 
         pack(source, name, format, target, deadline)
     return PackedModel(target, name)

@@ -13,8 +13,8 @@ import numpy as np
 from checkpoints import random_tensors, small_config, write_checkpoint
 from hypothesis import HealthCheck, settings
 
-from codegen_cli.token_text import BYTE_OF_CHARACTER
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.text.token_text import BYTE_OF_CHARACTER
+from codegen_cli.text.tokenizer import Tokenizer
 from quantize import tokenizer_files
 from quantize.checkpoint import open_checkpoint
 from quantize.config import parse_config

@@ -3,11 +3,11 @@
 import functools
 from pathlib import Path
 
-from codegen_cli import kernel_cache
-from codegen_cli.generate import GenerateOptions, generate
-from codegen_cli.model import load_model
-from codegen_cli.prompt import fit_prompt
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.decoding.generate import GenerateOptions, generate
+from codegen_cli.engine import kernel_cache
+from codegen_cli.engine.model import load_model
+from codegen_cli.text.prompt import fit_prompt
+from codegen_cli.text.tokenizer import Tokenizer
 
 # Looked up once: a fuzzer loads thousands of models.
 kernel_cache.load_step = functools.cache(kernel_cache.load_step)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer import Tokenizer
 
 TOKENIZER_JSON = (Path(__file__).parent / "data" / "tokenizer.json").read_bytes()
 TOKENIZER = Tokenizer.from_json(TOKENIZER_JSON)

@@ -18,8 +18,8 @@ import codegen_cli
 import quantize
 from codegen_cli import Piece, Summary, UserError
 from codegen_cli.language_model import Options
-from codegen_cli.paths import bundled_model
-from codegen_cli.prompt import fit_prompt
+from codegen_cli.store.paths import bundled_model
+from codegen_cli.text.prompt import fit_prompt
 
 PROMPTS = ("def add(a, b):", "def area(radius):", "class Stack:\n    def", "import os\nimport ")
 SAMPLED = {"temperature": 1.0, "max_tokens": 24, "until": "none"}

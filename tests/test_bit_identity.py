@@ -8,7 +8,7 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from golden import sharpened
 
-from codegen_cli.model import Model, load_model
+from codegen_cli.engine.model import Model, load_model
 from quantize.quantize_model import quantize
 
 # Every dimension leaves a block unfilled somewhere: head_dim 24, 96 + 104 inner columns, 301 rows.

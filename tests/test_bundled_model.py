@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codegen_cli.model import load_model
-from codegen_cli.paths import bundled_model
-from codegen_cli.registry import BUNDLED
+from codegen_cli.engine.model import load_model
+from codegen_cli.store.paths import bundled_model
+from codegen_cli.store.registry import BUNDLED
 from quantize.packed_file import read_packed_file
 
 # Measured when the bounds were set: 0.00035 nats and 249 of 256 positions.

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from hub_server import HubServer, Repository
 
-from codegen_cli import download
-from codegen_cli.registry import find_entry
+from codegen_cli.store import download
+from codegen_cli.store.registry import find_entry
 from quantize.errors import UserError
 
 # The client reads its environment when it is imported, so each test runs it in a process. A line of
 # stdin is ["download" or "cached_checkpoint", repository, revision], one of stdout the answer.
 CLIENT = """
 import json, sys, time
-from codegen_cli import download
-from codegen_cli.registry import ModelEntry
+from codegen_cli.store import download
+from codegen_cli.store.registry import ModelEntry
 from quantize.errors import UserError
 
 time.sleep = lambda seconds: None  # the client waits before it tries again
@@ -77,7 +77,7 @@ def environment(endpoint: str, hf_home: Path, **changes: str) -> dict[str, str]:
 
 
 def ask(env: dict[str, str], *calls: tuple[str, str, str], **options: Any) -> list[dict[str, Any]]:
-    """Make calls of codegen_cli.download in one process; return their answers."""
+    """Make calls of codegen_cli.store.download in one process; return their answers."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", CLIENT],
         input="".join(json.dumps(call) + "\n" for call in calls),

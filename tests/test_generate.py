@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON, VOCAB_SIZE
 
 from codegen_cli.deadline import TimeUp, check_deadline, remaining
-from codegen_cli.generate import GenerateOptions, Piece, Summary, generate
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.decoding.generate import GenerateOptions, Piece, Summary, generate
+from codegen_cli.text.tokenizer import Tokenizer
 from quantize.config import ModelConfig
 from quantize.errors import UserError
 

@@ -10,7 +10,7 @@ from golden import read_golden, sharpened
 from oracle import oracle_states
 from test_parity import packed_weights
 
-from codegen_cli.model import Model, load_model
+from codegen_cli.engine.model import Model, load_model
 from quantize.packed_file import read_packed_file
 from quantize.quantize_model import quantize
 

@@ -30,7 +30,7 @@ SCRIPT = '''
 import ctypes, dataclasses, mmap, sys
 from pathlib import Path
 import numpy as np
-from codegen_cli import buffers, kernel_cache, kv_cache, model
+from codegen_cli.engine import buffers, kernel_cache, kv_cache, model
 from quantize.packed_file import read_packed_file
 
 PAGE = mmap.PAGESIZE

@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.tokenizer import Tokenizer
-from codegen_cli.tokenizer_file import judge_tokenizer
+from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer_file import judge_tokenizer
 from quantize.errors import UserError
 
 

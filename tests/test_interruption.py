@@ -58,7 +58,7 @@ def test_a_signal_keeps_the_text_so_far(number, expected):
 def test_an_interrupted_run_still_writes_its_json():
     script = (
         "import os, signal, sys\n"
-        "from codegen_cli.completion import Completion\n"
+        "from codegen_cli.reports.completion import Completion\n"
         "write = Completion._write\n"
         "def write_and_interrupt(self, text):\n"
         "    write(self, text)\n"

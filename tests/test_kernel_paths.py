@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli import cpu
+from codegen_cli.engine import cpu
 from quantize.errors import UserError
 
 PATHS = cpu.usable_kernel_paths()

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 from packed import flip_bit, write_packed
 
-from codegen_cli import paths, settings
-from codegen_cli.local_models import (
+from codegen_cli.store import paths, settings
+from codegen_cli.store.local_models import (
     find_local_files,
     import_file,
     import_name,
     local_files,
     remove_file,
 )
-from codegen_cli.model_default import default_for, forget_missing_default
-from codegen_cli.registry import packed_path
-from codegen_cli.verification import files_to_verify, require_sound, verify_file
+from codegen_cli.store.model_default import default_for, forget_missing_default
+from codegen_cli.store.registry import packed_path
+from codegen_cli.store.verification import files_to_verify, require_sound, verify_file
 from quantize.errors import UserError
 
 
@@ -324,7 +324,7 @@ def test_a_name_means_all_its_formats_and_a_file_itself(source: Path) -> None:
 def test_a_model_runs_on_when_its_file_is_removed(
     home: Path, source: Path, compiled_kernels: None
 ) -> None:
-    from codegen_cli.model import load_model
+    from codegen_cli.engine.model import load_model
 
     paths.data_dir().mkdir()
     paths.cache_dir().symlink_to(home / "cache")

@@ -6,12 +6,12 @@ import pytest
 from checkpoints import small_config
 from packed import write_packed
 
-from codegen_cli import memory
-from codegen_cli.buffers import CHUNK, Buffers
-from codegen_cli.kv_cache import KVCache
-from codegen_cli.memory import available_bytes, needed, warn_if_short
+from codegen_cli.engine import memory
+from codegen_cli.engine.buffers import CHUNK, Buffers
+from codegen_cli.engine.kv_cache import KVCache
+from codegen_cli.engine.memory import available_bytes, needed, warn_if_short
 from codegen_cli.model_choice import choose_model
-from codegen_cli.registry import entries
+from codegen_cli.store.registry import entries
 from quantize.config import parse_config
 
 GB = 10**9

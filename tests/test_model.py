@@ -11,8 +11,8 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.deadline import TimeUp
-from codegen_cli.model import Model, load_model
-from codegen_cli.threads import Team, run_interruptibly
+from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.threads import Team, run_interruptibly
 from quantize.quantize_model import quantize
 
 

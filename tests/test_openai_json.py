@@ -2,8 +2,8 @@
 
 import json
 
-from codegen_cli.generate import Summary
-from codegen_cli.openai_json import completion_object
+from codegen_cli.decoding.generate import Summary
+from codegen_cli.reports.openai_json import completion_object
 
 
 def test_the_object_has_the_shape_of_openais_text_completion():

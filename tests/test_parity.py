@@ -19,7 +19,7 @@ from checkpoints import (
 from golden import GOLDEN_NAMES, Golden, read_golden
 from oracle import twin_logits
 
-from codegen_cli.model import load_model
+from codegen_cli.engine.model import load_model
 from quantize import blocks, layout
 from quantize.packed_file import PackedFile, PackedTensor, read_packed_file
 from quantize.quantize_model import quantize

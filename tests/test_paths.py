@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli import paths
+from codegen_cli.store import paths
 
 
 def test_codegen_home_holds_data_models_and_cache(

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.prompt import check_argument, decode_input, fit_prompt
-from codegen_cli.tokenizer import Tokenizer
-from codegen_cli.tokenizer_options import TokenizerOptions
+from codegen_cli.text.prompt import check_argument, decode_input, fit_prompt
+from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer_options import TokenizerOptions
 from quantize.errors import UserError
 
 SOURCE = Path(__file__).read_text(encoding="utf-8")

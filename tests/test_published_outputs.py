@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli.generate import GenerateOptions, Piece, generate
-from codegen_cli.model import load_model
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.decoding.generate import GenerateOptions, Piece, generate
+from codegen_cli.engine.model import load_model
+from codegen_cli.text.tokenizer import Tokenizer
 
 # Read before conftest.py moves it: downloads go to the cache that the user has anyway.
 HUB = {"HF_HOME": os.environ.get("HF_HOME", str(Path.home() / ".cache/huggingface"))}

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from codegen_cli.random_draws import fresh_seed, uniform
+from codegen_cli.decoding.random_draws import fresh_seed, uniform
 
 LARGEST = 2**64 - 1
 

@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli import paths, registry
-from codegen_cli.registry import CheckpointModel, KnownModel, ModelEntry, ModelSize, PackedModel
+from codegen_cli.store import paths, registry
+from codegen_cli.store.registry import (
+    CheckpointModel,
+    KnownModel,
+    ModelEntry,
+    ModelSize,
+    PackedModel,
+)
 from quantize import layout
 from quantize.config import parse_config
 from quantize.errors import UserError
@@ -318,7 +324,8 @@ def test_name_packed_by_the_user_wins_over_a_directory_except_as_a_source(home: 
 
 def test_importing_names_settings_and_commands_loads_nothing_heavy() -> None:
     script = (
-        "import sys, codegen_cli.registry, codegen_cli.settings, codegen_cli.commands.download\n"
+        "import sys, codegen_cli.store.registry, codegen_cli.store.settings\n"
+        "import codegen_cli.commands.download\n"
         "heavy = {'numpy', 'numba', 'huggingface_hub', 'rich', 'tokenizers', 'tomllib'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_cli.sampler import draw, keep_top_k, keep_top_p, make_sampler
+from codegen_cli.decoding.sampler import draw, keep_top_k, keep_top_p, make_sampler
 
 NONE_FORBIDDEN = np.array([], np.int64)
 FOUR = [0.1, 0.4, 0.2, 0.3]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli import settings
+from codegen_cli.store import settings
 from quantize.errors import UserError
 
 
@@ -110,7 +110,7 @@ def test_a_default_is_forgotten_only_by_its_name(home: Path) -> None:
 def test_changes_by_several_processes_at_once_are_all_kept() -> None:
     n_processes, n_changes = 4, 25
     script = (
-        "from codegen_cli.settings import change_default_model\n"
+        "from codegen_cli.store.settings import change_default_model\n"
         f"for _ in range({n_changes}):\n"
         "    change_default_model(lambda old: str(int(old or 0) + 1))\n"
     )

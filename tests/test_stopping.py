@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codegen_cli.stopping import StopWatch
+from codegen_cli.decoding.stopping import StopWatch
 
 # Pieces of stops and of text around them, so that random texts meet every rule.
 FRAGMENTS = [

@@ -29,23 +29,26 @@ quantize.quantize_model
 quantize
 codegen_cli.deadline
 codegen_cli.console
-codegen_cli.paths
-codegen_cli.settings
-codegen_cli.registry
-codegen_cli.local_models
-codegen_cli.verification
-codegen_cli.download
-codegen_cli.model_default
-codegen_cli.packing
-codegen_cli.tokenizer_file
-codegen_cli.token_text
-codegen_cli.tokenizer_options
-codegen_cli.vocabulary_files
-codegen_cli.tokenizer
-codegen_cli.text_stream
-codegen_cli.prompt
-codegen_cli.prompt_input
-codegen_cli.cpu
+codegen_cli.store
+codegen_cli.store.paths
+codegen_cli.store.settings
+codegen_cli.store.registry
+codegen_cli.store.local_models
+codegen_cli.store.verification
+codegen_cli.store.download
+codegen_cli.store.model_default
+codegen_cli.store.packing
+codegen_cli.text
+codegen_cli.text.tokenizer_file
+codegen_cli.text.token_text
+codegen_cli.text.tokenizer_options
+codegen_cli.text.vocabulary_files
+codegen_cli.text.tokenizer
+codegen_cli.text.text_stream
+codegen_cli.text.prompt
+codegen_cli.text.prompt_input
+codegen_cli.engine
+codegen_cli.engine.cpu
 codegen_cli.kernels
 codegen_cli.kernels.vectors
 codegen_cli.kernels.dot_product
@@ -56,30 +59,33 @@ codegen_cli.kernels.activations
 codegen_cli.kernels.attention
 codegen_cli.kernels.step_table
 codegen_cli.kernels.step
-codegen_cli.threads
-codegen_cli.kernel_cache
-codegen_cli.kv_cache
-codegen_cli.buffers
-codegen_cli.memory
-codegen_cli.inventory
-codegen_cli.model_views
+codegen_cli.engine.threads
+codegen_cli.engine.kernel_cache
+codegen_cli.engine.kv_cache
+codegen_cli.engine.buffers
+codegen_cli.engine.memory
+codegen_cli.reports
+codegen_cli.reports.inventory
+codegen_cli.reports.model_views
 codegen_cli.model_choice
-codegen_cli.weights
-codegen_cli.model
-codegen_cli.random_draws
-codegen_cli.sampler
-codegen_cli.stopping
-codegen_cli.generate
-codegen_cli.windows
-codegen_cli.likelihood
-codegen_cli.embedding
+codegen_cli.engine.weights
+codegen_cli.engine.model
+codegen_cli.decoding
+codegen_cli.decoding.random_draws
+codegen_cli.decoding.sampler
+codegen_cli.decoding.stopping
+codegen_cli.decoding.generate
+codegen_cli.analysis
+codegen_cli.analysis.windows
+codegen_cli.analysis.likelihood
+codegen_cli.analysis.embedding
 codegen_cli.language_model
 codegen_cli
-codegen_cli.openai_json
-codegen_cli.completion
-codegen_cli.token_table
-codegen_cli.score_report
-codegen_cli.embed_report
+codegen_cli.reports.openai_json
+codegen_cli.reports.completion
+codegen_cli.reports.token_table
+codegen_cli.reports.score_report
+codegen_cli.reports.embed_report
 codegen_cli.commands
 codegen_cli.commands.model_names
 codegen_cli.commands.options
@@ -97,12 +103,16 @@ codegen_cli.__main__
 DOORS = {
     "rich": ["codegen_cli.console"],
     "typer": ["codegen_cli.commands"],
-    "huggingface_hub": ["codegen_cli.download"],
-    "tokenizers": ["codegen_cli.tokenizer"],
-    "platformdirs": ["codegen_cli.paths"],
-    "filelock": ["codegen_cli.settings"],
-    "numba": ["codegen_cli.kernels", "codegen_cli.kernel_cache", "quantize.scale_search"],
-    "llvmlite": ["codegen_cli.kernels", "codegen_cli.kernel_cache", "codegen_cli.cpu"],
+    "huggingface_hub": ["codegen_cli.store.download"],
+    "tokenizers": ["codegen_cli.text.tokenizer"],
+    "platformdirs": ["codegen_cli.store.paths"],
+    "filelock": ["codegen_cli.store.settings"],
+    "numba": ["codegen_cli.kernels", "codegen_cli.engine.kernel_cache", "quantize.scale_search"],
+    "llvmlite": [
+        "codegen_cli.kernels",
+        "codegen_cli.engine.kernel_cache",
+        "codegen_cli.engine.cpu",
+    ],
     "safetensors": [],
     "torch": [],
     "transformers": [],

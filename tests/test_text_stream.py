@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, VOCAB_SIZE
 
-from codegen_cli.text_stream import TextStream
+from codegen_cli.text.text_stream import TextStream
 
 # The single-byte tokens, by their byte.
 ID_OF_BYTE = {TOKENIZER.token_bytes(i)[0]: i for i in range(256)}

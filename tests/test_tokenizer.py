@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON, VOCAB_SIZE
 
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer import Tokenizer
 from quantize.errors import UserError
 
 PUBLISHED = {

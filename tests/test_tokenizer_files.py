@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer import Tokenizer
 from quantize.checkpoint import open_checkpoint
 from quantize.errors import UserError
 from quantize.quantize_model import quantize

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.text_stream import TextStream
-from codegen_cli.token_text import truncate_completion
-from codegen_cli.tokenizer import Tokenizer
-from codegen_cli.tokenizer_options import TokenizerOptions
+from codegen_cli.text.text_stream import TextStream
+from codegen_cli.text.token_text import truncate_completion
+from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer_options import TokenizerOptions
 from quantize.errors import UserError
 
 TEXTS = ("def f(x):  y", " a", "", "x<|endoftext|>y!  z")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.tokenizer import Tokenizer
-from codegen_cli.tokenizer_options import TokenizerOptions
+from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer_options import TokenizerOptions
 from quantize.errors import UserError
 from quantize.tokenizer_files import read_tokenizer
 

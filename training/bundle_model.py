@@ -16,9 +16,9 @@ from pathlib import Path
 import make_notices
 import numpy as np
 
-from codegen_cli.model import load_model
-from codegen_cli.paths import bundled_model
-from codegen_cli.registry import BUNDLED
+from codegen_cli.engine.model import load_model
+from codegen_cli.store.paths import bundled_model
+from codegen_cli.store.registry import BUNDLED
 from quantize.quantize_model import quantize
 
 TESTS = Path(__file__).parent.parent / "tests"

@@ -12,7 +12,7 @@ from codegen_cli.commands import options
 from quantize.errors import UserError
 
 if TYPE_CHECKING:
-    from codegen_cli.generate import GenerateOptions
+    from codegen_cli.decoding.generate import GenerateOptions
 
 
 def complete(
@@ -103,8 +103,8 @@ def complete(
         deadline=None if max_time is None else started + max_time,
         **({} if seed is None else {"seed": seed}),
     )
-    from codegen_cli.completion import Completion
-    from codegen_cli.prompt_input import read_prompt
+    from codegen_cli.reports.completion import Completion
+    from codegen_cli.text.prompt_input import read_prompt
 
     completion = Completion(
         generate_options, echo=echo, streams=not as_json, special_tokens=special_tokens
@@ -121,7 +121,7 @@ def complete(
 
 
 def _options(**values: Any) -> "GenerateOptions":
-    from codegen_cli.generate import GenerateOptions
+    from codegen_cli.decoding.generate import GenerateOptions
 
     try:
         return GenerateOptions(**values)

@@ -32,9 +32,9 @@ def download(
     codegen download salesforce/codegen-2b-multi
     codegen quantize "$(codegen download owner/name)" --format int4
     """
-    from codegen_cli.download import cached_checkpoint
-    from codegen_cli.download import download as fetch
-    from codegen_cli.registry import KnownModel, resolve
+    from codegen_cli.store.download import cached_checkpoint
+    from codegen_cli.store.download import download as fetch
+    from codegen_cli.store.registry import KnownModel, resolve
     from quantize.errors import UserError
 
     console.set_quiet(quiet)

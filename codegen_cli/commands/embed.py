@@ -42,10 +42,10 @@ def embed(
     console.set_quiet(quiet)
     if output is None and not as_json and sys.stdout.isatty():
         raise typer.BadParameter("a .npy file is binary: give -o FILE or --json, or redirect it")
-    from codegen_cli.embed_report import write_vectors
+    from codegen_cli.engine.threads import run_interruptibly
     from codegen_cli.language_model import load
-    from codegen_cli.prompt_input import read_texts
-    from codegen_cli.threads import run_interruptibly
+    from codegen_cli.reports.embed_report import write_vectors
+    from codegen_cli.text.prompt_input import read_texts
 
     texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
     named = list(zip(files, texts, strict=True))

@@ -52,11 +52,11 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     codegen models list
     codegen models list --json | jq -r '.models[] | select(.checkpoint) | .name'
     """
-    from codegen_cli import model_views
-    from codegen_cli.inventory import all_models
-    from codegen_cli.memory import available_bytes
-    from codegen_cli.paths import models_dir
-    from codegen_cli.settings import default_model
+    from codegen_cli.engine.memory import available_bytes
+    from codegen_cli.reports import model_views
+    from codegen_cli.reports.inventory import all_models
+    from codegen_cli.store.paths import models_dir
+    from codegen_cli.store.settings import default_model
 
     console.set_quiet(quiet)
     available, default, states = available_bytes(), default_model(), all_models()
@@ -85,10 +85,10 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
     codegen models show ./mine.safetensors
     codegen models show 16B-mono --json | jq '.formats[] | {format, memory_bytes}'
     """
-    from codegen_cli import model_views
-    from codegen_cli.inventory import describe
-    from codegen_cli.memory import available_bytes
-    from codegen_cli.settings import default_model
+    from codegen_cli.engine.memory import available_bytes
+    from codegen_cli.reports import model_views
+    from codegen_cli.reports.inventory import describe
+    from codegen_cli.store.settings import default_model
 
     console.set_quiet(quiet)
     available, default = available_bytes(), default_model()
@@ -107,13 +107,13 @@ def path(name: Name, as_json: AsJson = False) -> None:
     codegen models path 350M-mono:int4
     ls -l "$(codegen models path 350M-mono)"
     """
-    from codegen_cli.registry import CheckpointModel, KnownModel, resolve
+    from codegen_cli.store.registry import CheckpointModel, KnownModel, resolve
 
     model = resolve(name)
     if isinstance(model, KnownModel):
         place = model.packed
         if place is None and model.format is None:
-            from codegen_cli.download import cached_checkpoint
+            from codegen_cli.store.download import cached_checkpoint
 
             place = cached_checkpoint(model.entry)
         if place is None:
@@ -152,9 +152,9 @@ def default(
     codegen models default 350M-mono
     codegen models default 2B-mono:int4
     """
-    from codegen_cli import settings
-    from codegen_cli.model_default import default_for
-    from codegen_cli.registry import BUNDLED
+    from codegen_cli.store import settings
+    from codegen_cli.store.model_default import default_for
+    from codegen_cli.store.registry import BUNDLED
 
     console.set_quiet(quiet)
     chosen = settings.default_model()
@@ -185,8 +185,8 @@ def remove(
     codegen models rm 350M-mono:int8
     codegen models rm 350M-mono --yes
     """
-    from codegen_cli.local_models import find_local_files, remove_file
-    from codegen_cli.model_default import forget_missing_default
+    from codegen_cli.store.local_models import find_local_files, remove_file
+    from codegen_cli.store.model_default import forget_missing_default
 
     console.set_quiet(quiet)
     files = find_local_files(name)
@@ -234,7 +234,7 @@ def verify(
     codegen models verify 350M-mono:int4
     codegen models verify ./mine.safetensors --json
     """
-    from codegen_cli.verification import files_to_verify, verify_file
+    from codegen_cli.store.verification import files_to_verify, verify_file
 
     console.set_quiet(quiet)
     results = []
@@ -271,9 +271,9 @@ def import_model(
     codegen models import ./mine.safetensors
     codegen models import /mnt/usb/2B.int4.safetensors --name 2B-mono
     """
-    from codegen_cli.local_models import import_file, import_name
-    from codegen_cli.packing import make_default_if_first
-    from codegen_cli.verification import require_sound
+    from codegen_cli.store.local_models import import_file, import_name
+    from codegen_cli.store.packing import make_default_if_first
+    from codegen_cli.store.verification import require_sound
     from quantize.packed_file import read_packed_file
 
     console.set_quiet(quiet)

@@ -39,9 +39,9 @@ def quantize(
     codegen quantize 2B-mono --format int4
     codegen quantize ./checkpoint --format int4 -o mine.safetensors
     """
-    from codegen_cli.download import cached_checkpoint
-    from codegen_cli.packing import make_default_if_first, pack
-    from codegen_cli.registry import KnownModel, packed_path, resolve_source
+    from codegen_cli.store.download import cached_checkpoint
+    from codegen_cli.store.packing import make_default_if_first, pack
+    from codegen_cli.store.registry import KnownModel, packed_path, resolve_source
     from quantize.errors import UserError
 
     console.set_quiet(quiet)

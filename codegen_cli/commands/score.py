@@ -39,10 +39,10 @@ def score(
     codegen score --json *.py | jq .total.bits_per_byte
     """
     console.set_quiet(quiet)
+    from codegen_cli.engine.threads import run_interruptibly
     from codegen_cli.language_model import load
-    from codegen_cli.prompt_input import read_texts
-    from codegen_cli.score_report import write_scores
-    from codegen_cli.threads import run_interruptibly
+    from codegen_cli.reports.score_report import write_scores
+    from codegen_cli.text.prompt_input import read_texts
 
     texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
     with load(model, threads, notes=True) as language_model:

@@ -1,13 +1,13 @@
 """Packed bytes of weights and activations -> exact int32 sums, by the best instruction there is.
 
-A kernel path (codegen_cli.cpu) is one way to compute `dot_4_bytes`; all give the same integers.
+A kernel path (engine/cpu.py) is one way to compute `dot_4_bytes`; all give the same integers.
 """
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from codegen_cli.cpu import kernel_path
+from codegen_cli.engine.cpu import kernel_path
 from codegen_cli.kernels.vectors import (
     I16,
     I32,

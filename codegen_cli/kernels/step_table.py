@@ -1,7 +1,7 @@
 """The records that Python fills and a step reads: sizes, and addresses of arrays that Python owns.
 
-codegen_cli.model writes them and keeps the arrays alive; kernels.step turns each address back into
-an array of the shape that stands beside it. `padded` means up to a multiple of 32 values.
+engine/model.py writes them and keeps the arrays alive; step.py turns each address back into an
+array of the shape that stands beside it. `padded` means up to a multiple of 32 values.
 """
 
 import numpy as np

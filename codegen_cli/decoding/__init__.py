@@ -1,0 +1,1 @@
+"""Logits -> the next token, until something says stop."""

@@ -1,0 +1,1 @@
+"""Token ids -> logits: mapped weights, KV cache, the thread team and the compiled kernels."""

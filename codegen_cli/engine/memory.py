@@ -1,0 +1,199 @@
+"""A packed file -> the memory that running it takes, beside what this machine has left."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen_cli import console
+from codegen_cli.engine.buffers import CHUNK, Buffers
+from codegen_cli.engine.kv_cache import cache_bytes
+from codegen_cli.store.registry import FORMATS, entries, split_name
+from quantize.config import ModelConfig
+from quantize.packed_file import read_packed_file
+
+PROGRAM_BYTES = 150_000_000
+"""Python, its libraries, compiled kernels and the tokenizer, as models.toml counts them.
+
+Measured on Linux as peak resident memory less file and cache: 133 MB (350M) to 172 MB (nano).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The memory that a model takes while it runs.
+
+    file_bytes    the packed file: mapped, and read whole for every token
+    cache_bytes   keys and values of all n_positions, which one KVCache holds
+    buffers_bytes the arrays of a step, on one thread: another adds a few KB
+    """
+
+    file_bytes: int
+    cache_bytes: int
+    buffers_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """All of it, the program included."""
+        return self.file_bytes + self.cache_bytes + self.buffers_bytes + PROGRAM_BYTES
+
+
+def needed(config: ModelConfig, file_bytes: int) -> Need:
+    """Return what running a packed file of this config and size takes."""
+    buffers = Buffers(config, 1, min(CHUNK, config.n_positions))  # not written to: costs nothing
+    return Need(file_bytes, cache_bytes(config), buffers.memory_bytes)
+
+
+def warn_if_short(path: Path, name: str, available: int | None) -> None:
+    """Say so on stderr when a packed file needs more memory than there is.
+
+    available  bytes that programs may still take (available_bytes()); None: unknown, so say nothing
+
+    Raises UserError for a file that is no valid packed file.
+    """
+    if available is None:
+        return
+    packed = read_packed_file(path)
+    need = needed(packed.config, path.stat().st_size)
+    if need.bytes <= available:
+        return
+    from quantize.quantize_model import packed_bytes  # a run that fits does without
+
+    smaller = [
+        (f"{name}:{format}", needed(packed.config, packed_bytes(packed.config, format)).bytes)
+        for format in _smaller_formats(packed.format)
+    ]
+    console.note(_warning(name, need, available, smaller or _smaller_model(name)))
+
+
+def _warning(name: str, need: Need, available: int, smaller: list[tuple[str, int]]) -> str:
+    """Return the warning; smaller: names that need less, with their bytes, the largest first."""
+    text = (
+        f"{name} needs {console.size(need.bytes)} of memory (file {console.size(need.file_bytes)}, "
+        f"cache {console.size(need.cache_bytes)}), {console.size(available)} are available: "
+        "it may be very slow, or be ended by the system"
+    )
+    if not smaller:
+        return text
+    fitting = [each for each in smaller if each[1] <= available]
+    other, other_bytes = (fitting or smaller[-1:])[0]
+    return f"{text}; {other} needs {console.size(other_bytes)}"
+
+
+def _smaller_formats(format: str) -> list[str]:
+    """Return the formats that take less than this one, the largest first."""
+    return list(reversed(FORMATS[: FORMATS.index(format)]))
+
+
+def _smaller_model(name: str) -> list[tuple[str, int]]:
+    """Return the next smaller models of a known model's family in its smallest format."""
+    known = {entry.name: entry for entry in entries()}
+    entry = known.get(split_name(name)[0])
+    if entry is None or entry.size is None:
+        return []
+    parameters, smallest = entry.size.parameters, FORMATS[0]
+    others = [
+        (f"{other.name}:{smallest}", other.size.memory_bytes[smallest])
+        for other in known.values()
+        if other.size and other.repository and other.family == entry.family
+        if other.size.parameters < parameters
+    ]
+    return sorted(others, key=lambda other: -other[1])
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Return the memory that programs may still take before others must give up theirs.
+
+    root  where /proc and /sys are looked for
+
+    Linux: MemAvailable, or what the limits of this process's control groups leave if that is less.
+    Windows: free physical memory. Elsewhere all that is installed, as the standard library tells no
+    more: an upper bound. None where nothing is known.
+    """
+    if sys.platform == "win32":
+        return _windows_available_bytes()
+    stated = [*_mem_available(root), *_control_group_room(root)]
+    return min(stated) if stated else _installed_bytes()
+
+
+def _mem_available(root: Path) -> Iterator[int]:
+    """The kernel's estimate (proc(5)), which counts cached files, so mapped models too, as free."""
+    for line in _lines(root / "proc/meminfo"):
+        key, _, value = line.partition(":")
+        number = value.removesuffix("kB").strip()
+        if key == "MemAvailable" and number.isdigit():
+            yield int(number) * 1024
+
+
+# Of a control group's memory controller: the directory below /sys/fs/cgroup, the files that hold
+# limit and usage, and the counters in memory.stat of file pages, which can be dropped at need.
+# https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/memory.html
+_CONTROLLERS = {
+    2: ("", "memory.max", "memory.current", ("inactive_file", "active_file")),
+    1: (
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+}
+
+
+def _control_group_room(root: Path) -> Iterator[int]:
+    """Yield limit - usage + file pages of each limited group that this process is in."""
+    for line in _lines(root / "proc/self/cgroup"):
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        version = 2 if number == "0" else 1
+        if version == 1 and "memory" not in controllers.split(","):
+            continue
+        folder, limit, usage, reclaimable = _CONTROLLERS[version]
+        top = root / "sys/fs/cgroup" / folder
+        inner = top / group.lstrip("/")
+        # A limit of any group above counts, too. In a container the path may be the host's: then
+        # the top is the container's own group.
+        for directory in dict.fromkeys((inner, *inner.parents)):
+            if directory == top or top in directory.parents:
+                limit_bytes = _number(directory / limit)
+                used_bytes = _number(directory / usage)
+                if limit_bytes is not None and used_bytes is not None:
+                    file_bytes = sum(_statistics(directory / "memory.stat", reclaimable))
+                    yield max(limit_bytes - max(used_bytes - file_bytes, 0), 0)
+
+
+def _statistics(path: Path, keys: tuple[str, ...]) -> Iterator[int]:
+    for line in _lines(path):
+        key, _, value = line.partition(" ")
+        if key in keys and value.isdigit():
+            yield int(value)
+
+
+def _number(path: Path) -> int | None:
+    """Return a file's number; None if there is no file, or it says "max"."""
+    text = "".join(_lines(path)).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+def _installed_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _windows_available_bytes() -> int | None:
+    """Return ullAvailPhys of GlobalMemoryStatusEx: the third of eight u64 in a MEMORYSTATUSEX."""
+    import ctypes
+
+    kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined, unused-ignore]
+    status = (ctypes.c_uint64 * 8)()
+    status[0] = ctypes.sizeof(status)  # dwLength, a u32; dwMemoryLoad, after it, is an answer
+    return status[2] if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None

@@ -1,0 +1,1 @@
+"""What the commands show: completions, tables, heat maps, JSON objects."""

@@ -1,0 +1,129 @@
+"""One run of `codegen complete`: a prompt's text -> bytes on stdout, and a report of the run."""
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable
+
+from codegen_cli import console
+from codegen_cli.deadline import TimeUp
+from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, Summary, generate
+from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.threads import run_interruptibly
+from codegen_cli.model_choice import choose_model
+from codegen_cli.reports.openai_json import completion_object
+from codegen_cli.text.prompt import fit_prompt
+from codegen_cli.text.tokenizer import Tokenizer
+
+
+class Completion:
+    """Loads a model, completes a prompt with it, and keeps what a report needs.
+
+    echo            the prompt is written first
+    streams         text goes to stdout as it is made
+    special_tokens  `<|endoftext|>` in the prompt is the end mark, not text
+
+    `summary` is None until the model is loaded; from then on text and summary tell what was made so
+    far, however the run ends.
+    """
+
+    def __init__(
+        self, options: GenerateOptions, *, echo: bool, streams: bool, special_tokens: bool = False
+    ) -> None:
+        self._options = options
+        self._special_tokens = special_tokens
+        self._echo = echo
+        self._streams = streams
+        self._model_name = ""
+        self._load_seconds = 0.0
+        self.text = ""
+        self.summary: Summary | None = None
+
+    def run(
+        self, read_prompt: Callable[[], str], model_option: str | None, n_threads: int | None
+    ) -> None:
+        """Complete the prompt that read_prompt returns.
+
+        Raises UserError, KeyboardInterrupt, BrokenPipeError.
+        """
+        try:
+            prompt = run_interruptibly(read_prompt, self._options.deadline)
+            model = self._load(model_option, n_threads)
+        except TimeUp:
+            self.summary = Summary("time", 0, 0, 0.0, 0.0, self._options.seed)
+            return
+        generation = self._prepare(model, prompt)
+        self.summary = generation.summary("interrupted")
+        self._write(prompt if self._echo else "")
+        try:
+            for item in generation:
+                if isinstance(item, Piece):
+                    self._write(item.text)
+                else:
+                    self.summary = item
+        finally:
+            if self.summary.finish_reason == "interrupted":
+                self.summary = generation.summary("interrupted")
+            self._end_line()
+
+    def write_json(self) -> None:
+        """Write the run as one line of JSON to stdout."""
+        assert self.summary is not None
+        report = completion_object(
+            hex_id=uuid.uuid4().hex,
+            created=int(time.time()),
+            model=self._model_name,
+            text=self.text,
+            summary=self.summary,
+            load_seconds=self._load_seconds,
+        )
+        print(json.dumps(report), flush=True)
+
+    def usage_line(self) -> str:
+        """Return token counts and speeds, in words."""
+        assert self.summary is not None
+        summary = self.summary
+        return (
+            f"prompt {summary.prompt_tokens} tokens in {summary.prefill_seconds:.2f} s "
+            f"({summary.prefill_tokens_per_second:.1f}/s), "
+            f"completion {summary.completion_tokens} tokens in {summary.decode_seconds:.2f} s "
+            f"({summary.decode_tokens_per_second:.1f}/s), load {self._load_seconds:.2f} s, "
+            f"{summary.finish_reason}, seed {summary.seed}"
+        )
+
+    def _load(self, model_option: str | None, n_threads: int | None) -> Model:
+        started = time.monotonic()
+        packed = choose_model(model_option, self._options.deadline)
+        self._model_name = packed.name
+        model = load_model(packed.path, n_threads, console.note_compiling, self._options.deadline)
+        self._load_seconds = time.monotonic() - started
+        return model
+
+    def _prepare(self, model: Model, prompt: str) -> Generation:
+        tokenizer = Tokenizer.from_json(model.packed.tokenizer_json)
+        fitted = fit_prompt(
+            prompt,
+            tokenizer,
+            n_positions=model.n_positions,
+            max_tokens=self._options.max_tokens,
+            special_tokens=self._special_tokens,
+        )
+        if fitted.n_dropped_characters:
+            console.note(
+                f"the prompt is too long: reading its last {len(fitted.ids)} tokens, "
+                f"from line {fitted.first_line} on ({model.n_positions} fit, completion included)"
+            )
+        return generate(model, tokenizer, fitted.ids, self._options)
+
+    def _write(self, text: str) -> None:
+        self.text += text
+        if self._streams and text:
+            # Bytes, so that no platform translates line ends.
+            sys.stdout.buffer.write(text.encode())
+            sys.stdout.buffer.flush()
+
+    def _end_line(self) -> None:
+        """Let the shell's next prompt begin on a line of its own, without a byte on stdout."""
+        if self._streams and sys.stdout.isatty() and self.text and not self.text.endswith("\n"):
+            console.end_line()

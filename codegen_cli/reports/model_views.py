@@ -1,0 +1,115 @@
+"""What there is of a model -> rows of a table, and the object of --json, that tell it."""
+
+from typing import Any
+
+from codegen_cli import console
+from codegen_cli.reports.inventory import FormatState, ModelState
+from codegen_cli.store.registry import split_name
+
+LIST_HEADERS = ("  model", "download", "packed", "memory, GB", "fits")
+
+
+def list_row(state: ModelState, default: str | None, available: int | None) -> list[str]:
+    """Return the cells under LIST_HEADERS.
+
+    default    the default model, if one was chosen
+    available  bytes of memory, None if unknown
+    """
+    packed = [each for each in state.formats if each.path]
+    needs = [(each.format, each.memory_bytes) for each in state.formats if each.memory_bytes]
+    memory = [f"{format} {memory_bytes / 1e9:.1f}" for format, memory_bytes in needs]
+    fitting = [each.format for each in state.formats if _fits(each, available)]
+    return [
+        ("* " if _is_default(state, default) else "  ") + state.name,
+        _download_cell(state),
+        ", ".join(map(_packed_cell, packed)) or "-",
+        ", ".join(memory) or "-",
+        "?" if available is None else " ".join(fitting) or "none",
+    ]
+
+
+def show_rows(state: ModelState, default: str | None, available: int | None) -> list[list[str]]:
+    """Return (what, value) rows that tell all of one model; arguments as of list_row."""
+    rows = [["name", state.name + (" (the default)" if _is_default(state, default) else "")]]
+    if entry := state.entry:
+        origin = entry.repository or "comes with the program"
+        rows += [["origin", origin], ["licence", entry.licence], ["family", entry.family]]
+    rows += [[key, _text(value)] for key, value in state.dimensions.items()]
+    rows.append(["checkpoint", str(state.checkpoint or "")])
+    if not state.checkpoint:
+        rows.append(["download", _download_cell(state)])
+    for each in state.formats:
+        rows.append([each.format or "file", _format_cell(each, available)])
+    for path, provenance in state.provenance.items():
+        rows.append(["packed file", path])
+        rows += [[f"  {key}", text] for key, text in provenance.items()]
+    return [row for row in rows if row[1]]
+
+
+def as_object(state: ModelState, default: str | None, available: int | None) -> dict[str, Any]:
+    """Return what --json tells of one model; arguments as of list_row."""
+    entry = state.entry
+    size = entry.size if entry else None
+    return {
+        "name": state.name,
+        "is_bundled": state.is_bundled,
+        "is_default": _is_default(state, default),
+        "repository": (entry.repository or None) if entry else None,
+        "revision": (entry.revision or None) if entry else None,
+        "licence": (entry.licence or None) if entry else None,
+        "family": (entry.family or None) if entry else None,
+        "download_bytes": size.download_bytes if size and not state.is_bundled else None,
+        "checkpoint": str(state.checkpoint) if state.checkpoint else None,
+        "dimensions": state.dimensions,
+        "formats": [
+            {
+                "format": each.format,
+                "path": str(each.path) if each.path else None,
+                "file_bytes": each.file_bytes,
+                "memory_bytes": each.memory_bytes,
+                "fits": _fits(each, available),
+                "problem": each.problem or None,
+                "provenance": state.provenance.get(str(each.path)),
+            }
+            for each in state.formats
+        ],
+    }
+
+
+def _fits(state: FormatState, available: int | None) -> bool | None:
+    if available is None or state.memory_bytes is None:
+        return None
+    return state.memory_bytes <= available
+
+
+def _is_default(state: ModelState, default: str | None) -> bool:
+    return state.is_bundled if default is None else split_name(default)[0] == state.name
+
+
+def _download_cell(state: ModelState) -> str:
+    if state.checkpoint:
+        return "done"
+    if state.is_bundled:
+        return "bundled"
+    size = state.entry.size if state.entry else None
+    return console.size(size.download_bytes) if size else "-"
+
+
+def _packed_cell(state: FormatState) -> str:
+    return f"{state.format} " + ("damaged" if state.problem else console.size(state.file_bytes))
+
+
+def _format_cell(state: FormatState, available: int | None) -> str:
+    if state.memory_bytes is None:
+        return state.problem
+    fits = _fits(state, available)
+    verdict = {True: "fits", False: "does not fit now", None: "unknown whether it fits"}[fits]
+    file, memory = console.size(state.file_bytes), console.size(state.memory_bytes)
+    packed = "packed" if state.path else "not packed"
+    return f"{packed}, file {file}, needs {memory} of memory: {verdict}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int and value >= 1_000_000 else str(value)

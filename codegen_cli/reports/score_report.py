@@ -1,0 +1,195 @@
+"""Texts and a model -> their likelihood on stdout: a table, tokens, a heat map or JSON."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from codegen_cli import console
+from codegen_cli.analysis.likelihood import Score, bits_per_byte, perplexity
+from codegen_cli.analysis.windows import stride_of
+from codegen_cli.language_model import LanguageModel
+from codegen_cli.reports import token_table
+
+_N_SURPRISES = 5
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is known of one file, or of all."""
+
+    name: str
+    log_likelihood: float = 0.0
+    n_tokens: int = 0
+    n_bytes: int = 0
+
+    def add(self, other: "_Sums") -> None:
+        self.log_likelihood += other.log_likelihood
+        self.n_tokens += other.n_tokens
+        self.n_bytes += other.n_bytes
+
+    def sentence(self) -> str:
+        """Return all numbers in words."""
+        bits = _shown(bits_per_byte(self.log_likelihood, self.n_bytes))
+        likelihood = _shown(perplexity(self.log_likelihood, self.n_tokens))
+        return (
+            f"{console.printable(self.name)}: {bits} bits per byte, perplexity {likelihood}, "
+            f"{self.n_tokens} tokens, {self.n_bytes} bytes"
+        )
+
+    def fields(self) -> dict[str, object]:
+        """Return all numbers for JSON; null stands for those that an empty text lacks."""
+        return {
+            "bytes": self.n_bytes,
+            "tokens": self.n_tokens,
+            "log_likelihood": _finite(self.log_likelihood),
+            "bits_per_byte": _finite(bits_per_byte(self.log_likelihood, self.n_bytes)),
+            "perplexity": _finite(perplexity(self.log_likelihood, self.n_tokens)),
+        }
+
+
+class _Writer(Protocol):
+    def file(self, sums: _Sums, score: Score) -> None: ...
+
+    def end(self, total: _Sums, n_files: int) -> None: ...
+
+
+def write_scores(
+    model: LanguageModel, texts: Iterable[tuple[str, str]], *, with_tokens: bool, as_json: bool
+) -> None:
+    """Score (name, text) after (name, text) and write each result as soon as it is there.
+
+    Only JSON waits for the last one: it is one object. Raises UserError.
+    """
+    total, n_files = _Sums("total"), 0
+    writer = _writer(model, with_tokens=with_tokens, as_json=as_json)
+    for name, text in texts:
+        with console.progress(name) as advance:
+            score = model.score(text, on_progress=advance)
+        _note_windows(model, name, score)
+        sums = _Sums(name, score.log_likelihood, score.n_scored, score.n_bytes)
+        total.add(sums)
+        n_files += 1
+        writer.file(sums, score)
+    writer.end(total, n_files)
+
+
+def _writer(model: LanguageModel, *, with_tokens: bool, as_json: bool) -> _Writer:
+    if as_json:
+        return _JsonWriter(model, with_tokens)
+    if not with_tokens:
+        return _TableWriter()
+    return _HeatWriter(model) if console.shows_colours() else _RowWriter(model)
+
+
+class _TableWriter:
+    """One line a file, the numbers first, as `wc` has it."""
+
+    def __init__(self) -> None:
+        _print(f"{'bits/byte':>9}  {'perplexity':>10}  {'tokens':>8}  {'bytes':>9}  file")
+
+    def file(self, sums: _Sums, score: Score) -> None:
+        self._line(sums)
+
+    def end(self, total: _Sums, n_files: int) -> None:
+        if n_files > 1:
+            self._line(total)
+
+    def _line(self, sums: _Sums) -> None:
+        bits = _shown(bits_per_byte(sums.log_likelihood, sums.n_bytes))
+        likelihood = _shown(perplexity(sums.log_likelihood, sums.n_tokens))
+        name = console.printable(sums.name)
+        _print(f"{bits:>9}  {likelihood:>10}  {sums.n_tokens:8}  {sums.n_bytes:9}  {name}")
+
+
+class _RowWriter:
+    """One line a token, for other programs; the sums are notes."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._tokenizer = model.tokenizer
+        _print(token_table.HEADER)
+
+    def file(self, sums: _Sums, score: Score) -> None:
+        for token in token_table.scored_tokens(score, self._tokenizer):
+            _print(token_table.row(token, console.printable(sums.name)))
+        console.note(sums.sentence())
+
+    def end(self, total: _Sums, n_files: int) -> None:
+        if n_files > 1:
+            console.note(total.sentence())
+
+
+class _HeatWriter:
+    """The text in colours on a terminal, with its sums and what surprised most."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._tokenizer = model.tokenizer
+
+    def file(self, sums: _Sums, score: Score) -> None:
+        _print(sums.sentence())
+        cells = token_table.cells(score, self._tokenizer)
+        console.heat_map((cell.text, cell.probability) for cell in cells)
+        tokens = token_table.scored_tokens(score, self._tokenizer)
+        for token in token_table.most_surprising(tokens, _N_SURPRISES):
+            _print(token_table.description(token))
+        _print("")
+
+    def end(self, total: _Sums, n_files: int) -> None:
+        if n_files > 1:
+            _print(total.sentence())
+
+
+class _JsonWriter:
+    """One object for all files."""
+
+    def __init__(self, model: LanguageModel, with_tokens: bool) -> None:
+        self._model = model
+        self._with_tokens = with_tokens
+        self._files: list[dict[str, object]] = []
+
+    def file(self, sums: _Sums, score: Score) -> None:
+        fields = {"file": sums.name, **sums.fields(), "windows": score.n_windows}
+        if self._with_tokens:
+            tokens = token_table.scored_tokens(score, self._model.tokenizer)
+            fields["token_scores"] = [token_table.json_token(token) for token in tokens]
+        self._files.append(fields)
+
+    def end(self, total: _Sums, n_files: int) -> None:
+        n_positions = self._model.config.n_positions
+        report = {
+            "model": self._model.name,
+            "n_positions": n_positions,
+            "stride": stride_of(n_positions),
+            "files": self._files,
+            "total": total.fields(),
+        }
+        _print(json.dumps(report, allow_nan=False))
+
+
+def _note_windows(model: LanguageModel, name: str, score: Score) -> None:
+    n_positions = model.config.n_positions
+    if not len(score.ids):
+        console.note(f"{name} is empty")
+    elif score.n_windows > 1:
+        console.note(
+            f"{name}: {len(score.ids)} tokens in {score.n_windows} windows of {n_positions}, "
+            f"each {stride_of(n_positions)} further than the one before (the stride)"
+        )
+
+
+def _shown(value: float) -> str:
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:.4f}" if value < 1e4 else f"{value:.3e}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _print(line: str) -> None:
+    """Write a line in UTF-8, whatever the locale."""
+    sys.stdout.buffer.write(f"{line}\n".encode())
+    sys.stdout.buffer.flush()

@@ -1,0 +1,1 @@
+"""Model names -> files: what the hub has, what is downloaded and packed, which one runs."""

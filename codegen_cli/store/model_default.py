@@ -1,0 +1,69 @@
+"""Any text that names a model -> what settings keep as the default; and when they let it go."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from codegen_cli.store import settings
+from codegen_cli.store.local_models import LocalFile
+from codegen_cli.store.registry import (
+    CheckpointModel,
+    KnownModel,
+    PackedModel,
+    packed_path,
+    resolve,
+    split_name,
+)
+from quantize.errors import UserError
+
+
+def default_for(model: str) -> str:
+    """Return a name in its canonical spelling, or an absolute path.
+
+    Raises UserError for a text that means no model, and for a model that is not on this machine.
+    """
+    found = resolve(model)
+    if isinstance(found, KnownModel):
+        from codegen_cli.store.download import cached_checkpoint
+
+        if found.packed is None and cached_checkpoint(found.entry) is None:
+            raise UserError(
+                f"{found.name} is not on this machine",
+                f"codegen download {found.name} && codegen quantize {found.name}",
+            )
+    elif isinstance(found, CheckpointModel) or found.path == Path(model):
+        return str(found.path.absolute())
+    name, format = split_name(model)
+    return f"{name}:{format}" if format else name
+
+
+def forget_missing_default(removed: Iterable[LocalFile]) -> str | None:
+    """Have no default any more if it named one of these files and names no other; return it then.
+
+    Raises UserError if the settings cannot be read or written.
+    """
+    default = settings.default_model()
+    if default is None:
+        return None
+    gone = {file.path for file in removed}
+    if not _could_run(default) & gone or _runs_now(default):
+        return None
+    return default if settings.forget_default_model(default) else None
+
+
+def _could_run(model: str) -> set[Path]:
+    """Return the paths that a default would look for."""
+    from codegen_cli.store.registry import FORMATS
+
+    name, format = split_name(model)
+    named = {packed_path(name, each) for each in ([format] if format else FORMATS)}
+    return named | {Path(model)}
+
+
+def _runs_now(model: str) -> bool:
+    try:
+        found = resolve(model)
+    except UserError:
+        return False
+    if isinstance(found, KnownModel):
+        return found.packed is not None
+    return isinstance(found, PackedModel | CheckpointModel)

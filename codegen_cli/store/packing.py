@@ -1,0 +1,61 @@
+"""A checkpoint -> its packed file, with the quantizer's progress on stderr."""
+
+from pathlib import Path
+
+from codegen_cli import console
+from codegen_cli.deadline import Deadline, check_deadline
+from codegen_cli.store import settings
+from quantize.errors import UserError
+from quantize.packed_file import is_packed_file
+from quantize.quantize_model import QuantizeSummary, TensorReport
+from quantize.quantize_model import quantize as quantize_checkpoint
+
+
+def pack(
+    source: Path, name: str, format: str, target: Path, deadline: Deadline = None
+) -> QuantizeSummary:
+    """Pack the checkpoint at `source` to `target`.
+
+    Raises UserError, and TimeUp after the tensor in which the deadline passes; the target is then
+    as it was.
+    """
+    if target.exists() and not is_packed_file(target):
+        raise UserError(
+            f"{target} exists and is not a packed model", "Choose another file with -o."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot create {target.parent}: {error.strerror}",
+            "Choose another file with -o, or another home with CODEGEN_HOME.",
+        ) from error
+    console.note(f"packing {source} as {format}")
+
+    def on_tensor(report: TensorReport) -> None:
+        _show_tensor(report)
+        check_deadline(deadline)
+
+    summary = quantize_checkpoint(source, target, format, name=name, on_tensor=on_tensor)
+    worst = summary.worst
+    console.note(
+        f"packed {summary.path}: {summary.bytes / 1e6:.1f} MB, "
+        f"{summary.bits_per_weight:.2f} bits per weight, "
+        f"worst {worst.name} ({worst.relative_error:.2%}), {summary.seconds:.1f} s"
+    )
+    return summary
+
+
+def make_default_if_first(name: str) -> None:
+    """Make a model the default unless there is one, saying so."""
+    if settings.set_first_default_model(name):
+        console.note(f"{name} is now the default model of `codegen complete`")
+
+
+def _show_tensor(report: TensorReport) -> None:
+    if report.format != "f32":  # norms and biases are exact
+        shape = " x ".join(map(str, report.shape))
+        console.note(
+            f"[{report.index:3}/{report.count}] {report.name:28} {shape:>13} "
+            f"{report.format:4} error {report.relative_error:.2%}"
+        )

@@ -1,0 +1,1 @@
+"""Prompt text -> token ids, and token ids -> whole characters."""

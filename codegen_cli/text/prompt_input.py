@@ -1,0 +1,56 @@
+"""Arguments, files and stdin -> texts, every byte of them kept."""
+
+import os
+from pathlib import Path
+
+from codegen_cli.text.prompt import check_argument, decode_input
+from quantize.errors import UserError
+
+STDIN = "-"
+
+
+def read_prompt(arguments: list[str], file: Path | None) -> str:
+    """Return the file's text followed by the arguments, joined as they are; `-` stands for stdin.
+
+    Without a file and arguments, stdin is the prompt. Raises UserError: a file that cannot be read,
+    text that is not UTF-8.
+    """
+    parts = [] if file is None else [decode_input(_read_file(file), str(file))]
+    if file is None and not arguments:
+        arguments = [STDIN]
+    from_stdin = decode_input(_read_stdin(), "stdin") if STDIN in arguments else ""
+    for number, argument in enumerate(arguments, start=1):
+        is_stdin = argument == STDIN
+        parts.append(from_stdin if is_stdin else check_argument(argument, f"argument {number}"))
+    return "".join(parts)
+
+
+def read_texts(files: list[str]) -> list[str]:
+    """Return the texts of files; `-` is stdin, which is read once.
+
+    Raises UserError: a file that cannot be read, text that is not UTF-8.
+    """
+    from_stdin = decode_input(_read_stdin(), "stdin") if STDIN in files else ""
+    return [
+        from_stdin
+        if file == STDIN
+        else decode_input(_read_file(Path(file), "Give text files; - stands for stdin."), file)
+        for file in files
+    ]
+
+
+def _read_stdin() -> bytes:
+    """Read without Python's buffer: a thread that waits inside it would block the process's end."""
+    try:
+        return b"".join(iter(lambda: os.read(0, 1 << 20), b""))
+    except OSError as error:
+        raise UserError(
+            f"cannot read stdin: {error.strerror}", "Give the text as an argument, or pipe it in."
+        ) from error
+
+
+def _read_file(path: Path, hint: str = "--file takes the text file to complete.") -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", hint) from error

@@ -1,0 +1,285 @@
+"""tokenizer.json -> text to ids and back; the only module that imports tokenizers."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import processors
+
+from codegen_cli.text.token_text import (
+    BYTE_OF_CHARACTER,
+    bytes_of_token,
+    check_unicode,
+    not_utf8,
+    truncate_completion,
+)
+from codegen_cli.text.tokenizer_file import broken, judge_tokenizer
+from codegen_cli.text.tokenizer_options import DEFAULTS, END_OF_TEXT, TokenizerOptions
+from codegen_cli.text.vocabulary_files import vocabulary_files, write_files
+from quantize.errors import UserError
+from quantize.input_file import quoted, shown
+
+_LONG_TEXT = 1 << 16  # characters
+
+
+class Tokenizer:
+    """A checkpoint's byte-level BPE: without options, nothing is added to or cut from any text.
+
+    unk_id, bos_id, pad_id  the ids of the options' tokens, None where there is none
+    end_of_text             likewise of eos_token; the ids of CodeGen's config.json name others
+    first_ids               what `encode` puts in front: bos_id or nothing
+
+    May be used from several threads.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, options: TokenizerOptions = DEFAULTS) -> None:
+        self.options = options
+        self._inner = inner
+        self._reading = threading.Lock()  # guards encode_special_tokens, a state of `inner`
+        self._missing_ids: dict[int, npt.NDArray[np.int64]] = {}
+        self._lacked_bytes = {
+            byte for token, byte in BYTE_OF_CHARACTER.items() if inner.token_to_id(token) is None
+        }
+        self._n_in_file = inner.get_vocab_size(with_added_tokens=True)
+        self._added_ids = _make_special(inner, options)
+        self.unk_id: int | None = inner.token_to_id(options.unk_token)
+        self.bos_id: int | None = inner.token_to_id(options.bos_token)
+        self.end_of_text: int | None = inner.token_to_id(options.eos_token)
+        self.pad_id: int | None = None
+        if options.pad_token is not None:
+            self.pad_id = inner.token_to_id(options.pad_token)
+        self.first_ids: list[int] = []
+        if options.add_bos_token:
+            self.first_ids = [_required(self.bos_id, options.bos_token)]
+
+    @classmethod
+    def from_json(
+        cls,
+        data: bytes,
+        where: str = "tokenizer.json",
+        options: TokenizerOptions = DEFAULTS,
+    ) -> Self:
+        """Read the bytes of a tokenizer.json.
+
+        `where` names them in an error. Raises UserError when they are not a tokenizer, one whose
+        ids do not stand for bytes (streaming needs those) or not the ids that `tokenizers` gives.
+        """
+        added_ids = judge_tokenizer(data, where)
+        try:
+            inner = tokenizers.Tokenizer.from_buffer(data)
+        except ValueError as error:
+            raise broken(where, shown(str(error))) from error
+        _check_added_tokens(inner, added_ids, where)
+        if isinstance(inner.post_processor, processors.TemplateProcessing):
+            # It would add tokens, which nobody asks for, and panics at a template of a pair.
+            inner.post_processor = processors.ByteLevel(trim_offsets=False)
+        inner.no_truncation()
+        inner.no_padding()
+        if inner.model.unk_token == "":
+            inner.model.unk_token = None  # or a character without a token is an error
+        if options.add_prefix_space is not None:
+            inner.pre_tokenizer.add_prefix_space = options.add_prefix_space
+        return cls(inner, options)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    def missing_ids(self, vocab_size: int) -> npt.NDArray[np.int64]:
+        """Return the ids below a model's vocab_size that no token has, ascending, int64 [n].
+
+        The model's head scores them (CodeGen pads 50295 tokens to 51200 rows), but nothing may
+        sample them. Raises UserError when a token's id is not below vocab_size: then the model and
+        the tokenizer do not belong together.
+        """
+        if vocab_size not in self._missing_ids:
+            tokens = map(self._inner.id_to_token, range(vocab_size))
+            missing = [i for i, t in enumerate(tokens) if t is None or i in self._added_ids]
+            if vocab_size - len(missing) < self._n_in_file:
+                self._check_ids_below(vocab_size)
+            self._missing_ids[vocab_size] = np.array(missing, np.int64)
+        return self._missing_ids[vocab_size]
+
+    def end_ids(self, eos_token_id: Sequence[int]) -> frozenset[int]:
+        """Return the ids that end a text: `<|endoftext|>`, and the special ones of a config's.
+
+        Ordinary tokens of an eos_token_id end nothing: CodeGen2's is 2, the token `#`.
+        """
+        added = self._inner.get_added_tokens_decoder()
+        ends = {i for i in eos_token_id if i in added and added[i].special}
+        return frozenset(ends if self.end_of_text is None else {self.end_of_text, *ends})
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token, spelled as in the vocabulary; unk_id for one it lacks."""
+        token_id = self._inner.token_to_id(token)
+        return self.unk_id if token_id is None else token_id
+
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """Return the ids of a text, behind bos_id if the options say so.
+
+        special_tokens  read `<|endoftext|>`, and any other special token, as its own id; it is
+                        ordinary text otherwise, as it must be in text from anywhere
+
+        Raises UserError for a text with lone surrogates.
+        """
+        return self.first_ids + self._encode(text, special_tokens).ids
+
+    def encode_with_starts(
+        self, text: str, *, special_tokens: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Return the ids and, for each, the index of the first character it covers.
+
+        As `encode`, but never with bos_id in front. A character of several ids is the start of all
+        of them. The start may skip leading blanks where the file's `trim_offsets` says so.
+        """
+        encoding = self._encode(text, special_tokens, with_starts=True)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def inputs(
+        self, texts: Sequence[str], *, special_tokens: bool = False
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """Return several texts as the arrays that transformers' models take, int64 [n_texts, n].
+
+        input_ids       the ids of each text, filled up to the longest with pad_id at the right
+        attention_mask  1 for an id of the text, 0 for padding
+        token_type_ids  0; only if the options have return_token_type_ids
+
+        Raises UserError when texts differ in length and there is no pad_token, and as `encode`.
+        """
+        rows = [self.encode(text, special_tokens=special_tokens) for text in texts]
+        longest = max(map(len, rows), default=0)
+        if self.pad_id is None and any(len(row) < longest for row in rows):
+            raise UserError(
+                "the texts differ in length and the tokenizer has no pad_token",
+                "Give TokenizerOptions(pad_token=...).",
+            )
+        shape = (len(rows), longest)
+        input_ids = np.full(shape, self.pad_id or 0, np.int64)
+        attention_mask = np.zeros(shape, np.int64)
+        for i, row in enumerate(rows):
+            input_ids[i, : len(row)] = row
+            attention_mask[i, : len(row)] = 1
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.options.return_token_type_ids:
+            arrays["token_type_ids"] = np.zeros(shape, np.int64)
+        return arrays
+
+    def decode(self, ids: Sequence[int], truncate_before_pattern: Sequence[str] = ()) -> str:
+        """Return the text of ids, unknown ones giving nothing; never cleaned up.
+
+        truncate_before_pattern  end where a completion leaves its function: see
+                                 `token_text.truncate_completion`
+
+        Bytes that are not UTF-8 are treated as the options' errors say. Raises UserError for them
+        if that is "strict", and for a pattern that is no regular expression.
+        """
+        return truncate_completion(self._decode(ids), truncate_before_pattern)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that one id adds to a text, b"" for an id without a token."""
+        token = self._inner.id_to_token(token_id)
+        return b"" if token is None else bytes_of_token(token)
+
+    def save_vocabulary(self, directory: str | Path, filename_prefix: str = "") -> list[Path]:
+        """Write vocab.json, merges.txt and added_tokens.json to a directory; return their paths.
+
+        A checkpoint with these files in the place of tokenizer.json has the same ids. With a
+        prefix the names begin with it and a hyphen. Raises UserError when the directory cannot be
+        written.
+        """
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        return write_files(vocabulary_files(self._inner.to_str()), Path(directory), prefix)
+
+    def _encode(
+        self, text: str, special_tokens: bool, with_starts: bool = False
+    ) -> tokenizers.Encoding:
+        with self._reading:
+            self._inner.encode_special_tokens = not special_tokens
+            try:
+                encoding = self._encode_now(text, with_starts)
+            except TypeError:  # what the library makes of lone surrogates
+                check_unicode(text)
+                raise
+        if self._lacked_bytes:
+            self._check_nothing_lost(text, encoding.ids)
+        return encoding
+
+    def _encode_now(self, text: str, with_starts: bool) -> tokenizers.Encoding:
+        if with_starts or len(text) <= _LONG_TEXT:
+            return self._inner.encode(text, add_special_tokens=False)
+        # Takes seconds: unlike encode, a batch lets the thread run that waits for Ctrl-C.
+        [encoding] = self._inner.encode_batch_fast([text], add_special_tokens=False)
+        return encoding
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        if self.options.errors == "replace":
+            return self._inner.decode(ids, skip_special_tokens=False)
+        try:
+            return b"".join(map(self.token_bytes, ids)).decode(errors=self.options.errors)
+        except UnicodeDecodeError as error:
+            raise not_utf8(error) from error
+
+    def _check_nothing_lost(self, text: str, ids: Sequence[int]) -> None:
+        """Refuse bytes that the vocabulary lacks: the library drops them without a word."""
+        given, kept = text.encode(), b"".join(map(self.token_bytes, ids))
+        for byte in sorted(self._lacked_bytes):
+            if kept.count(byte) < given.count(byte):
+                raise UserError(
+                    f"the tokenizer has no token for byte 0x{byte:02X}, which the text has",
+                    "Use the tokenizer.json of a CodeGen checkpoint.",
+                )
+
+    def _check_ids_below(self, vocab_size: int) -> None:
+        ids = self._inner.get_vocab(with_added_tokens=True).values()
+        largest = max(set(ids) - self._added_ids)
+        if largest >= vocab_size:
+            raise UserError(
+                f"the tokenizer has ids up to {largest}, need ids below vocab_size {vocab_size}",
+                "The tokenizer does not belong to this model: use the one of its checkpoint.",
+            )
+
+
+def _check_added_tokens(
+    inner: tokenizers.Tokenizer, declared: Mapping[str, int], where: str
+) -> None:
+    """Refuse added tokens that the library numbers otherwise than the file, which it does silently.
+
+    Their ids choose rows of the model's embedding, so another number is another token.
+    """
+    for token, token_id in declared.items():
+        given = inner.token_to_id(token)
+        if given != token_id:
+            raise UserError(
+                f"{where}: the added token {quoted(token)} has id {quoted(token_id)}, need {given}",
+                "The ids of added tokens must go on from the vocabulary's, in order, without gaps.",
+            )
+
+
+def _make_special(inner: tokenizers.Tokenizer, options: TokenizerOptions) -> set[int]:
+    """Make the options' tokens special; return the ids of those that the file lacks.
+
+    Some files do not call even `<|endoftext|>` special: text could then not hold these characters.
+    """
+    lacked = [token for token in options.special_tokens if inner.token_to_id(token) is None]
+    if END_OF_TEXT in lacked:  # a default only: whoever leaves it out has no such token
+        lacked.remove(END_OF_TEXT)
+    special = {
+        token.content for token in inner.get_added_tokens_decoder().values() if token.special
+    }
+    known = [token for token in options.special_tokens if inner.token_to_id(token) is not None]
+    inner.add_special_tokens([token for token in [*known, *lacked] if token not in special])
+    return {i for i in map(inner.token_to_id, lacked) if i is not None}
+
+
+def _required(bos_id: int | None, bos_token: str) -> int:
+    if bos_id is None:
+        raise UserError(
+            f"add_bos_token: the tokenizer has no {quoted(bos_token)}",
+            "Give TokenizerOptions(bos_token=...) too.",
+        )
+    return bos_id
