@@ -10,7 +10,7 @@ from quantize.input_file import exists, map_input, quoted, read_input
 from quantize.json_object import parse_json_object
 from quantize.safetensors_map import map_safetensors
 from quantize.source_tensor import SourceTensor
-from quantize.tokenizer_files import read_tokenizer
+from quantize.tokenizer_files import CheckpointTokenizer, read_tokenizer
 from quantize.torch_zip import map_torch_zip
 
 # In the order of preference that transformers has.
@@ -40,7 +40,7 @@ class Checkpoint:
 
     path            the directory
     tensors         by the checkpoint's own names, without mask buffers
-    tokenizer_json  the content of tokenizer.json, built from older files where it is absent
+    tokenizer       tokenizer.json, built from older files where it is absent, and settings
     files           the weight files
     weights_bytes   their size
     """
@@ -48,7 +48,7 @@ class Checkpoint:
     path: Path
     config: ModelConfig
     tensors: dict[str, SourceTensor]
-    tokenizer_json: bytes
+    tokenizer: CheckpointTokenizer
     files: tuple[Path, ...]
     weights_bytes: int
 
@@ -64,7 +64,7 @@ def open_checkpoint(source: Path) -> Checkpoint:
     directory = source if is_directory else source.parent
     weights = _find_weights(directory) if is_directory else source
     config = read_config(_required(directory, "config.json"))
-    tokenizer_json = read_tokenizer(directory)
+    tokenizer = read_tokenizer(directory)
     files, tensors = _map_weights(weights)
     weights_bytes = sum(file.stat().st_size for file in files)
     _judge_sharing(tensors, weights_bytes, weights)
@@ -72,7 +72,7 @@ def open_checkpoint(source: Path) -> Checkpoint:
         path=directory,
         config=config,
         tensors=tensors,
-        tokenizer_json=tokenizer_json,
+        tokenizer=tokenizer,
         files=files,
         weights_bytes=weights_bytes,
     )

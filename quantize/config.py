@@ -49,6 +49,7 @@ WITHOUT_EFFECT = (
     "dtype",
     "transformers_version",
     "architectures",
+    "output_attentions",
     "output_hidden_states",
     "return_dict",
     "chunk_size_feed_forward",
@@ -56,7 +57,10 @@ WITHOUT_EFFECT = (
     "id2label",
     "label2id",
     "problem_type",
+    "_name_or_path",
 )
+# CodeGenConfig has none of these, but transformers' cache acts on them for every model.
+OTHER_ATTENTION = ("sliding_window", "attention_chunk_size", "layer_types", "kv_sharing_modes")
 # CodeGenConfig's attribute_map: other names that a config.json may use.
 ALIASES = {
     "max_position_embeddings": "n_positions",
@@ -114,9 +118,9 @@ def read_config(path: Path) -> ModelConfig:
 def parse_config(fields: Mapping[str, object], where: str) -> ModelConfig:
     """Judge the fields of a config.json; `where` names their origin in errors.
 
-    Fields in WITHOUT_EFFECT and those that CodeGenConfig does not have are ignored. Raises
-    UserError for another architecture, a missing field, a wrong type, or dimensions that no CodeGen
-    model can have.
+    Fields in WITHOUT_EFFECT are ignored, and so are those that CodeGenConfig does not have, but for
+    the few that docs/config.md names. Raises UserError for another architecture, a missing field, a
+    wrong type, or dimensions that no CodeGen model can have.
     """
     _judge_architecture(fields, where)
     fields = _own_names(fields, where)
@@ -152,8 +156,7 @@ def _judge_architecture(fields: Mapping[str, object], where: str) -> None:
     if model_type != "codegen":
         found = "no model_type" if model_type is None else f"model_type {quoted(model_type)}"
         raise UserError(f"{where} has {found}, need model_type 'codegen'", _HINT)
-    if not _flag(fields, "scale_attn_weights", where, default=True):
-        raise UserError(f"{where}: scale_attn_weights is False, need True", _HINT)
+    _judge_attention(fields, where)
     if fields.get("quantization_config") is not None:
         raise UserError(
             f"{where} is of weights that are quantized already (quantization_config "
@@ -166,6 +169,16 @@ def _judge_architecture(fields: Mapping[str, object], where: str) -> None:
             "need a model that transformers' CodeGenForCausalLM runs, or CodeGen2",
             "Use a Salesforce/codegen-* or Salesforce/codegen2-* checkpoint.",
         )
+
+
+def _judge_attention(fields: Mapping[str, object], where: str) -> None:
+    """Refuse other attention than CodeGen's: causal, over all positions, scaled, in each layer."""
+    for name in ("scale_attn_weights", "is_causal"):
+        if not _flag(fields, name, where, default=True):
+            raise UserError(f"{where}: {name} is False, need True", _HINT)
+    for name in OTHER_ATTENTION:
+        if fields.get(name) is not None:
+            raise UserError(f"{where}: {name} is {quoted(fields[name])}, need null", _HINT)
 
 
 def _is_codegen2(fields: Mapping[str, object]) -> bool:

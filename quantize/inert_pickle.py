@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from quantize.errors import UserError
 from quantize.input_file import quoted
+from quantize.source_tensor import MAX_DIMENSIONS
 
 _ORDERED_DICT = "collections.OrderedDict"
 _REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
@@ -230,16 +231,21 @@ def _call(function: object, arguments: object) -> object:
 
 
 def _tensor(storage: StorageRecord, offset: object, shape: object, stride: object) -> TensorRecord:
-    """Judge the arguments of _rebuild_tensor_v2 that place a tensor in its storage."""
+    """Judge the arguments of _rebuild_tensor_v2 that place a tensor in its storage.
+
+    Dimensions are counted before they are looked at: a tuple that is spelled out once can be
+    recalled for every tensor.
+    """
     sound = (
         isinstance(shape, tuple)
         and isinstance(stride, tuple)
-        and len(shape) == len(stride)
+        and len(shape) == len(stride) <= MAX_DIMENSIONS
         and all(_is_count(number) for number in (offset, *shape, *stride))
     )
     if not sound:
         found = f"offset {quoted(offset)}, size {quoted(shape)}, stride {quoted(stride)}"
-        raise ValueError(f"it has a tensor with {found}, need whole numbers, none negative")
+        need = f"whole numbers, none negative, and at most {MAX_DIMENSIONS} dimensions"
+        raise ValueError(f"it has a tensor with {found}, need {need}")
     return TensorRecord(storage, cast(int, offset), cast(_Sizes, shape), cast(_Sizes, stride))
 
 

@@ -65,6 +65,8 @@ class PackedFile:
     format   of the matrices, except those that a mixed file keeps finer: int8, int4 or f16
     tensors  by name, in the order of a forward pass; a tied model has no lm_head.weight
     name     the model's name, perhaps empty
+
+    tokenizer_settings  what tokenizer_json has no place for, not judged yet
     """
 
     path: Path
@@ -75,6 +77,7 @@ class PackedFile:
     provenance: dict[str, str]
     name: str
     tokenizer_sha256: str = field(repr=False)
+    tokenizer_settings: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ def read_packed_file(path: Path) -> PackedFile:
         provenance={key: str(text) for key, text in _json(metadata, "provenance", path).items()},
         name=_text(metadata, "model_name", path),
         tokenizer_sha256=tokenizer_sha256,
+        tokenizer_settings=_tokenizer_settings(metadata, path),
     )
 
 
@@ -225,12 +229,18 @@ def _json(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, object
     return parse_json_object(text, f"the metadata {key} of {path}")
 
 
+def _tokenizer_settings(metadata: Mapping[str, str], path: Path) -> dict[str, object]:
+    """What most files do not have, and the first version 1 readers pass over."""
+    key = "tokenizer_settings"
+    return _json(metadata, key, path) if key in metadata else {}
+
+
 def _judge_names(found: list[str], need: list[str], path: Path) -> None:
     if found == need:
         return
-    missing = [quoted(name) for name in need if name not in set(found)]
-    surplus = [quoted(name) for name in found if name not in set(need)]
-    problems = [f"missing {name}" for name in missing] + [f"surplus {name}" for name in surplus]
+    known, present = set(need), set(found)
+    problems = [f"missing {quoted(name)}" for name in need if name not in present]
+    problems += [f"surplus {quoted(name)}" for name in found if name not in known]
     named = ", ".join(problems[:_NAMED_PROBLEMS]) or "they are in another order"
     raise UserError(f"{path} does not hold the tensors of its config: {named}", _HINT_DAMAGED)
 

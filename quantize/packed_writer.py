@@ -1,15 +1,12 @@
 """A model and the payloads of its tensors -> a packed file, whole or not at all."""
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import FileIO
 from pathlib import Path
 
 from quantize.blocks import Bytes, Format
@@ -23,14 +20,10 @@ from quantize.packed_file import (
     N_DIGITS,
     TOKENIZER,
     header_hash,
+    is_packed_file,
 )
+from quantize.whole_file import blaming, replacing, write_all
 
-_HINTS = {
-    errno.ENOSPC: "Free some space, or write to another disk.",
-    errno.EFBIG: "A limit on the size of files is in the way: see `ulimit -f`.",
-    errno.EISDIR: "Give the path of a file, not of a directory.",
-    errno.ENOENT: "Create the directory first, or choose another place.",
-}
 _HINT_OTHER = "Choose another target."
 
 
@@ -49,6 +42,8 @@ class ModelDescription:
 
     format  of the matrices, except those that a mixed file keeps finer: int8, int4 or f16
     name    the model's name, perhaps empty
+
+    tokenizer_settings  what tokenizer_json has no place for: CheckpointTokenizer.settings
     """
 
     config: ModelConfig
@@ -56,6 +51,7 @@ class ModelDescription:
     name: str
     tokenizer_json: bytes = field(repr=False)
     provenance: Mapping[str, str]
+    tokenizer_settings: Mapping[str, object] = field(default_factory=dict)
 
 
 def write_packed_file(
@@ -71,10 +67,11 @@ def write_packed_file(
     payloads  u8 [payload_bytes(format, shape)] for each entry, asked for one at a time
     sources   files that the target must not be
 
-    Raises UserError where the target cannot be written or its disk is too small. Whatever is
-    raised, here or by `payloads`, the target stays as it was and no other file is left.
+    Raises UserError where the target cannot be written, holds something else than a packed model,
+    or its disk is too small. Whatever is raised, here or by `payloads`, the target stays as it was
+    and no other file is left.
     """
-    with _blaming(target):
+    with blaming(target):
         if target.is_symlink():  # the link stays: what it points to is replaced
             target = Path(os.path.realpath(target))
     sizes = [round_up(len(model.tokenizer_json), ALIGNMENT)]
@@ -82,16 +79,16 @@ def write_packed_file(
     # Hashes are of one length, so the header's length is known before they are.
     data_start = 8 + len(_header(model, entries, sizes, ["0" * N_DIGITS] * len(sizes)))
     _judge_target(target, sources, data_start + sum(sizes))
-    with _replacing(target) as file:
+    with replacing(target) as file:
         file.seek(data_start)
         hashes = []
         for content, size in zip(_contents(model, payloads), sizes, strict=True):
             assert len(content) == size
             hashes.append(hashlib.sha256(content).hexdigest())
-            _write_all(file, content, target)
+            write_all(file, content, target)
         header = _header(model, entries, sizes, hashes)
         file.seek(0)
-        _write_all(file, memoryview(len(header).to_bytes(8, "little") + header), target)
+        write_all(file, memoryview(len(header).to_bytes(8, "little") + header), target)
     return data_start + sum(sizes)
 
 
@@ -119,6 +116,8 @@ def _header(
         "tensors": _compact(declared),
         "provenance": _compact(dict(model.provenance)),
     }
+    if model.tokenizer_settings:  # else the header is as it always was
+        metadata["tokenizer_settings"] = _compact(dict(model.tokenizer_settings))
     header = _compact({"__metadata__": metadata, **offsets}).encode("ascii")
     assert header.startswith(MAGIC)
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
@@ -139,7 +138,7 @@ def _contents(model: ModelDescription, payloads: Iterable[Bytes]) -> Iterator[me
 
 
 def _judge_target(target: Path, sources: Sequence[Path], need_bytes: int) -> None:
-    with _blaming(target):
+    with blaming(target):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if target.exists():
@@ -147,43 +146,11 @@ def _judge_target(target: Path, sources: Sequence[Path], need_bytes: int) -> Non
                 raise UserError(f"cannot write {target}: it is no regular file", _HINT_OTHER)
             if any(target.samefile(source) for source in sources):
                 raise UserError(f"cannot write {target}: it is being read from", _HINT_OTHER)
+            if target.stat().st_size and not is_packed_file(target):
+                message = f"{target} exists and is not a packed model"
+                raise UserError(message, "Choose another target, or remove that file first.")
         free_bytes = shutil.disk_usage(target.parent).free
     if free_bytes < need_bytes:
         found, need = f"{free_bytes / 1e6:.1f} MB free", f"{need_bytes / 1e6:.1f} MB"
         message = f"cannot write {target}: its disk has {found}, need {need}"
-        raise UserError(message, _HINTS[errno.ENOSPC])
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[FileIO]:
-    """A new file beside the target that takes its place on success and is removed otherwise."""
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    with _blaming(target):
-        file = partial.open("xb", buffering=0)
-    try:
-        with file:
-            yield file
-            with _blaming(target):
-                os.fsync(file.fileno())
-        with _blaming(target):
-            partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _blaming(target: Path) -> Iterator[None]:
-    """Turn the file system's refusal into a UserError that names the target."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        hint = _HINTS.get(error.errno or 0, "Check the path and its permissions.")
-        raise UserError(f"cannot write {target}: {reason}", hint) from error
-
-
-def _write_all(file: FileIO, content: memoryview, target: Path) -> None:
-    """Write to an unbuffered file, which may take a part of the content at a time."""
-    with _blaming(target):
-        while content:
-            content = content[file.write(content) :]
+        raise UserError(message, "Free some space, or write to another disk.")

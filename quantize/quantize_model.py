@@ -79,6 +79,7 @@ class QuantizeSummary:
     bytes            of the file
     bits_per_weight  of all payloads, over all weights, norms and biases
     worst            the tensor with the largest relative error
+    warnings         what was packed all the same but is not as it should be, a sentence each
     """
 
     path: Path
@@ -86,6 +87,7 @@ class QuantizeSummary:
     bits_per_weight: float
     worst: TensorReport
     seconds: float
+    warnings: tuple[str, ...]
 
 
 def quantize(
@@ -99,9 +101,9 @@ def quantize(
     """Pack the checkpoint at `source` (a directory or a weight file) as int8, int4 or f16.
 
     `name` is what the packed file calls its model, "": nothing. Calls on_tensor as each tensor is
-    done. Raises UserError for a checkpoint that cannot be read
-    or holds a value beyond fp16's range, and for a target that cannot be written; the source is
-    never touched, and the target stays as it was unless all went well.
+    done. Raises UserError for a checkpoint that cannot be read or holds a value beyond fp16's
+    range, and for a target that cannot be written or holds something else than a packed model; the
+    source is never touched, and the target stays as it was unless all went well.
     """
     start_seconds = time.perf_counter()
     source, target = Path(source), Path(target)
@@ -139,6 +141,7 @@ def quantize(
         bits_per_weight=_bits_per_weight(entries),
         worst=max(reports, key=lambda report: report.relative_error),
         seconds=time.perf_counter() - start_seconds,
+        warnings=_warnings(checkpoint),
     )
 
 
@@ -260,8 +263,20 @@ def _describe(checkpoint: Checkpoint, format: Format, name: str) -> ModelDescrip
         config=checkpoint.config,
         format=format,
         name=_unicode(name),
-        tokenizer_json=checkpoint.tokenizer_json,
+        tokenizer_json=checkpoint.tokenizer.json,
         provenance={key: _unicode(text) for key, text in provenance.items()},
+        tokenizer_settings=checkpoint.tokenizer.settings,
+    )
+
+
+def _warnings(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A tokenizer of another model is no reason not to pack: ids may come from elsewhere."""
+    largest_id, vocab_size = checkpoint.tokenizer.largest_id, checkpoint.config.vocab_size
+    if largest_id < vocab_size:
+        return ()
+    return (
+        f"the tokenizer has ids up to {largest_id}, the model's vocab_size is {vocab_size}: they "
+        "do not belong together, so the packed model takes ids but no text",
     )
 
 

@@ -1,65 +1,82 @@
-"""A checkpoint's tokenizer.json, or the one that its vocab.json and merges.txt stand for.
+"""A checkpoint's tokenizer files -> one tokenizer.json, and what such a file cannot say.
 
-The older checkpoints have only what transformers' CodeGenTokenizer reads:
+transformers' CodeGenTokenizer reads these, and gives the same ids:
 
+    tokenizer.json           the whole tokenizer; where it is absent, what follows makes up for it
     vocab.json               {token: id}, tokens in the byte-level spelling of GPT-2
     merges.txt               two tokens a line, by rank; a first line "#version..." is a comment
-    added_tokens.json        {token: id} beside the vocabulary, as they read; may be absent
-    special_tokens_map.json  which tokens are special; may be absent
-    tokenizer_config.json    the same, add_prefix_space, and added_tokens_decoder; may be absent
+
+    added_tokens.json        {token: id} beside the vocabulary, as they read
+    special_tokens_map.json  which tokens are special; left out where there is added_tokens_decoder
+    tokenizer_config.json    the same, added_tokens_decoder, add_prefix_space, add_bos_token
+
+The last three may be absent. Beside a tokenizer.json they can add to it, and add_prefix_space
+overrides it (a missing one means false), but add_bos_token does not: a tokenizer.json that begins
+each text with a token has a template that says so.
 """
 
-import json
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import TypeGuard, cast
 
+from quantize.added_tokens import (
+    USUAL_ROLES,
+    Flags,
+    Token,
+    listed_tokens,
+    new_token,
+    special_tokens,
+    token_roles,
+    with_special,
+)
 from quantize.errors import UserError
 from quantize.input_file import exists, quoted, read_input
 from quantize.json_object import parse_json_object
+from quantize.tokenizer_json import json_bytes, tokenizer_json
 
 TOKENIZER = "tokenizer.json"
 VOCABULARY = ("vocab.json", "merges.txt")
 COMPANIONS = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
+_ADDED, _SPECIAL_MAP, _CONFIG = COMPANIONS
 _LARGEST_BYTES = 64 << 20
 _MOST_MERGES = 1 << 19  # CodeGen has 50,000; a line takes 60 bytes, however short it is
 _LARGEST_ID = 2**32 - 1  # as the tokenizers library stores ids
-_END_OF_TEXT = "<|endoftext|>"
-_SPECIAL = dict.fromkeys(("unk_token", "bos_token", "eos_token"), _END_OF_TEXT) | {
-    "pad_token": None
-}
-_LISTS_OF_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 _HINT = "Download the file again, or compare it with the original."
 
 
-class Token(TypedDict):
-    """An added token as tokenizer.json has it."""
+@dataclass(frozen=True, slots=True)
+class CheckpointTokenizer:
+    """A checkpoint's tokenizer, as a packed file holds it.
 
-    id: int
-    content: str
-    single_word: bool
-    lstrip: bool
-    rstrip: bool
-    normalized: bool
-    special: bool
+    json        the content of a tokenizer.json, as it came unless files beside it have more to say
+    settings    what that file has no place for: unk_token, bos_token, eos_token and pad_token where
+                they are not the usual ones, and return_token_type_ids
+    largest_id  that a text may have, special tokens left out; -1 for a file that is no byte-level
+                BPE
+    """
+
+    json: bytes = field(repr=False)
+    settings: dict[str, object]
+    largest_id: int
 
 
 def tokenizer_files(directory: Path) -> tuple[Path, ...]:
     """Return the files of a directory that read_tokenizer reads, none when they are incomplete."""
-    if exists(directory / TOKENIZER):
-        return (directory / TOKENIZER,)
-    required = [directory / name for name in VOCABULARY]
+    required = [directory / TOKENIZER]
+    if not exists(required[0]):
+        required = [directory / name for name in VOCABULARY]
     if not all(map(exists, required)):
         return ()
     return (*required, *filter(exists, (directory / name for name in COMPANIONS)))
 
 
-def read_tokenizer(directory: Path) -> bytes:
-    """Return the content of a checkpoint's tokenizer.json, read or built from the older files.
+def read_tokenizer(directory: Path) -> CheckpointTokenizer:
+    """Return a checkpoint's tokenizer, read from tokenizer.json or built from the older files.
 
     Both give the same ids for every text. Raises UserError when the files are absent, damaged or
-    contradict each other.
+    contradict each other; whether a tokenizer.json makes sense is for its reader to judge.
     """
     files = {path.name: path for path in tokenizer_files(directory)}
     if not files:
@@ -68,38 +85,136 @@ def read_tokenizer(directory: Path) -> bytes:
             "weights",
             f"Download {TOKENIZER} from the weights' own repository.",
         )
-    if TOKENIZER in files:
-        content = read_input(files[TOKENIZER], _LARGEST_BYTES)
-        parse_json_object(content, str(files[TOKENIZER]))
-        return content
-    return _built(directory, files)
-
-
-def _built(directory: Path, files: dict[str, Path]) -> bytes:
-    """The tokenizer.json that the older files of a directory stand for."""
-    fields = {name: _read_object(path) for name, path in files.items() if name != "merges.txt"}
-    vocab = _read_ids(files["vocab.json"], fields["vocab.json"])
-    merges = _read_merges(files["merges.txt"], vocab)
-    config = fields.get("tokenizer_config.json", {})
-    listed = config.get("added_tokens_decoder")
-    if listed is not None:  # then transformers leaves the other two files to older readers
-        special = _special_tokens(directory / "tokenizer_config.json", config)
-        added = _listed_tokens(directory / "tokenizer_config.json", listed)
-    else:
-        named = config | fields.get("special_tokens_map.json", {})
-        special = _special_tokens(directory / "special_tokens_map.json", named)
-        path = directory / "added_tokens.json"
-        ids = _read_ids(path, fields.get("added_tokens.json", {}))
-        added = {token: _token(token, ids[token], special.get(token)) for token in ids}
-    tokens = _with_special(vocab, added, special)
+    companions = {name: _read_object(files[name]) for name in COMPANIONS if name in files}
     try:
-        return _tokenizer_json(vocab, merges, tokens, config.get("add_prefix_space") is True)
+        if TOKENIZER in files:
+            content, largest_id = _completed(directory, companions)
+        else:
+            content, largest_id = _built(directory, files, companions)
     except UnicodeEncodeError as error:
         found = quoted(error.object[error.start : error.end])
         raise UserError(
             f"{directory}: the tokenizer has the lone surrogate {found}, need Unicode text",
             _HINT,
         ) from error
+    except RecursionError:
+        raise UserError(f"{directory}: {TOKENIZER} is nested too deeply", _HINT) from None
+    return CheckpointTokenizer(content, _settings(directory, companions), largest_id)
+
+
+Companions = Mapping[str, dict[str, object]]
+
+
+def _completed(directory: Path, companions: Companions) -> tuple[bytes, int]:
+    """The tokenizer.json as it came, or with what the files beside it add; its largest_id."""
+    path = directory / TOKENIZER
+    content = read_input(path, _LARGEST_BYTES)
+    fields = parse_json_object(content, str(path))
+    model, pre_tokenizer = fields.get("model"), fields.get("pre_tokenizer")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    own = _own_tokens(fields.get("added_tokens"))
+    if not _are_ids(vocab) or own is None or not isinstance(pre_tokenizer, dict):
+        return content, -1  # no byte-level BPE: refused when it is loaded
+    taken = {token["id"] for token in own.values()}
+    beside = _companion_tokens(directory, companions, vocab)
+    added = {text: token for text, token in beside.items() if token["id"] not in taken} | own
+    tokens = with_special(vocab, added, _special_tokens(directory, companions, vocab))
+    prefix = {"add_prefix_space": _adds_prefix_space(companions)}
+    if tokens == list(own.values()) and pre_tokenizer | prefix == pre_tokenizer:
+        return content, _largest_id(vocab, tokens)
+    changes = {"added_tokens": tokens, "pre_tokenizer": pre_tokenizer | prefix}
+    return json_bytes(fields | changes), _largest_id(vocab, tokens)
+
+
+def _built(directory: Path, files: Mapping[str, Path], companions: Companions) -> tuple[bytes, int]:
+    """The tokenizer.json that the older files stand for; its largest_id."""
+    vocab_file, merges_file = (files[name] for name in VOCABULARY)
+    vocab = _read_ids(vocab_file, _read_object(vocab_file))
+    merges = _read_merges(merges_file, vocab)
+    added = _companion_tokens(directory, companions, vocab)
+    special = _special_tokens(directory, companions, vocab)
+    bos_token = _bos_token(directory, companions)
+    if bos_token is not None:
+        special = {bos_token: {"special": True}} | special
+    tokens = with_special(vocab, added, special)
+    first = next((token for token in tokens if token["content"] == bos_token), None)
+    content = tokenizer_json(vocab, merges, tokens, _adds_prefix_space(companions), first)
+    return content, _largest_id(vocab, tokens)
+
+
+def _largest_id(vocab: Mapping[str, int], tokens: list[Token]) -> int:
+    """The largest id that a text may have."""
+    special = {token["content"] for token in tokens if token.get("special") is True}
+    ids = dict(vocab) | {token["content"]: token["id"] for token in tokens}
+    return max((token_id for text, token_id in ids.items() if text not in special), default=-1)
+
+
+def _own_tokens(listed: object) -> dict[str, Token] | None:
+    """The added_tokens of a tokenizer.json by their texts; None if they are not such."""
+    if listed is None:
+        return {}
+    tokens = {}
+    for token in listed if isinstance(listed, list) else [None]:
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            return None
+        tokens[token["content"]] = cast(Token, token)
+    return tokens if _are_ids({text: token.get("id") for text, token in tokens.items()}) else None
+
+
+def _are_ids(ids: object) -> TypeGuard[dict[str, int]]:
+    return isinstance(ids, dict) and all(type(token_id) is int for token_id in ids.values())
+
+
+def _companion_tokens(
+    directory: Path, companions: Companions, vocab: Mapping[str, int]
+) -> dict[str, Token]:
+    """The added tokens that tokenizer_config.json lists, or else added_tokens.json."""
+    config = companions.get(_CONFIG, {})
+    if config.get("added_tokens_decoder") is not None:
+        return listed_tokens(directory / _CONFIG, config["added_tokens_decoder"])
+    path = directory / _ADDED
+    ids = _read_ids(path, companions.get(_ADDED, {}))
+    special = _special_tokens(directory, companions, vocab)
+    return {text: new_token(text, token_id, special.get(text)) for text, token_id in ids.items()}
+
+
+def _special_tokens(
+    directory: Path, companions: Companions, vocab: Mapping[str, int]
+) -> dict[str, Flags]:
+    path, named = _named(directory, companions)
+    return special_tokens(path, named, vocab)
+
+
+def _bos_token(directory: Path, companions: Companions) -> str | None:
+    """The token that begins every text, if there is to be one."""
+    if companions.get(_CONFIG, {}).get("add_bos_token") is not True:
+        return None
+    path, named = _named(directory, companions)
+    return token_roles(path, named)["bos_token"]
+
+
+def _settings(directory: Path, companions: Companions) -> dict[str, object]:
+    """What a tokenizer.json has no place for; nothing is said of what is as usual."""
+    path, named = _named(directory, companions)
+    roles = token_roles(path, named)
+    settings: dict[str, object] = {
+        name: roles[name] for name, usual in USUAL_ROLES.items() if roles[name] != usual
+    }
+    if companions.get(_CONFIG, {}).get("return_token_type_ids") is True:
+        settings["return_token_type_ids"] = True
+    return settings
+
+
+def _named(directory: Path, companions: Companions) -> tuple[Path, dict[str, object]]:
+    """What names special tokens, and the file to blame for it."""
+    config = companions.get(_CONFIG, {})
+    if config.get("added_tokens_decoder") is not None:
+        return directory / _CONFIG, config
+    return directory / _SPECIAL_MAP, config | companions.get(_SPECIAL_MAP, {})
+
+
+def _adds_prefix_space(companions: Companions) -> bool:
+    return companions.get(_CONFIG, {}).get("add_prefix_space") is True
 
 
 def _read_object(path: Path) -> dict[str, object]:
@@ -150,107 +265,3 @@ def _read_merges(path: Path, vocab: dict[str, int]) -> list[str]:
             )
         merges.append(merge)
     return merges
-
-
-def _token(content: str, token_id: int, flags: dict[str, bool] | None = None) -> Token:
-    """An added token with some of its flags; special ones are found before all others."""
-    flags = flags or {}
-    special = flags.get("special", False)
-    return {
-        "id": token_id,
-        "content": content,
-        "single_word": flags.get("single_word", False),
-        "lstrip": flags.get("lstrip", False),
-        "rstrip": flags.get("rstrip", False),
-        "normalized": flags.get("normalized", not special),
-        "special": special,
-    }
-
-
-def _listed_tokens(path: Path, listed: object) -> dict[str, Token]:
-    """The added_tokens_decoder of a tokenizer_config.json: {"50256": {"content": ..., ...}}."""
-    tokens: dict[str, Token] = {}
-    for key, entry in listed.items() if isinstance(listed, dict) else [("", None)]:
-        content = entry.get("content") if isinstance(entry, dict) else None
-        if not isinstance(content, str) or not re.fullmatch("[0-9]{1,10}", key):
-            raise UserError(
-                f"{path}: added_tokens_decoder has {quoted({key: entry})}, need ids and tokens",
-                _HINT,
-            )
-        tokens[content] = _token(content, int(key), _flags(entry))
-    return tokens
-
-
-def _special_tokens(path: Path, named: dict[str, object]) -> dict[str, dict[str, bool]]:
-    """The special tokens of a checkpoint and their flags."""
-    found: list[object] = [named.get(name, default) for name, default in _SPECIAL.items()]
-    for name in _LISTS_OF_SPECIAL:
-        listed = named.get(name)
-        found += listed if isinstance(listed, list) else []
-    special: dict[str, dict[str, bool]] = {}
-    for token in found:
-        content = token.get("content") if isinstance(token, dict) else token
-        if content is None:
-            continue
-        if not isinstance(content, str) or not content:
-            raise UserError(f"{path}: found special token {quoted(token)}, need a text", _HINT)
-        special[content] = _flags(token) | {"special": True}
-    return special
-
-
-def _flags(entry: object) -> dict[str, bool]:
-    """The flags of a token that is given with any, as {"content": ..., "lstrip": false, ...}."""
-    given = entry if isinstance(entry, dict) else {}
-    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    return {name: given[name] is True for name in names if name in given}
-
-
-def _with_special(
-    vocab: dict[str, int], added: dict[str, Token], special: dict[str, dict[str, bool]]
-) -> list[Token]:
-    """All added tokens by id; a special one that has no id gets the next, as in transformers."""
-    tokens = dict(added)
-    n_ids = 1 + max([*vocab.values(), *(token["id"] for token in tokens.values())], default=-1)
-    for content, flags in special.items():
-        if content in tokens or (content == _END_OF_TEXT and content not in vocab):
-            continue  # not every vocabulary has an end of text
-        token_id = vocab.get(content, n_ids)
-        n_ids = max(n_ids, token_id + 1)
-        tokens[content] = _token(content, token_id, flags)
-    return sorted(tokens.values(), key=lambda token: token["id"])
-
-
-def _tokenizer_json(
-    vocab: dict[str, int], merges: list[str], added_tokens: list[Token], add_prefix_space: bool
-) -> bytes:
-    """A tokenizer.json, of CodeGen's published files the one published with them, byte for byte."""
-    fields = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added_tokens,
-        "normalizer": None,
-        "pre_tokenizer": _byte_level(add_prefix_space, trim_offsets=True),
-        "post_processor": _byte_level(True, trim_offsets=False),
-        "decoder": _byte_level(True, trim_offsets=True),
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "vocab": vocab,
-            "merges": merges,
-        },
-    }
-    return json.dumps(fields, ensure_ascii=False, indent=2).encode()
-
-
-def _byte_level(add_prefix_space: bool, trim_offsets: bool) -> dict[str, object]:
-    return {
-        "type": "ByteLevel",
-        "add_prefix_space": add_prefix_space,
-        "trim_offsets": trim_offsets,
-        "use_regex": True,
-    }

@@ -62,7 +62,7 @@ def test_same_values_come_from_every_container(tmp_path: Path, container: str, d
     write_checkpoint(tmp_path, CONFIG, TENSORS, container, dtype)
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.config == parse_config(CONFIG, "config.json")
-    assert checkpoint.tokenizer_json == TOKENIZER.read_bytes()
+    assert checkpoint.tokenizer.json == TOKENIZER.read_bytes()
     pairs = match_tensors(tensor_specs(checkpoint.config), checkpoint.tensors)
     assert len(pairs) == len(TENSORS)
     for spec, tensor in pairs:

@@ -12,6 +12,7 @@ from quantize.config import (
     ACTIVATION_FUNCTIONS,
     ALIASES,
     HONOURED,
+    OTHER_ATTENTION,
     WITHOUT_EFFECT,
     ModelConfig,
     config_fields,
@@ -35,12 +36,13 @@ SMALL = ModelConfig(
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "config.md"
 
-# dataclasses.fields(CodeGenConfig) of transformers 5.23.0.
+# CodeGenConfig().to_dict() of transformers 5.23.0, all but model_type.
 CODEGEN_CONFIG = """
 transformers_version architectures output_hidden_states return_dict dtype chunk_size_feed_forward
 is_encoder_decoder id2label label2id problem_type vocab_size n_positions n_ctx n_embd n_layer n_head
 rotary_dim n_inner activation_function resid_pdrop embd_pdrop attn_pdrop layer_norm_epsilon
 initializer_range use_cache bos_token_id eos_token_id tie_word_embeddings
+output_attentions _name_or_path
 """.split()
 
 CODEGEN2 = {
@@ -85,6 +87,9 @@ def test_the_document_says_of_each_field_what_the_code_does() -> None:
     said = {row[1].strip(" `"): row[2].strip() for row in rows if row[0] == "" and len(row) == 5}
     done = dict.fromkeys(HONOURED, "honoured") | dict.fromkeys(WITHOUT_EFFECT, "without effect")
     assert {name: said.get(name) for name in done} == done
+    assert {name: said.get(name) for name in OTHER_ATTENTION} == dict.fromkeys(
+        OTHER_ATTENTION, "honoured"
+    )
     assert {name: said.get(name) for name in ALIASES} == {
         alias: f"honoured as `{name}`" for alias, name in ALIASES.items()
     }
@@ -96,7 +101,14 @@ def test_fields_without_effect_are_ignored(name: str) -> None:
 
 
 def test_fields_that_nobody_knows_are_ignored() -> None:
-    fields = small_config(attention_dropout=0.3, torch_dtype=None, head_dim=7, rope_scaling={})
+    fields = small_config(
+        attention_dropout=0.3,
+        torch_dtype=None,
+        head_dim=7,
+        rope_scaling={},
+        is_causal=True,
+        sliding_window=None,
+    )
     assert parse_config(fields, "config.json") == SMALL
 
 
@@ -286,6 +298,12 @@ def test_weights_that_are_quantized_already_are_refused() -> None:
         ({"mp_num": 8, "n_head": 4}, "n_head is 4, need a multiple of 8"),
         (CODEGEN2 | {"head_dim": 16, "n_head": 4}, "n_head is 4, need a multiple of 8"),
         ({"scale_attn_weights": False}, "scale_attn_weights is False, need True"),
+        ({"is_causal": False}, "is_causal is False, need True"),
+        ({"is_causal": None}, "is_causal is None, need true or false"),
+        ({"sliding_window": 128}, "sliding_window is 128, need null"),
+        ({"attention_chunk_size": 0}, "attention_chunk_size is 0, need null"),
+        ({"layer_types": ["linear_attention"] * 2}, "layer_types is ['linear_attention', 'linear_"),
+        ({"kv_sharing_modes": ["reuse"] * 2}, "kv_sharing_modes is ['reuse', 'reuse'], need null"),
         ({"scale_attn_weights": 1}, "scale_attn_weights is 1, need true or false"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', need true or false"),
         ({"rotary_dim": None}, "has no rotary_dim, need a whole number from 1 to 65536"),

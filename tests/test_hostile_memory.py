@@ -58,6 +58,14 @@ def content_of(value: object) -> Callable[[Path], object]:
     return lambda path: path.write_text(json.dumps(value), encoding="utf-8")
 
 
+ADDED_TOKEN = TINY_TOKENIZER["added_tokens"][0]  # type: ignore[index]
+# 50,000 pieces that all name one list of 100,000 ids.
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "a", "type_id": 0}}] * 50_000,
+    "pair": [],
+    "special_tokens": {"a": {"id": "a", "ids": [7] * 100_000, "tokens": ["a"]}},
+}
 PADDING = {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
 PADDING |= {"strategy": {"Fixed": 1 << 60}, "pad_to_multiple_of": 1 << 60}
 
@@ -121,6 +129,19 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "read_tokenizer",
         content_of(TINY_TOKENIZER | {"added_tokens": [{}] * 500_000}),
         "has more than 524288 values",
+    ),
+    "an added token of megabytes": (
+        "read_tokenizer",
+        content_of(
+            TINY_TOKENIZER
+            | {"added_tokens": [ADDED_TOKEN, ADDED_TOKEN | {"id": 258, "content": "q" * (4 << 20)}]}
+        ),
+        "added_tokens have more than 262144 characters",
+    ),
+    "a template that names a list often": (
+        "read_tokenizer",
+        content_of(TINY_TOKENIZER | {"post_processor": TEMPLATE}),
+        "its template begins with 100000 tokens, need 1 at most",
     ),
     "a sparse file of a terabyte": (
         "read_packed",

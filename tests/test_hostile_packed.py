@@ -30,6 +30,7 @@ from hostile import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codegen_cli.text.tokenizer import Tokenizer
 from quantize import packed_file
 from quantize.errors import UserError
 from quantize.packed_file import header_hash, read_packed_file
@@ -320,6 +321,22 @@ def test_a_vocabulary_of_no_tokens_is_refused(
     tokenizer = TINY_TOKENIZER | {"added_tokens": [], "model": model}
     scratch.write_bytes(with_tokenizer(contents["int8"], tokenizer))
     assert refused(lambda: complete(scratch))
+
+
+@pytest.mark.parametrize("name", ["unk_token", "bos_token", "eos_token", "pad_token"])
+@pytest.mark.parametrize("token", ["\ud800", "a\udfff", "q" * 5000, "", 7, ["ab"], {}])
+def test_a_special_token_that_is_no_text_is_refused(
+    contents: dict[str, bytes], scratch: Path, name: str, token: object
+) -> None:
+    """The tokenizers library fails at some, and takes 90 bytes for each byte of others."""
+
+    def edit(header: dict[str, Any]) -> None:
+        header["__metadata__"]["tokenizer_settings"] = {name: token}
+
+    scratch.write_bytes(forged(contents["int8"], edit))
+    error = refused(lambda: Tokenizer.from_packed(read_packed_file(scratch)))
+    assert error
+    assert f"its tokenizer_settings have {name} " in error.message
 
 
 def test_texts_of_the_header_are_quoted(contents: dict[str, bytes], scratch: Path) -> None:

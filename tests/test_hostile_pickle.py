@@ -6,7 +6,6 @@ import os
 import pickle
 import pickletools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,9 +144,8 @@ DEEP = pickle.EMPTY_TUPLE + pickle.TUPLE1 * 100_000
 
 @pytest.mark.parametrize("place", MADE_OF_LAUGHS)
 def test_a_tuple_that_doubles_is_never_spelled_out(place: str) -> None:
-    started = time.perf_counter()
+    """Spelled out it would have 2**60 parts, and no test would end."""
     assert refused(lambda: read_pickle(program(MADE_OF_LAUGHS[place])))
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("after", [b"", pickle.BINPERSID, pickle.NONE + pickle.STACK_GLOBAL])

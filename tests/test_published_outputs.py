@@ -40,7 +40,7 @@ def test_greedy_text_is_the_published_one(codegen, tmp_path, name, prompt, expec
     quantized = codegen("quantize", name, "--format", "f16", "-o", str(packed), **ONLINE)
     assert quantized.returncode == 0, quantized.stderr.decode()
     model = load_model(packed)
-    tokenizer = Tokenizer.from_json(model.packed.tokenizer_json)
+    tokenizer = Tokenizer.from_packed(model.packed)
     options = GenerateOptions(temperature=0, until="none", max_tokens=n_tokens)
     pieces = generate(model, tokenizer, tokenizer.encode(prompt), options)
     text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON, VOCAB_SIZE
 
 from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.tokenizer_options import TokenizerOptions
 from quantize.errors import UserError
 
 PUBLISHED = {
@@ -148,6 +149,19 @@ def test_a_model_with_fewer_rows_than_the_tokenizer_has_ids_is_refused(vocab_siz
     assert "does not belong to this model" in raised.value.hint
 
 
+def test_special_tokens_may_lie_beyond_a_models_rows():
+    pad = {"id": 50295, "content": "<pad>", "special": True, "normalized": False}
+    pad |= dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    for special in (True, False):
+        tokens = [*json.loads(TOKENIZER_JSON)["added_tokens"], pad | {"special": special}]
+        tokenizer = Tokenizer.from_json(changed_file(added_tokens=tokens))
+        if special:
+            assert tokenizer.missing_ids(50295).tolist() == []
+        else:
+            with pytest.raises(UserError, match="has ids up to 50295, need ids below"):
+                tokenizer.missing_ids(50295)
+
+
 @pytest.mark.parametrize("vocab_size", [50295, 50400])
 def test_a_model_may_have_as_many_rows_as_the_tokenizer_has_ids_or_more(vocab_size):
     assert TOKENIZER.missing_ids(vocab_size).tolist() == list(range(50295, vocab_size))
@@ -238,25 +252,76 @@ def test_truncation_and_padding_of_the_file_are_turned_off():
     assert Tokenizer.from_json(data).encode(text) == PUBLISHED[text]
 
 
-def test_a_template_of_the_file_adds_no_tokens():
-    data = changed_file(
+def template(*single: str, ids: tuple[object, ...] = (END_OF_TEXT_ID,)) -> bytes:
+    """A file whose template has these pieces: A is the text, another is a special token."""
+    pieces = [
+        {"Sequence" if name == "A" else "SpecialToken": {"id": name, "type_id": 0}}
+        for name in single
+    ]
+    names = {name for name in single if name != "A"}
+    return changed_file(
         post_processor={
             "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
+            "single": pieces,
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
             "special_tokens": {
-                "<|endoftext|>": {
-                    "id": "<|endoftext|>",
-                    "ids": [END_OF_TEXT_ID],
-                    "tokens": ["<|endoftext|>"],
-                }
+                name: {"id": name, "ids": ids, "tokens": [name] * len(ids)} for name in names
             },
         }
     )
-    assert Tokenizer.from_json(data).encode("The dog") == [464, 3290]
+
+
+@pytest.mark.parametrize(
+    ("single", "first_ids"),
+    [(["<s>", "A"], [50256]), (["A"], []), (["A", "<s>"], []), (["<s>", "A", "<s>"], [50256])],
+)
+def test_a_template_of_the_file_begins_a_text_and_does_not_end_it(single, first_ids):
+    tokenizer = Tokenizer.from_json(template(*single))
+    assert tokenizer.first_ids == first_ids
+    assert tokenizer.encode("The dog") == [*first_ids, 464, 3290]
+    assert tokenizer.encode("") == first_ids
+    assert tokenizer.encode_with_starts("The dog") == ([464, 3290], [0, 3])
+
+
+def test_an_option_overrules_the_template():
+    options = TokenizerOptions(add_bos_token=False)
+    assert Tokenizer.from_json(template("<s>", "A"), options=options).encode("a") == [64]
+    options = TokenizerOptions(add_bos_token=True, bos_token="!")
+    assert Tokenizer.from_json(template("<s>", "A"), options=options).encode("a") == [0, 64]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (template("<s>", "<s>", "A"), "its template begins with 2 tokens, need 1 at most"),
+        (template("<s>", "A", ids=(-1,)), "its template's token has id -1, need a whole number"),
+        (template("<s>", "A", ids=(1 << 22,)), "its template's token has id 4194304, need"),
+        (template("<s>", "A", ids=("a",)), "its template's token has id 'a', need"),
+        (template("<s>", "A").replace(b'"special_tokens"', b'"specials"'), "its template is "),
+    ],
+)
+def test_a_template_that_makes_no_sense_is_refused(data, problem):
+    with pytest.raises(UserError, match=problem) as raised:
+        Tokenizer.from_json(data, "x.json")
+    assert raised.value.message.startswith("x.json")
+
+
+def _with_added(*contents: str) -> Tokenizer:
+    tokens = json.loads(TOKENIZER_JSON)["added_tokens"]
+    last = tokens[-1]
+    tokens += [last | {"id": 50295 + i, "content": c} for i, c in enumerate(contents)]
+    return Tokenizer.from_json(changed_file(added_tokens=tokens))
+
+
+WITH_ADDED = _with_added("né", "~né")
+
+
+@given(st.text(alphabet="né ~x", max_size=20))
+def test_an_added_token_stands_for_the_text_that_it_reads(text):
+    ids = WITH_ADDED.encode(text)
+    assert WITH_ADDED.decode(ids) == text
+    assert text.count("né") == ids.count(50295) + ids.count(50296)
+    assert text.count("~né") == ids.count(50296)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\xff\xfe", TOKENIZER_JSON[:1000]])

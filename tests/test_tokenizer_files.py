@@ -39,7 +39,7 @@ def write(directory: Path, merges: str = SMALL_MERGES, **files: object) -> Path:
 
 def added_tokens(directory: Path) -> list[tuple[object, ...]]:
     """Content, id and special of each token."""
-    tokens = json.loads(read_tokenizer(directory))["added_tokens"]
+    tokens = json.loads(read_tokenizer(directory).json)["added_tokens"]
     return [(token["content"], token["id"], token["special"]) for token in tokens]
 
 
@@ -59,7 +59,7 @@ def built(tmp_path_factory):
         special_tokens_map=SPECIAL,
         tokenizer_config=SPECIAL | {"add_prefix_space": False, "model_max_length": 2048},
     )
-    return read_tokenizer(directory)
+    return read_tokenizer(directory).json
 
 
 def test_codegens_older_files_give_the_bytes_of_its_tokenizer_json(built):
@@ -84,11 +84,11 @@ BUILT = _built_from_other_files()
 def test_tokenizer_json_comes_before_the_older_files(tmp_path):
     write(tmp_path, merges="damaged", vocab=[])
     (tmp_path / "tokenizer.json").write_bytes(b'{"version": "1.0"}')
-    assert read_tokenizer(tmp_path) == b'{"version": "1.0"}'
+    assert read_tokenizer(tmp_path).json == b'{"version": "1.0"}'
 
 
 def test_vocabulary_and_merges_suffice(tmp_path):
-    tokenizer = Tokenizer.from_json(read_tokenizer(write(tmp_path)))
+    tokenizer = Tokenizer.from_json(read_tokenizer(write(tmp_path)).json)
     assert tokenizer.encode("ab ab b") == [3, 4, 2, 1]
     assert tokenizer.encode(f"a{END_OF_TEXT}", special_tokens=True) == [0, 5]
     assert tokenizer.end_of_text == 5
@@ -124,10 +124,10 @@ def test_special_tokens_are_those_that_the_companions_name(tmp_path):
         ("<s>", 8, True),
         ("<pad>", 9, True),  # no file has an id for it: the next, as in transformers
     ]
-    tokens = {t["content"]: t for t in json.loads(read_tokenizer(tmp_path))["added_tokens"]}
+    tokens = {t["content"]: t for t in json.loads(read_tokenizer(tmp_path).json)["added_tokens"]}
     assert (tokens["<s>"]["lstrip"], tokens["<pad>"]["lstrip"]) == (True, False)
     assert (tokens["<s>"]["normalized"], tokens["  "]["normalized"]) == (False, True)
-    tokenizer = Tokenizer.from_json(read_tokenizer(tmp_path))
+    tokenizer = Tokenizer.from_json(read_tokenizer(tmp_path).json)
     assert tokenizer.encode("<pad>ab  b<s>", special_tokens=True) == [9, 3, 6, 1, 8]
 
 
@@ -148,7 +148,7 @@ def test_added_tokens_decoder_takes_the_place_of_the_other_companions(tmp_path):
 
 def test_a_prefix_space_of_the_config_is_kept(tmp_path):
     write(tmp_path, tokenizer_config={"add_prefix_space": True})
-    assert Tokenizer.from_json(read_tokenizer(tmp_path)).encode("ab") == [4]
+    assert Tokenizer.from_json(read_tokenizer(tmp_path).json).encode("ab") == [4]
 
 
 def test_a_checkpoint_with_the_older_files_packs_to_the_same_bytes(tmp_path):
@@ -157,7 +157,7 @@ def test_a_checkpoint_with_the_older_files_packs_to_the_same_bytes(tmp_path):
     quantize(source, tmp_path / "new", "int8", name="tiny")
     (source / "tokenizer.json").unlink()
     write(source, MERGES, vocab=VOCAB, added_tokens=ADDED, special_tokens_map=SPECIAL)
-    assert open_checkpoint(source).tokenizer_json == TOKENIZER_JSON
+    assert open_checkpoint(source).tokenizer.json == TOKENIZER_JSON
     quantize(source, tmp_path / "older", "int8", name="tiny")
     assert (tmp_path / "older").read_bytes() == (tmp_path / "new").read_bytes()
     with pytest.raises(UserError):
@@ -213,6 +213,6 @@ def test_merges_that_are_no_text_are_named(tmp_path):
 
 
 def test_ids_with_gaps_are_refused_when_they_are_read(tmp_path):
-    data = read_tokenizer(write(tmp_path, added_tokens={"  ": 9}))
+    data = read_tokenizer(write(tmp_path, added_tokens={"  ": 9})).json
     with pytest.raises(UserError, match="the added token '  ' has id 9, need 6"):
         Tokenizer.from_json(data)

@@ -18,7 +18,7 @@ def test_a_saved_vocabulary_builds_the_tokenizer_it_came_from(tmp_path):
     paths = TOKENIZER.save_vocabulary(tmp_path / "new")
     assert paths == [tmp_path / "new" / name for name in NAMES]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(NAMES)
-    assert read_tokenizer(tmp_path / "new") == TOKENIZER_JSON
+    assert read_tokenizer(tmp_path / "new").json == TOKENIZER_JSON
 
 
 def test_the_files_have_what_their_names_say(tmp_path):
@@ -41,7 +41,7 @@ def test_a_prefix_begins_the_names(tmp_path):
 def test_tokens_of_the_options_are_saved_with_their_ids(tmp_path):
     tokenizer = Tokenizer.from_json(TOKENIZER_JSON, options=TokenizerOptions(pad_token="<pad>"))
     tokenizer.save_vocabulary(tmp_path)
-    assert Tokenizer.from_json(read_tokenizer(tmp_path)).token_id("<pad>") == 50295
+    assert Tokenizer.from_json(read_tokenizer(tmp_path).json).token_id("<pad>") == 50295
 
 
 def test_files_are_replaced_whole_and_only_once_all_are_written(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from codegen_cli.text.tokenizer_options import END_OF_TEXT
+from quantize.added_tokens import END_OF_TEXT
 
 Until = Literal["function", "none"]
 

@@ -1,6 +1,7 @@
 """Arguments, files and stdin -> texts, every byte of them kept."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from codegen_cli.text.prompt import check_argument, decode_input
@@ -25,18 +26,28 @@ def read_prompt(arguments: list[str], file: Path | None) -> str:
     return "".join(parts)
 
 
-def read_texts(files: list[str]) -> list[str]:
-    """Return the texts of files; `-` is stdin, which is read once.
+def read_texts(
+    files: list[str], judge: Callable[[str, str], None] = lambda file, text: None
+) -> Iterator[str]:
+    """Return the texts of files, each read again when its turn has come; `-` is stdin.
 
-    Raises UserError: a file that cannot be read, text that is not UTF-8.
+    All are read once and given to `judge` before this returns, so that a mistake shows at once; but
+    of very many files no text is kept, except of those that can be read only once. Raises
+    UserError: a file that cannot be read, text that is not UTF-8; and what `judge` raises.
     """
-    from_stdin = decode_input(_read_stdin(), "stdin") if STDIN in files else ""
-    return [
-        from_stdin
-        if file == STDIN
-        else decode_input(_read_file(Path(file), "Give text files; - stands for stdin."), file)
-        for file in files
-    ]
+    kept = {}
+    for file in dict.fromkeys(files):
+        text = _read_text(file)
+        judge(file, text)
+        if file == STDIN or not Path(file).is_file():
+            kept[file] = text
+    return (kept[file] if file in kept else _read_text(file) for file in files)
+
+
+def _read_text(file: str) -> str:
+    if file == STDIN:
+        return decode_input(_read_stdin(), "stdin")
+    return decode_input(_read_file(Path(file), "Give text files; - stands for stdin."), file)
 
 
 def _read_stdin() -> bytes:

@@ -18,25 +18,32 @@ from codegen_cli.text.token_text import (
     truncate_completion,
 )
 from codegen_cli.text.tokenizer_file import broken, judge_tokenizer
-from codegen_cli.text.tokenizer_options import DEFAULTS, END_OF_TEXT, TokenizerOptions
+from codegen_cli.text.tokenizer_options import DEFAULTS, TokenizerOptions, options_from
 from codegen_cli.text.vocabulary_files import vocabulary_files, write_files
+from quantize.added_tokens import END_OF_TEXT
 from quantize.errors import UserError
 from quantize.input_file import quoted, shown
+from quantize.packed_file import TOKENIZER, PackedFile
 
 _LONG_TEXT = 1 << 16  # characters
 
 
 class Tokenizer:
-    """A checkpoint's byte-level BPE: without options, nothing is added to or cut from any text.
+    """A checkpoint's byte-level BPE; nothing is cut from any text, nor added without being asked.
 
     unk_id, bos_id, pad_id  the ids of the options' tokens, None where there is none
     end_of_text             likewise of eos_token; the ids of CodeGen's config.json name others
-    first_ids               what `encode` puts in front: bos_id or nothing
+    first_ids               what `encode` puts in front: bos_id, or what the file says; mostly none
 
     May be used from several threads.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, options: TokenizerOptions = DEFAULTS) -> None:
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        options: TokenizerOptions = DEFAULTS,
+        first_ids: Sequence[int] = (),
+    ) -> None:
         self.options = options
         self._inner = inner
         self._reading = threading.Lock()  # guards encode_special_tokens, a state of `inner`
@@ -44,17 +51,21 @@ class Tokenizer:
         self._lacked_bytes = {
             byte for token, byte in BYTE_OF_CHARACTER.items() if inner.token_to_id(token) is None
         }
-        self._n_in_file = inner.get_vocab_size(with_added_tokens=True)
-        self._added_ids = _make_special(inner, options)
-        self.unk_id: int | None = inner.token_to_id(options.unk_token)
-        self.bos_id: int | None = inner.token_to_id(options.bos_token)
-        self.end_of_text: int | None = inner.token_to_id(options.eos_token)
-        self.pad_id: int | None = None
-        if options.pad_token is not None:
-            self.pad_id = inner.token_to_id(options.pad_token)
-        self.first_ids: list[int] = []
-        if options.add_bos_token:
-            self.first_ids = [_required(self.bos_id, options.bos_token)]
+        self._unlearnt_ids = _make_special(inner, options)
+        added = inner.get_added_tokens_decoder()
+        self._special_ids = {i for i, token in added.items() if token.special}
+        self._added_bytes = {
+            i: token.content.encode()
+            for i, token in added.items()
+            if inner.model.token_to_id(token.content) is None
+        }
+        self.unk_id = _id_of(inner, options.unk_token)
+        self.bos_id = _id_of(inner, options.bos_token)
+        self.end_of_text = _id_of(inner, options.eos_token)
+        self.pad_id = _id_of(inner, options.pad_token)
+        self.first_ids = list(first_ids)
+        if options.add_bos_token is not None:
+            self.first_ids = self._bos_ids() if options.add_bos_token else []
 
     @classmethod
     def from_json(
@@ -68,14 +79,14 @@ class Tokenizer:
         `where` names them in an error. Raises UserError when they are not a tokenizer, one whose
         ids do not stand for bytes (streaming needs those) or not the ids that `tokenizers` gives.
         """
-        added_ids = judge_tokenizer(data, where)
+        judged = judge_tokenizer(data, where)
         try:
             inner = tokenizers.Tokenizer.from_buffer(data)
         except ValueError as error:
             raise broken(where, shown(str(error))) from error
-        _check_added_tokens(inner, added_ids, where)
+        _check_added_tokens(inner, judged.added_ids, where)
         if isinstance(inner.post_processor, processors.TemplateProcessing):
-            # It would add tokens, which nobody asks for, and panics at a template of a pair.
+            # What it puts in front was read; itself it panics at a template of a pair.
             inner.post_processor = processors.ByteLevel(trim_offsets=False)
         inner.no_truncation()
         inner.no_padding()
@@ -83,7 +94,14 @@ class Tokenizer:
             inner.model.unk_token = None  # or a character without a token is an error
         if options.add_prefix_space is not None:
             inner.pre_tokenizer.add_prefix_space = options.add_prefix_space
-        return cls(inner, options)
+        return cls(inner, options, judged.first_ids)
+
+    @classmethod
+    def from_packed(cls, packed: PackedFile) -> Self:
+        """Return the tokenizer of a packed file, with its checkpoint's options."""
+        where = f"{TOKENIZER} in {packed.path}"
+        options = options_from(packed.tokenizer_settings, str(packed.path))
+        return cls.from_json(packed.tokenizer_json, where, options)
 
     @property
     def vocab_size(self) -> int:
@@ -94,13 +112,14 @@ class Tokenizer:
         """Return the ids below a model's vocab_size that no token has, ascending, int64 [n].
 
         The model's head scores them (CodeGen pads 50295 tokens to 51200 rows), but nothing may
-        sample them. Raises UserError when a token's id is not below vocab_size: then the model and
-        the tokenizer do not belong together.
+        sample them. Raises UserError when an id that text may have is not below vocab_size: then
+        the model and the tokenizer do not belong together. A special token may lie beyond, for it
+        stands in no text: padding was often added to a tokenizer and not to its model.
         """
         if vocab_size not in self._missing_ids:
             tokens = map(self._inner.id_to_token, range(vocab_size))
-            missing = [i for i, t in enumerate(tokens) if t is None or i in self._added_ids]
-            if vocab_size - len(missing) < self._n_in_file:
+            missing = [i for i, t in enumerate(tokens) if t is None or i in self._unlearnt_ids]
+            if vocab_size - len(missing) + len(self._unlearnt_ids) < self.vocab_size:
                 self._check_ids_below(vocab_size)
             self._missing_ids[vocab_size] = np.array(missing, np.int64)
         return self._missing_ids[vocab_size]
@@ -110,8 +129,7 @@ class Tokenizer:
 
         Ordinary tokens of an eos_token_id end nothing: CodeGen2's is 2, the token `#`.
         """
-        added = self._inner.get_added_tokens_decoder()
-        ends = {i for i in eos_token_id if i in added and added[i].special}
+        ends = self._special_ids.intersection(eos_token_id)
         return frozenset(ends if self.end_of_text is None else {self.end_of_text, *ends})
 
     def token_id(self, token: str) -> int | None:
@@ -120,7 +138,7 @@ class Tokenizer:
         return self.unk_id if token_id is None else token_id
 
     def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
-        """Return the ids of a text, behind bos_id if the options say so.
+        """Return the ids of a text, behind first_ids.
 
         special_tokens  read `<|endoftext|>`, and any other special token, as its own id; it is
                         ordinary text otherwise, as it must be in text from anywhere
@@ -134,8 +152,8 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """Return the ids and, for each, the index of the first character it covers.
 
-        As `encode`, but never with bos_id in front. A character of several ids is the start of all
-        of them. The start may skip leading blanks where the file's `trim_offsets` says so.
+        As `encode`, but without first_ids. A character of several ids is the start of all of them.
+        The start may skip leading blanks where the file's `trim_offsets` says so.
         """
         encoding = self._encode(text, special_tokens, with_starts=True)
         return encoding.ids, [start for start, _ in encoding.offsets]
@@ -181,16 +199,22 @@ class Tokenizer:
         return truncate_completion(self._decode(ids), truncate_before_pattern)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes that one id adds to a text, b"" for an id without a token."""
+        """Return the bytes that one id adds to a text, b"" for an id without a token.
+
+        A token of the vocabulary is spelled by bytes, one that was added as it reads.
+        """
+        added = self._added_bytes.get(token_id)
+        if added is not None:
+            return added
         token = self._inner.id_to_token(token_id)
         return b"" if token is None else bytes_of_token(token)
 
     def save_vocabulary(self, directory: str | Path, filename_prefix: str = "") -> list[Path]:
         """Write vocab.json, merges.txt and added_tokens.json to a directory; return their paths.
 
-        A checkpoint with these files in the place of tokenizer.json has the same ids. With a
-        prefix the names begin with it and a hyphen. Raises UserError when the directory cannot be
-        written.
+        A checkpoint with these files in the place of tokenizer.json has the same ids, as far as
+        they do not depend on its tokenizer_config.json. With a prefix the names begin with it and a
+        hyphen. Raises UserError when the directory cannot be written.
         """
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         return write_files(vocabulary_files(self._inner.to_str()), Path(directory), prefix)
@@ -217,8 +241,6 @@ class Tokenizer:
         return encoding
 
     def _decode(self, ids: Sequence[int]) -> str:
-        if self.options.errors == "replace":
-            return self._inner.decode(ids, skip_special_tokens=False)
         try:
             return b"".join(map(self.token_bytes, ids)).decode(errors=self.options.errors)
         except UnicodeDecodeError as error:
@@ -234,9 +256,20 @@ class Tokenizer:
                     "Use the tokenizer.json of a CodeGen checkpoint.",
                 )
 
+    def _bos_ids(self) -> list[int]:
+        """bos_id, if the options say that there is one."""
+        if self.options.bos_token is None:
+            return []
+        if self.bos_id is None:
+            raise UserError(
+                f"add_bos_token: the tokenizer has no {quoted(self.options.bos_token)}",
+                "Give TokenizerOptions(bos_token=...) too.",
+            )
+        return [self.bos_id]
+
     def _check_ids_below(self, vocab_size: int) -> None:
         ids = self._inner.get_vocab(with_added_tokens=True).values()
-        largest = max(set(ids) - self._added_ids)
+        largest = max(set(ids) - self._special_ids, default=-1)
         if largest >= vocab_size:
             raise UserError(
                 f"the tokenizer has ids up to {largest}, need ids below vocab_size {vocab_size}",
@@ -276,10 +309,5 @@ def _make_special(inner: tokenizers.Tokenizer, options: TokenizerOptions) -> set
     return {i for i in map(inner.token_to_id, lacked) if i is not None}
 
 
-def _required(bos_id: int | None, bos_token: str) -> int:
-    if bos_id is None:
-        raise UserError(
-            f"add_bos_token: the tokenizer has no {quoted(bos_token)}",
-            "Give TokenizerOptions(bos_token=...) too.",
-        )
-    return bos_id
+def _id_of(inner: tokenizers.Tokenizer, token: str | None) -> int | None:
+    return None if token is None else inner.token_to_id(token)

@@ -7,6 +7,7 @@ the file's own). So each field that it acts on must be as in CodeGen's files, a 
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from quantize.errors import UserError
 from quantize.input_file import quoted, shown
@@ -16,6 +17,10 @@ from quantize.json_object import parse_json_object
 _PUBLISHED = "a3770c887bcf88249c0b971c0b7299c5c82da01e682a4b6243a084fbdea63681"
 # Far above any CodeGen's, and the largest vocab_size that a config.json may have.
 _LARGEST_ID = (1 << 22) - 1
+# CodeGen's have some 600. The library builds a search tree of them, 90 bytes for each byte.
+_MOST_ADDED_CHARACTERS = 1 << 18
+# Before a text: transformers puts bos_token there, or nothing.
+_MOST_FIRST_IDS = 1
 _NOTHING = (None, "")
 _HINT_OTHER = "Use the tokenizer.json of a CodeGen checkpoint."
 
@@ -39,17 +44,27 @@ _PLAIN_MODEL: dict[str, tuple[object, ...]] = {
 _MODEL_FIELDS = frozenset({"type", "vocab", "merges", "unk_token", *_PLAIN_MODEL})
 
 
-def judge_tokenizer(data: bytes, where: str) -> dict[str, int]:
-    """Judge the bytes of a tokenizer.json; return the ids that it gives its added tokens.
+@dataclass(frozen=True, slots=True)
+class JudgedFile:
+    """What the tokenizers library does not tell of a file, or changes without a word.
 
-    `where` names the bytes in an error. The ids are the library's to judge; of CodeGen's own file,
-    in which they are right, none are returned.
+    added_ids  the ids that the file gives its added tokens; of CodeGen's own, in which they are
+               right, none
+    first_ids  what its template puts before every text
+    """
+
+    added_ids: dict[str, int] = field(default_factory=dict)
+    first_ids: list[int] = field(default_factory=list)
+
+
+def judge_tokenizer(data: bytes, where: str) -> JudgedFile:
+    """Judge the bytes of a tokenizer.json; `where` names them in an error.
 
     Raises UserError for what is no JSON object, a tokenizer of another kind, and ids that no model
     has. What passes may still be refused by the tokenizers library, but as an error.
     """
     if hashlib.sha256(data).hexdigest() == _PUBLISHED:
-        return {}
+        return JudgedFile()
     try:
         fields = parse_json_object(data, where)
     except UserError as error:
@@ -59,7 +74,10 @@ def judge_tokenizer(data: bytes, where: str) -> dict[str, int]:
     for name, types in _TYPES.items():
         _judge_type(name, fields.get(name), types, where)
     _judge_model(fields["model"], where)  # type: ignore[arg-type]
-    return _judge_added_tokens(fields.get("added_tokens"), where)
+    return JudgedFile(
+        _judge_added_tokens(fields.get("added_tokens"), where),
+        _first_ids(fields.get("post_processor"), where),
+    )
 
 
 def broken(where: str, reason: str) -> UserError:
@@ -93,7 +111,7 @@ def _judge_model(model: Mapping[str, object], where: str) -> None:
     if not isinstance(vocab, dict):
         raise broken(where, f"its vocab is {quoted(vocab)}")
     for token, token_id in vocab.items():
-        _judge_id(token, token_id, where)
+        _judge_id(f"its token {quoted(token)}", token_id, where)
     if len(set(vocab.values())) != len(vocab):
         raise broken(where, "two tokens of its vocab have one id")
     unknown = model.get("unk_token")
@@ -111,15 +129,43 @@ def _judge_added_tokens(tokens: object, where: str) -> dict[str, int]:
         content = token.get("content") if isinstance(token, dict) else None
         if not isinstance(content, str) or not content:
             raise broken(where, f"it has the added token {quoted(token)}")
-        _judge_id(content, token.get("id"), where)
+        _judge_id(f"its token {quoted(content)}", token.get("id"), where)
         ids[content] = token["id"]
+    if sum(map(len, ids)) > _MOST_ADDED_CHARACTERS:
+        raise broken(where, f"its added_tokens have more than {_MOST_ADDED_CHARACTERS} characters")
     return ids
 
 
-def _judge_id(token: str, token_id: object, where: str) -> None:
+def _first_ids(post_processor: object, where: str) -> list[int]:
+    """The ids of the special tokens that stand before the text in a template, if there is one.
+
+    What it puts behind the text is left out: a text that ends has no completion.
+    """
+    if not isinstance(post_processor, dict) or post_processor["type"] != "TemplateProcessing":
+        return []
+    try:
+        ids: list[int] = []
+        for piece in post_processor["single"]:
+            if "SpecialToken" not in piece:
+                break
+            token = piece["SpecialToken"]["id"]
+            ids += post_processor["special_tokens"][token]["ids"]
+            if len(ids) > _MOST_FIRST_IDS:  # many pieces may name one long list
+                break
+    except (KeyError, TypeError, IndexError) as error:
+        raise broken(where, f"its template is {quoted(post_processor)}") from error
+    if len(ids) > _MOST_FIRST_IDS:
+        found = f"begins with {len(ids)} tokens"
+        raise _other(where, f"its template {found}, need {_MOST_FIRST_IDS} at most")
+    for token_id in ids:
+        _judge_id("its template's token", token_id, where)
+    return ids
+
+
+def _judge_id(what: str, token_id: object, where: str) -> None:
     if type(token_id) is not int or not 0 <= token_id <= _LARGEST_ID:
-        found = f"{quoted(token)} has id {quoted(token_id)}"
-        raise broken(where, f"its token {found}, need a whole number from 0 to {_LARGEST_ID}")
+        found = f"{what} has id {quoted(token_id)}"
+        raise broken(where, f"{found}, need a whole number from 0 to {_LARGEST_ID}")
 
 
 def _other(where: str, problem: str) -> UserError:
