@@ -13,6 +13,7 @@ TERMINATED = 128 + signal.SIGTERM
 
 def main() -> None:
     """Run the command line; exit codes are listed in commands/app.py."""
+    _open_missing_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         from codegen_cli.commands.app import run
@@ -24,6 +25,17 @@ def main() -> None:
         if end.code in (CTRL_C, TERMINATED):
             _end_at_once(end.code)
         raise
+
+
+def _open_missing_streams() -> None:
+    """Let streams that the caller closed lead nowhere.
+
+    Python has None for such a stream, and writes what is printed to stderr to stdout then; the
+    system would give its number to the next file that is opened.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:

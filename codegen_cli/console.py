@@ -1,4 +1,4 @@
-"""What the user is told: notes, errors and progress on stderr; tables, as results, on stdout.
+"""What the user is told: notes, errors and progress on stderr; results and tables on stdout.
 
 The only module on rich, imported when something is drawn; a plain line needs none.
 """
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from quantize.errors import UserError
 
 _is_quiet = False
 _is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
@@ -52,6 +54,27 @@ def error(message: str, hint: str = "") -> None:
         print(f"hint: {_inert(hint)}", file=sys.stderr)
 
 
+def write_result(content: str | bytes) -> None:
+    """Write a part of a command's result to stdout, at once, in UTF-8 whatever the locale.
+
+    Raises UserError where stdout refuses, as on a full disk; BrokenPipeError once nobody reads.
+    """
+    try:
+        sys.stdout.buffer.write(content.encode() if isinstance(content, str) else content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UserError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def write_line(line: str | bytes) -> None:
+    """Write a line of a command's result; errors as write_result's."""
+    write_result(line + b"\n" if isinstance(line, bytes) else f"{line}\n")
+
+
 def end_line() -> None:
     """Move the terminal to a new line, without touching stdout."""
     print(file=sys.stderr, flush=True)
@@ -71,17 +94,16 @@ def confirm(question: str) -> bool:
 def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> None:
     """Write rows in columns to stdout; the first column is emphasised on a terminal.
 
-    A terminal gets lines of its width, with colours unless NO_COLOR is set; a pipe or file gets
-    plain lines of any length. Columns align where characters are wide.
+    A terminal gets lines of its width, with colours unless NO_COLOR is set, and where it is too
+    narrow for the columns a few lines for each row; a pipe or file gets plain lines of any length.
+    Columns align where characters are wide.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _draw_table(rows, headers)
         return
-    text = "".join(f"{line}\n" for line in _aligned([headers, *rows] if headers else rows))
-    # Bytes, so that no locale is in the way of a model's name.
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    lines = _aligned([headers, *rows] if headers else rows)
+    write_result("".join(f"{line}\n" for line in lines))
 
 
 def size(n_bytes: int) -> str:
@@ -100,14 +122,21 @@ def _inert(text: str) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [_widest(column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(map(_padded, row, widths)).rstrip()
+
+
+def _widest(texts: Iterable[str]) -> int:
     from rich.cells import cell_len
 
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
-        )
-        yield "  ".join(cells).rstrip()
+    return max(map(cell_len, texts))
+
+
+def _padded(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    return text + " " * (width - cell_len(text))
 
 
 def _draw_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> None:
@@ -122,10 +151,20 @@ def _draw_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> None:
             style="cyan" if i == 0 else "",
             header_style="bold",
             overflow="fold",
+            no_wrap=i == 0,
         )
     for row in rows:
         drawing.add_row(*map(Text, row))  # Text: brackets in a name are no markup
-    Console(highlight=False).print(drawing)
+    terminal = Console(highlight=False)
+    unlimited = terminal.options.update(max_width=sys.maxsize)
+    if not headers or terminal.measure(drawing, options=unlimited).minimum <= terminal.width:
+        terminal.print(drawing)
+        return
+    labels = [_padded(header, _widest(headers[1:])) for header in headers[1:]]
+    for first, *cells in rows:
+        terminal.print(Text(first, "cyan"), soft_wrap=True)
+        for label, cell in zip(labels, cells, strict=True):
+            terminal.print(Text(f"    {label}  {cell}"), soft_wrap=True)
 
 
 @contextmanager
@@ -151,6 +190,7 @@ _HEAT = (
     (0.001, "black on bright_red"),
     (0.0, "bold white on red"),
 )
+_TAB_CELLS = 4
 
 
 def shows_colours() -> bool:
@@ -165,25 +205,40 @@ def heat_map(cells: Iterable[tuple[str, float]]) -> None:
     Lines are numbered; a surprising line end is shown as a sign, and so is what a terminal would
     act on.
     """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.text import Text
 
     terminal = Console(highlight=False, soft_wrap=True)
-    number, line = 1, Text()
+    number, line, column = 1, Text(), 0
     for text, probability in cells:
         style = next((style for least, style in _HEAT if probability >= least), "")
         for index, part in enumerate(text.split("\n")):
             if index:
                 line.append("↵" if style else "", style)
                 terminal.print(_numbered(number), line, sep="")
-                number, line = number + 1, Text()
-            line.append(printable(part.expandtabs(4)), style)
+                number, line, column = number + 1, Text(), 0
+            shown = _untabbed(part, column)
+            column += cell_len(shown)
+            line.append(shown, style)
     if line:
         terminal.print(_numbered(number), line, sep="")
     legend = Text(" " * 8)
     for least, style in _HEAT:
         legend.append(f" {least * 100:g} % and more " if least else " less ", style)
     terminal.print(legend)
+
+
+def _untabbed(text: str, column: int) -> str:
+    """Return text that starts in a column of cells as it is shown: tabs lead to every fourth."""
+    from rich.cells import cell_len
+
+    shown = ""
+    for index, part in enumerate(text.split("\t")):
+        if index:
+            shown += " " * (_TAB_CELLS - (column + cell_len(shown)) % _TAB_CELLS)
+        shown += printable(part)
+    return shown
 
 
 def _numbered(number: int) -> str:

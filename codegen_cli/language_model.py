@@ -18,12 +18,16 @@ from codegen_cli.analysis.likelihood import Progress, Score, score_text
 from codegen_cli.deadline import Deadline
 from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, generate
 from codegen_cli.decoding.stopping import Until
-from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.model import Model
+from codegen_cli.loading import load_model_and_tokenizer
 from codegen_cli.model_choice import choose_model
 from codegen_cli.text.prompt import fit_prompt
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.config import ModelConfig
 from quantize.errors import UserError
+
+MOST_THREADS = 1024
+"""More would start none the faster, and a mistaken number could use up the system's threads."""
 
 
 class Options(TypedDict, total=False):
@@ -51,10 +55,10 @@ class LanguageModel:
     would get alone. Raises ValueError once it is closed.
     """
 
-    def __init__(self, model: Model, name: str) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, name: str) -> None:
         self.name = name
         self.config: ModelConfig = model.config
-        self.tokenizer = Tokenizer.from_json(model.packed.tokenizer_json)
+        self.tokenizer = tokenizer
         self._open_model: Model | None = model
 
     def generate(
@@ -67,6 +71,7 @@ class LanguageModel:
         with special_tokens the end mark. Raises UserError for an empty prompt and for options out
         of range.
         """
+        _require_text("the prompt", prompt)
         stop = options.get("stop", ())
         chosen = GenerateOptions(
             **{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}  # type: ignore[arg-type]
@@ -107,23 +112,48 @@ class LanguageModel:
         model = self._model()
         return model.hidden_states(ids, model.new_cache())
 
-    def score(self, text: str, *, on_progress: Progress | None = None) -> Score:
+    def score(
+        self, text: str, *, special_tokens: bool = False, on_progress: Progress | None = None
+    ) -> Score:
         """Return how likely the model finds a text of any length, token by token.
 
-        likelihood.score_text tells what is read before the first token and how a long text is read.
+        likelihood.score_text tells what is read before the first token, how a long text is read,
+        and what special_tokens are for.
         """
-        return score_text(self._model(), self.tokenizer, text, on_progress or _ignore)
+        _require_text("the text", text)
+        return score_text(
+            self._model(),
+            self.tokenizer,
+            text,
+            on_progress or _ignore,
+            special_tokens=special_tokens,
+        )
 
     def embed(
-        self, text: str, pool: Pool = "mean", *, on_progress: Progress | None = None
+        self,
+        text: str,
+        pool: Pool = "mean",
+        *,
+        special_tokens: bool = False,
+        on_progress: Progress | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the mean or the last hidden state of a text of any length, float32 [n_embd].
 
+        special_tokens  as for `score`
+
         Raises UserError for an empty text.
         """
+        _require_text("the text", text)
         if pool not in ("mean", "last"):
             raise UserError(f"pool is {pool!r}, need 'mean' or 'last'")
-        return embed_text(self._model(), self.tokenizer, text, pool, on_progress or _ignore)
+        return embed_text(
+            self._model(),
+            self.tokenizer,
+            text,
+            pool,
+            on_progress or _ignore,
+            special_tokens=special_tokens,
+        )
 
     def close(self) -> None:
         """End the model's threads and let go of its memory; calling it again does nothing."""
@@ -169,20 +199,23 @@ def load(
     The first load on a machine compiles the kernels, about ten seconds. Raises UserError: an
     unknown name, a model that is not on this machine, a file that is no valid model.
     """
-    if threads is not None and threads < 1:
-        raise UserError(f"threads is {threads}, need at least 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads is {threads}, need 1 to {MOST_THREADS}")
+    if not isinstance(name_or_path, str | os.PathLike | None):
+        raise TypeError(f"name_or_path is {name_or_path!r}, need text or a path")
     if not notes:
         with console.silence():
             return load(name_or_path, threads, notes=True)
     if isinstance(name_or_path, os.PathLike):
         name_or_path = str(Path(name_or_path).absolute())
     packed = choose_model(name_or_path)
-    model = load_model(packed.path, threads, console.note_compiling)
-    try:
-        return LanguageModel(model, packed.name)
-    except BaseException:
-        model.close()
-        raise
+    model, tokenizer = load_model_and_tokenizer(packed.path, threads, console.note_compiling)
+    return LanguageModel(model, tokenizer, packed.name)
+
+
+def _require_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {value!r:.40}, need text (str)")
 
 
 def _ignore(done: int, total: int) -> None:

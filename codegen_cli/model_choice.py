@@ -86,7 +86,7 @@ def _run_checkpoint(model: CheckpointModel, deadline: Deadline) -> PackedModel:
             status = file.stat()
             state.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
     digest = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    target = paths.cache_dir() / "packed" / f"{digest}.{_FORMAT}.safetensors"
+    target = paths.packed_copies_dir() / f"{digest}.{_FORMAT}.safetensors"
     return _pack_once(model.path, model.name, _FORMAT, target, deadline)
 
 

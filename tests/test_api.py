@@ -16,8 +16,9 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 
 import codegen_cli
 import quantize
-from codegen_cli import Piece, Summary, UserError
-from codegen_cli.language_model import Options
+from codegen_cli import Piece, Summary, UserError, console
+from codegen_cli.engine.threads import run_interruptibly
+from codegen_cli.language_model import MOST_THREADS, Options
 from codegen_cli.store.paths import bundled_model
 from codegen_cli.text.prompt import fit_prompt
 
@@ -99,6 +100,21 @@ def test_notes_are_shown_on_request(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_notes_from_threads_that_a_load_starts_stay_silent(capsys):
+    def note_in_a_thread():
+        run_interruptibly(lambda: console.note("heard"))
+
+    with console.silence():
+        note_in_a_thread()
+        assert capsys.readouterr().err == ""
+        loud = threading.Thread(target=console.note, args=["another thread's note"])
+        loud.start()
+        loud.join()
+    assert "another thread's note" in capsys.readouterr().err
+    note_in_a_thread()
+    assert "heard" in capsys.readouterr().err
+
+
 def test_an_uncaught_error_shows_its_hint():
     with pytest.raises(UserError) as caught:
         codegen_cli.load("350M-momo")
@@ -149,6 +165,10 @@ def test_a_long_prompt_is_cut_as_on_the_command_line(model):
         (lambda m: m.complete("x", temperature=-1), UserError, "temperature is -1"),
         (lambda m: m.generate("x", max_tokens=0), UserError, "max_tokens is 0"),
         (lambda m: m.complete("x", bogus=1), TypeError, "bogus"),
+        (lambda m: m.complete(None), TypeError, r"the prompt is None, need text \(str\)"),
+        (lambda m: m.score(b"x"), TypeError, r"the text is b'x', need text \(str\)"),
+        (lambda m: m.embed(7), TypeError, r"the text is 7, need text \(str\)"),
+        (lambda m: codegen_cli.load(7), TypeError, "name_or_path is 7, need text or a path"),
         (lambda m: m.logits([]), ValueError, "non-empty"),
         (lambda m: m.logits([51200]), ValueError, r"must lie in \[0, 51200\)"),
         (lambda m: m.hidden_states([1] * 513), ValueError, "exceed n_positions 512"),
@@ -159,9 +179,18 @@ def test_a_wrong_call_is_refused_at_once(model, call, error, message):
         call(model)
 
 
-def test_no_thread_at_all_is_refused():
-    with pytest.raises(UserError, match="threads is 0, need at least 1"):
-        codegen_cli.load("nano", threads=0)
+@pytest.mark.parametrize("threads", [0, 1025, 10**9])
+def test_a_number_of_threads_that_cannot_be_meant_is_refused(threads):
+    before = threading.active_count()
+    with pytest.raises(UserError, match=f"threads is {threads}, need 1 to 1024"):
+        codegen_cli.load("nano", threads=threads)
+    assert threading.active_count() == before
+
+
+def test_the_command_line_takes_as_many_threads():
+    from codegen_cli.commands.options import Threads
+
+    assert Threads.__metadata__[0].max == MOST_THREADS
 
 
 def test_logits_and_states_have_a_row_for_each_id(model):
@@ -205,6 +234,22 @@ def test_quantize_takes_paths_as_text(tmp_path):
         assert repr(model) == "<LanguageModel packed: int4>"
     with pytest.raises(quantize.UserError, match="unknown format 'int3'"):
         quantize.quantize(source, target, "int3")
+
+
+def test_quantize_overwrites_a_packed_model_or_an_empty_file_and_nothing_else(tmp_path):
+    config = small_config()
+    source = write_checkpoint(tmp_path / "checkpoint", config, random_tensors(config, seed=1))
+    precious = tmp_path / "notes.txt"
+    precious.write_text("keep me")
+    with pytest.raises(UserError, match=r"notes\.txt exists and is not a packed model"):
+        quantize.quantize(source, precious, "int8")
+    assert precious.read_text() == "keep me"
+    target = tmp_path / "packed"
+    target.touch()
+    for format in ("int8", "int4"):
+        quantize.quantize(source, target, format)
+    with codegen_cli.load(target, threads=1) as model:
+        assert repr(model) == "<LanguageModel packed: int4>"
 
 
 def test_a_closed_model_says_so():

@@ -134,6 +134,12 @@ def test_where_tokenizer_json_is_absent_the_files_it_is_built_from_are_fetched(
     assert cached["path"] == downloaded["path"]
 
 
+def test_the_files_beside_a_tokenizer_json_are_fetched_too(hub: HubServer, tmp_path: Path) -> None:
+    hub.repositories["someone/model"].files["tokenizer_config.json"] = b"{}"
+    ask(environment(hub.url, tmp_path), DOWNLOAD)
+    assert hub.fetched_files() == [*NEEDED[:2], "tokenizer_config.json", NEEDED[2]]
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("model", "safetensors"), ("pytorch_model", "bin")])
 def test_all_shards_of_an_index_are_fetched_and_no_others(
     hub: HubServer, tmp_path: Path, kind: str, suffix: str

@@ -2,8 +2,10 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -46,6 +48,37 @@ def test_an_array_can_be_written_to_a_file(codegen, model, files, tmp_path):
     result = codegen("embed", "-q", "-o", str(target), files[0])
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     assert np.array_equal(np.load(target), [model.embed(TEXTS["a.py"])])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_file_stays_as_it_was_until_the_new_one_is_whole(files, tmp_path):
+    target = tmp_path / "vectors.npy"
+    target.write_bytes(b"old")
+    long = tmp_path / "long.py"
+    long.write_text("".join(f"value_{i} = {i}\n" for i in range(100_000)))
+    before = set(tmp_path.iterdir())
+    command = [sys.executable, "-m", "codegen_cli", "embed", "-o", str(target), files[0], str(long)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while set(tmp_path.iterdir()) == before and process.poll() is None:
+        time.sleep(0.01)
+    assert target.read_bytes() == b"old"
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert set(tmp_path.iterdir()) == before
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links")
+def test_a_link_stays_and_a_device_is_written_to(codegen, model, files, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "behind")
+    result = codegen("embed", "-q", "-o", str(tmp_path / "link"), files[0])
+    assert result.returncode == 0
+    assert (tmp_path / "link").is_symlink()
+    expected = [model.embed(TEXTS["a.py"])]
+    assert np.array_equal(np.load(tmp_path / "behind"), expected)
+    result = codegen("embed", "-q", "-o", "/dev/stdout", files[0])
+    assert np.array_equal(np.load(io.BytesIO(result.stdout)), expected)
 
 
 def test_json_is_an_object_a_line(codegen, model, files, tmp_path):

@@ -113,7 +113,7 @@ def test_a_removed_link_leaves_the_file_that_it_names(models: Path, source: Path
     models.mkdir(parents=True)
     (models / "linked.int8.safetensors").symlink_to(source)
     [file] = find_local_files("linked")
-    assert remove_file(file)
+    assert remove_file(file.path)
     assert source.exists()
     assert names_in(models) == []
 
@@ -121,8 +121,8 @@ def test_a_removed_link_leaves_the_file_that_it_names(models: Path, source: Path
 def test_a_file_that_has_gone_is_no_error(source: Path) -> None:
     take_in(source)
     [file] = local_files()
-    assert remove_file(file)
-    assert not remove_file(file)
+    assert remove_file(file.path)
+    assert not remove_file(file.path)
     assert file.file_bytes == 0
 
 
@@ -145,7 +145,7 @@ def test_the_default_is_forgotten_when_its_last_file_goes(
     settings.set_default_model(default)
     files = find_local_files(removed)
     for file in files:
-        remove_file(file)
+        remove_file(file.path)
     assert forget_missing_default(files) == (default if is_reset else None)
     assert settings.default_model() == (None if is_reset else default)
 
@@ -155,7 +155,7 @@ def test_the_default_stays_while_another_format_can_run(source: Path) -> None:
     packed_path("tiny", "int4").touch()
     settings.set_default_model("tiny")
     [file] = find_local_files("tiny:int4")
-    remove_file(file)
+    remove_file(file.path)
     assert forget_missing_default([file]) is None
     assert settings.default_model() == "tiny"
 
@@ -164,7 +164,7 @@ def test_a_default_that_is_a_path_goes_with_its_file(source: Path) -> None:
     path = take_in(source)
     settings.set_default_model(str(path))
     [file] = local_files()
-    remove_file(file)
+    remove_file(file.path)
     assert forget_missing_default([file]) == str(path)
 
 
@@ -335,7 +335,7 @@ def test_a_model_runs_on_when_its_file_is_removed(
     model = load_model(target)
     source.unlink()
     [file] = local_files()
-    assert remove_file(file)
+    assert remove_file(file.path)
     assert model.forward(ids, model.new_cache()).tobytes() == expected.tobytes()
     before.close()
     model.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -190,6 +191,59 @@ def test_rm_of_the_bundled_model_is_refused(models):
     result = models("rm", "nano", "--yes")
     assert result.returncode == 1
     assert b"cannot be removed" in result.stderr
+
+
+def test_prune_removes_copies_and_parts_that_list_tells_of(codegen, models, models_home, tmp_path):
+    config = small_config()
+    checkpoint = write_checkpoint(tmp_path / "mine", config, random_tensors(config, 1))
+    codegen("complete", "-n", "1", "-m", str(checkpoint), "x", CODEGEN_HOME=str(models_home))
+    [copy] = (models_home / "cache" / "packed").iterdir()
+    part = models_home / "models" / ".2B-mono.int8.safetensors.01234567.part"
+    part.write_bytes(bytes(3_000_000))
+    result = models("list", "--json")
+    assert json.loads(stdout_of(result))["leftovers"] == [
+        {"kind": "copy", "path": str(copy), "bytes": copy.stat().st_size, "model": "mine"},
+        {"kind": "unfinished", "path": str(part), "bytes": 3_000_000, "model": None},
+    ]
+    notes = models("list").stderr.decode()
+    assert f"packed copies of checkpoints in {copy.parent}: 1," in notes
+    assert f"killed runs in {part.parent}: 1, 3 MB (codegen models prune)" in notes
+    removed = json.loads(stdout_of(models("prune", "--json")))["removed"]
+    assert [each["path"] for each in removed] == [str(copy), str(part)]
+    assert not copy.exists()
+    assert len(list((models_home / "models").iterdir())) == 3
+    again = models("prune")
+    assert (stdout_of(again), again.stderr) == ("", b"codegen: there is nothing to remove\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and locks")
+def test_packing_removes_what_a_killed_run_left_and_not_what_another_writes(
+    codegen, models_home, tmp_path
+):
+    config = small_config(n_embd=256, n_layer=6)
+    checkpoint = write_checkpoint(tmp_path / "tiny", config, random_tensors(config, 1))
+    command = [sys.executable, "-m", "codegen_cli", "quantize", str(checkpoint)]
+    environment = os.environ | {"CODEGEN_HOME": str(models_home)}
+    directory = models_home / "models"
+    stopped = []
+    for _ in range(2):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+        while b"[  1/" not in process.stderr.readline():  # the first tensor is in the part
+            pass
+        process.send_signal(signal.SIGSTOP)
+        stopped.append(process)
+    assert len(list(directory.glob(".*.part"))) == 2
+    killed, other = stopped
+    killed.kill()
+    killed.communicate()
+    result = codegen("quantize", str(checkpoint), CODEGEN_HOME=str(models_home))
+    assert result.returncode == 0
+    assert b"a run that was killed left it" in result.stderr
+    assert len(list(directory.glob(".*.part"))) == 1
+    other.send_signal(signal.SIGCONT)
+    _, notes = other.communicate()
+    assert other.returncode == 0, notes.decode()
+    assert not list(directory.glob(".*.part"))
 
 
 def test_verify_finds_all_files_sound(models):

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -99,7 +100,9 @@ def test_threads_and_the_environment_choose_as_in_complete(codegen, files):
 def test_json_is_one_object_for_all_files(codegen, model, files):
     result = codegen("score", "-q", "--json", *files)
     report = json.loads(output_of(result))
-    assert result.stdout.count(b"\n") == 1
+    assert report["is_complete"] is True
+    lines = result.stdout.splitlines()
+    assert [json.loads(line.rstrip(b",")) for line in lines[1:-1]] == report["files"]
     assert (report["model"], report["n_positions"], report["stride"]) == ("nano", 512, 256)
     assert [file["file"] for file in report["files"]] == files
     score = model.score(TEXT)
@@ -183,6 +186,14 @@ def test_what_a_terminal_would_act_on_is_escaped(tmp_path):
     assert "\x1b[2J" not in output
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_tabs_lead_to_the_same_columns_whatever_stands_before_them(tmp_path):
+    (tmp_path / "tabs.go").write_text("\tx\t1\n日本\ty\nabc\tz\n")
+    output = on_terminal("score", "-q", "--tokens", str(tmp_path / "tabs.go"))
+    lines = re.sub(r"\x1b\[[\d;]*m|↵", "", output).splitlines()
+    assert lines[1:4] == ["     1      x   1", "     2  日本    y", "     3  abc z"]
+
+
 def test_a_long_file_says_how_it_is_read(codegen, tmp_path):
     (tmp_path / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(200)))
     result = codegen("score", "-m", "nano", str(tmp_path / "long.py"))
@@ -255,8 +266,47 @@ def test_a_signal_ends_it_within_a_second(tmp_path, command, number, code):
     sent = time.monotonic()
     stdout, stderr = process.communicate(timeout=30)
     assert time.monotonic() - sent < 1
-    assert (process.returncode, stdout) == (code, b"")
+    assert process.returncode == code
     assert b"Traceback" not in stderr
+    if command == "score":
+        report = json.loads(stdout)
+        assert (report["files"], report["is_complete"]) == ([], False)
+    else:
+        assert stdout == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_json_of_an_interrupted_run_holds_what_was_done(model, tmp_path, number):
+    (tmp_path / "a.py").write_text("import os\n")
+    (tmp_path / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(100_000)))
+    command = [sys.executable, "-m", "codegen_cli", "score", "--json", "a.py", "long.py", "a.py"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        begun = process.stdout.readline()  # ends where the first file's line begins
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=30)
+    report = json.loads(begun + rest)
+    assert [file["file"] for file in report["files"]] == ["a.py"]
+    assert report["files"][0]["log_likelihood"] == model.score("import os\n").log_likelihood
+    assert report["total"]["bytes"] == len("import os\n")
+    assert report["is_complete"] is False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+def test_many_files_are_read_one_by_one_and_pipes_once(tmp_path):
+    (tmp_path / "a").write_text("one")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=["two"])
+    writer.start()
+    judged = []
+    names = [str(tmp_path / "a"), str(tmp_path / "pipe"), str(tmp_path / "a")]
+    texts = read_texts(names, lambda name, text: judged.append(text))
+    writer.join()
+    assert judged == ["one", "two"]
+    (tmp_path / "pipe").unlink()  # a second reading would wait for a second writer
+    (tmp_path / "a").write_text("changed")
+    assert list(texts) == ["changed", "two", "changed"]
 
 
 def test_a_closed_pipe_is_silent(tmp_path):

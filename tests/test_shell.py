@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -226,6 +227,23 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_narrow_terminal_gets_rows_of_lines_and_no_broken_word(tmp_path):
+    write_packed(tmp_path / "models" / "模型.int8.safetensors")
+    home = {"CODEGEN_HOME": str(tmp_path), "NO_COLOR": "1", "COLUMNS": "40"}
+    shown, code = on_terminal("models", "list", **home)
+    lines = shown.replace("\r\n", "\n").splitlines()
+    assert code == 0
+    at = lines.index("* nano")
+    assert lines[at + 1 : at + 5] == [
+        "    download    bundled",
+        "    packed      int8 37 MB",
+        "    memory, GB  int8 0.2",
+        "    fits        int8",
+    ]
+    assert "  模型" in lines
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("typed", "code", "is_left"), [(b"y\n", 0, False), (b"\n", 1, True)])
 def test_rm_asks_on_a_terminal(tmp_path, typed, code, is_left):
     path = write_packed(tmp_path / "models" / "mine.int8.safetensors")
@@ -234,6 +252,82 @@ def test_rm_asks_on_a_terminal(tmp_path, typed, code, is_left):
     assert "[y/N]" in shown
     assert found == code
     assert path.exists() is is_left
+
+
+# --- streams that do not take or give anything ----------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.usefixtures("compiled_kernels")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("complete", "-q", "-n", "2", "x"),
+        ("complete", "-q", "-n", "2", "--json", "x"),
+        ("score", "-q", "{file}"),
+        ("score", "-q", "--json", "{file}"),
+        ("score", "-q", "--tokens", "{file}"),
+        ("embed", "-q", "{file}"),
+        ("embed", "-q", "--json", "{file}"),
+        ("embed", "-q", "{file}", "-o", "/dev/full"),
+        ("models", "list", "-q"),
+        ("models", "list", "-q", "--json"),
+        ("models", "path", "nano"),
+        ("models", "verify", "nano"),
+        ("models", "default", "-q"),
+        (),
+        ("--version",),
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk_is_one_error(tmp_path, arguments):
+    (tmp_path / "a.py").write_text("import os\n")
+    words = [word.format(file=tmp_path / "a.py") for word in arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "codegen_cli", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment,
+            check=False,
+        )
+    first, *hint = result.stderr.decode().splitlines()
+    assert result.returncode == 1
+    assert re.fullmatch("error: cannot write .*: No space left on device", first)
+    assert len(hint) <= 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.usefixtures("compiled_kernels")
+@pytest.mark.parametrize(
+    ("command", "code", "stdout", "stderr"),
+    [
+        ("complete -n 2 -t 0 x 2>&-", 0, r"\S+", ""),
+        ("complete -n 2 x >&-", 0, "", "codegen: answering with nano.*"),
+        ("models rm x 2>&-", 1, "", ""),
+        ("models list >&- 2>&- <&-", 0, "", ""),
+        ("models path nano <&-", 0, r"/.*nano\.int8\.safetensors\n", ""),
+        ("complete -q <&-", 1, "", "error: the prompt is empty\nhint: .*"),
+    ],
+)
+def test_a_closed_stream_leads_nowhere(command, code, stdout, stderr):
+    line = f"exec {shlex.quote(sys.executable)} -m codegen_cli {command}"
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert re.fullmatch(stdout, result.stdout)
+    assert re.fullmatch(stderr, result.stderr.rstrip("\n"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit and /dev/zero")
+def test_a_text_without_end_is_one_error():
+    line = f"ulimit -v 1500000; exec {shlex.quote(sys.executable)} -m codegen_cli score /dev/zero"
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: not enough memory\nhint: ")
+
+
+# --- escapes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -24,17 +24,20 @@ def embed_text(
     text: str,
     pool: Pool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    special_tokens: bool = False,
 ) -> Float32:
     """Return the vector of a text, float32 [n_embd].
 
     pool  "mean" of the states after ln_f of all tokens, or the "last" token's
 
     A text longer than the context is read in windows: every token's state is taken once, after all
-    tokens before it or at least half a context of them. Raises UserError for an empty text and for
-    ids that the model lacks.
+    tokens before it or at least half a context of them. `<|endoftext|>` is text in it unless
+    special_tokens are asked for. Raises UserError for an empty text and for ids that the model
+    lacks.
     """
-    ids = run_interruptibly(lambda: tokenizer.encode(text))
-    if not ids:
+    ids = run_interruptibly(lambda: tokenizer.encode(text, special_tokens=special_tokens))
+    if not text:
         raise UserError("the text is empty: it has no hidden states", "Give a text with content.")
     check_ids(ids, model.config.vocab_size, "the text")
     if pool == "last":

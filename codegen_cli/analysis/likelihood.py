@@ -84,20 +84,25 @@ def score_text(
     tokenizer: Tokenizer,
     text: str,
     on_progress: Progress = lambda done, total: None,
+    *,
+    special_tokens: bool = False,
 ) -> Score:
     """Return the likelihood of a text, as of a document that begins here.
 
     The end-of-text token is read before it, as in the models' training, so that the first token has
-    a probability too; without such a token in the vocabulary the first one goes unscored. A text
-    longer than the context is read in windows: every token is scored once, after all tokens before
-    it or at least half a context of them. Raises UserError for ids that the model lacks.
+    a probability too, or what the tokenizer begins every text with; without such a token in the
+    vocabulary the first one goes unscored. A text longer than the context is read in windows: every
+    token is scored once, after all tokens before it or at least half a context of them.
+    `<|endoftext|>` is text in it unless special_tokens are asked for. Raises UserError for ids that
+    the model lacks.
     """
     vocab_size = model.config.vocab_size
-    ids = run_interruptibly(lambda: tokenizer.encode(text))
-    check_ids(ids, vocab_size, "the text")
+    encoded = run_interruptibly(lambda: tokenizer.encode(text, special_tokens=special_tokens))
+    check_ids(encoded, vocab_size, "the text")
+    ids = encoded[len(tokenizer.first_ids) :]
     start = tokenizer.end_of_text
-    before = [start] if start is not None and start < vocab_size else []
-    read = [*before, *ids][:-1]
+    end_mark = [start] if start is not None and start < vocab_size else []
+    read = [*(tokenizer.first_ids or end_mark), *ids][:-1]
     first = len(ids) - len(read)
     found = np.full(len(ids), np.nan), np.full(len(ids), -1, np.int64), np.full(len(ids), np.nan)
     targets, never = np.array(ids, np.int64), tokenizer.missing_ids(vocab_size)

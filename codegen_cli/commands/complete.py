@@ -15,66 +15,74 @@ if TYPE_CHECKING:
     from codegen_cli.decoding.generate import GenerateOptions
 
 
+Prompt = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PROMPT",
+        help="Code to complete; several are joined as they are. - is stdin, and so is none.",
+    ),
+]
+File = Annotated[
+    Path | None, typer.Option("--file", metavar="PATH", help="Begin the prompt with a file.")
+]
+MaxTokens = Annotated[
+    int,
+    typer.Option("--max-tokens", "-n", envvar="CODEGEN_MAX_TOKENS", help="Most new tokens."),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        "--temperature", "-t", envvar="CODEGEN_TEMPERATURE", help="0 takes the likeliest token."
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option("--top-p", envvar="CODEGEN_TOP_P", help="Sample from this share of the mass."),
+]
+TopK = Annotated[
+    int,
+    typer.Option("--top-k", envvar="CODEGEN_TOP_K", help="Sample from so many tokens; 0: all."),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", envvar="CODEGEN_SEED", help="The same seed gives the same text."),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated."),
+]
+Until = Annotated[
+    Literal["function", "none"],
+    typer.Option("--until", envvar="CODEGEN_UNTIL", help="function: end where it ends."),
+]
+Echo = Annotated[bool, typer.Option("--echo", help="Write the prompt first, unchanged.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
+]
+Usage = Annotated[bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")]
+MaxTime = Annotated[
+    float | None,
+    typer.Option("--max-time", envvar="CODEGEN_MAX_TIME", help="End after so many seconds."),
+]
+
+
 def complete(
-    prompt: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="PROMPT",
-            help="Joined as they are; - stands for stdin, which is read without any.",
-        ),
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="PATH", help="Begin the prompt with a file.")
-    ] = None,
+    prompt: Prompt = None,
+    file: File = None,
     model: options.Model = None,
-    max_tokens: Annotated[
-        int,
-        typer.Option("--max-tokens", "-n", envvar="CODEGEN_MAX_TOKENS", help="Most new tokens."),
-    ] = 128,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature", "-t", envvar="CODEGEN_TEMPERATURE", help="0 takes the likeliest token."
-        ),
-    ] = 0.2,
-    top_p: Annotated[
-        float,
-        typer.Option("--top-p", envvar="CODEGEN_TOP_P", help="Sample from this share of the mass."),
-    ] = 0.95,
-    top_k: Annotated[
-        int,
-        typer.Option("--top-k", envvar="CODEGEN_TOP_K", help="Sample from so many tokens; 0: all."),
-    ] = 0,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", envvar="CODEGEN_SEED", help="The same seed gives the same text."),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated."),
-    ] = None,
-    until: Annotated[
-        Literal["function", "none"],
-        typer.Option("--until", envvar="CODEGEN_UNTIL", help="function: end where it ends."),
-    ] = "function",
-    echo: Annotated[
-        bool, typer.Option("--echo", help="Write the prompt first, unchanged.")
-    ] = False,
-    special_tokens: Annotated[
-        bool,
-        typer.Option("--special-tokens", help="Read <|endoftext|> in the prompt as the end mark."),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
-    ] = False,
-    usage: Annotated[
-        bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")
-    ] = False,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.2,
+    top_p: TopP = 0.95,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stop: Stop = None,
+    until: Until = "function",
+    echo: Echo = False,
+    special_tokens: options.SpecialTokens = False,
+    as_json: AsJson = False,
+    usage: Usage = False,
     threads: options.Threads = None,
-    max_time: Annotated[
-        float | None,
-        typer.Option("--max-time", envvar="CODEGEN_MAX_TIME", help="End after so many seconds."),
-    ] = None,
+    max_time: MaxTime = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Complete code, up to the end of the function.

@@ -1,10 +1,12 @@
 """`codegen download MODEL`: a name or hub repository -> a checkpoint in the Hugging Face cache."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from codegen_cli import console
+from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
 
 
@@ -17,9 +19,7 @@ def download(
             autocompletion=model_names,
         ),
     ],
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No notes on stderr.", envvar="CODEGEN_QUIET")
-    ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Fetch a checkpoint from the hub; print its place.
 
@@ -50,5 +50,5 @@ def download(
             directory = fetch(entry, lambda event: advance(event.done_bytes, event.total_bytes))
     else:
         console.note(f"{entry.name} is in the cache")
-    typer.echo(directory)
+    console.write_line(os.fsencode(directory))
     console.note(f"next: codegen quantize {entry.name} --format int4")

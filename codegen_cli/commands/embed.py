@@ -23,16 +23,18 @@ def embed(
     as_json: Annotated[
         bool, typer.Option("--json", help="Write a JSON object a line instead of .npy.")
     ] = False,
+    special_tokens: options.SpecialTokens = False,
     model: options.Model = None,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Turn texts into vectors: hidden states after the model's last norm.
+    """Turn texts into vectors.
 
-    Writes one float32 array in NumPy's .npy format, a row a file: [files, n_embd]. A text longer
-    than the model's context is read in overlapping windows of one context, each half a context
-    further than the one before (the stride): every token's state is taken once, after all tokens
-    before it or at least half a context of them.
+    They are the model's hidden states after its last norm. Writes one float32 array in NumPy's .npy
+    format, a row a file: [files, n_embd]. A text longer than the model's context is read in
+    overlapping windows of one context, each half a context further than the one before (the
+    stride): every token's state is taken once, after all tokens before it or at least half a
+    context of them.
 
     \b
     codegen embed src/*.py -o vectors.npy
@@ -44,11 +46,21 @@ def embed(
         raise typer.BadParameter("a .npy file is binary: give -o FILE or --json, or redirect it")
     from codegen_cli.engine.threads import run_interruptibly
     from codegen_cli.language_model import load
-    from codegen_cli.reports.embed_report import write_vectors
+    from codegen_cli.reports.embed_report import judge_output, refuse_empty, write_vectors
     from codegen_cli.text.prompt_input import read_texts
 
-    texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
-    named = list(zip(files, texts, strict=True))
-    write_vectors(
-        lambda: load(model, threads, notes=True), named, pool, output=output, as_json=as_json
-    )
+    # Before the model is loaded: mistakes show at once.
+    texts = run_interruptibly(lambda: read_texts(files, refuse_empty))
+    if output is not None:
+        judge_output(output)
+    named = zip(files, texts, strict=True)
+    with load(model, threads, notes=True) as language_model:
+        write_vectors(
+            language_model,
+            named,
+            len(files),
+            pool,
+            output=output,
+            as_json=as_json,
+            special_tokens=special_tokens,
+        )

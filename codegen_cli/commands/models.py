@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +46,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
 
     Memory is what running a format takes: the file, the cache for a whole context, the program.
     "fits" names the formats for which this machine has as much available now. * marks the default.
+    Notes tell of files that `codegen models prune` would remove.
 
     \b
     codegen models list
@@ -55,11 +55,13 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     from codegen_cli.engine.memory import available_bytes
     from codegen_cli.reports import model_views
     from codegen_cli.reports.inventory import all_models
+    from codegen_cli.store.leftovers import leftovers
     from codegen_cli.store.paths import models_dir
     from codegen_cli.store.settings import default_model
 
     console.set_quiet(quiet)
     available, default, states = available_bytes(), default_model(), all_models()
+    others = leftovers()
     if as_json:
         _write_json(
             {
@@ -67,6 +69,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
                 "memory_available_bytes": available,
                 "default": default,
                 "models": [model_views.as_object(state, default, available) for state in states],
+                "leftovers": [model_views.leftover_object(other) for other in others],
             }
         )
         return
@@ -74,6 +77,8 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     console.table(rows, model_views.LIST_HEADERS)
     if available is not None:
         console.note(f"{console.size(available)} of memory are available")
+    for line in model_views.leftover_lines(others):
+        console.note(line)
 
 
 @app.command()
@@ -129,7 +134,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         _write_json({"name": model.name, "kind": kind, "path": str(place)})
     else:
-        typer.echo(os.fsencode(place))  # bytes: a path need not be valid text
+        console.write_line(os.fsencode(place))  # bytes: a path need not be valid text
 
 
 @app.command()
@@ -167,7 +172,7 @@ def default(
     if as_json:
         _write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
     elif name is None:
-        typer.echo(os.fsencode(chosen or BUNDLED))
+        console.write_line(os.fsencode(chosen or BUNDLED))
 
 
 @app.command("rm")
@@ -179,7 +184,8 @@ def remove(
 ) -> None:
     """Remove the packed files of a model.
 
-    Files outside the models directory stay, checkpoints too. A run that uses the model goes on.
+    Files outside the models directory stay, checkpoints too (`codegen models prune` removes packed
+    copies in the cache). A run that uses the model goes on.
 
     \b
     codegen models rm 350M-mono:int8
@@ -200,7 +206,7 @@ def remove(
     removed = []
     for file in files:
         file_bytes = file.file_bytes
-        if remove_file(file):
+        if remove_file(file.path):
             removed.append({"path": str(file.path), "bytes": file_bytes})
             console.note(f"removed {console.printable(str(file.path))}, {console.size(file_bytes)}")
         else:
@@ -210,6 +216,32 @@ def remove(
         console.note(f"{console.printable(forgotten)} was the default model; there is none now")
     if as_json:
         _write_json({"removed": removed, "default_was_reset": forgotten is not None})
+
+
+@app.command()
+def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
+    """Remove files that nobody needs to keep.
+
+    These are the parts that killed runs left, and the packed copies of checkpoint directories that
+    were run as they are (-m ./checkpoint), which are made again when needed. Models stay, and so
+    does what another process is writing now.
+
+    \b
+    codegen models prune
+    codegen models prune --json | jq '[.removed[].bytes] | add'
+    """
+    from codegen_cli.reports.model_views import leftover_object
+    from codegen_cli.store.leftovers import leftovers, remove_leftover
+
+    console.set_quiet(quiet)
+    removed = [each for each in leftovers() if remove_leftover(each)]
+    for each in removed:
+        place = console.printable(str(each.path))
+        console.note(f"removed {place}, {console.size(each.file_bytes)}")
+    if not removed:
+        console.note("there is nothing to remove")
+    if as_json:
+        _write_json({"removed": [leftover_object(each) for each in removed]})
 
 
 @app.command()
@@ -243,7 +275,7 @@ def verify(
         results.append(result)
         if not as_json:
             for line in result.lines():
-                typer.echo(console.printable(line))
+                console.write_line(console.printable(line))
     is_sound = all(result.is_sound for result in results)
     if as_json:
         _write_json({"is_sound": is_sound, "files": [result.as_object() for result in results]})
@@ -285,9 +317,8 @@ def import_model(
     if as_json:
         _write_json({"name": chosen, "format": packed.format, "path": str(target)})
     else:
-        typer.echo(os.fsencode(target))
+        console.write_line(os.fsencode(target))
 
 
 def _write_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+    console.write_line(json.dumps(value))

@@ -18,10 +18,16 @@ Model = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, envvar="CODEGEN_THREADS", help="Default: one per core."),
+    typer.Option(
+        "--threads", min=1, max=1024, envvar="CODEGEN_THREADS", help="Default: one per usable core."
+    ),
 ]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", envvar="CODEGEN_QUIET", help="No notes on stderr.")
+]
+SpecialTokens = Annotated[
+    bool,
+    typer.Option("--special-tokens", help="Read <|endoftext|> in a text as the end mark."),
 ]
 TextFiles = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Text files in UTF-8; - stands for stdin.")

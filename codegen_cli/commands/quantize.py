@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from codegen_cli import console
+from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
 
 
@@ -28,9 +29,7 @@ def quantize(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write here, not among the models."),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No notes on stderr.", envvar="CODEGEN_QUIET")
-    ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Pack a checkpoint to int8, int4 or f16.
 

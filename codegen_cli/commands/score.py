@@ -20,16 +20,18 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="Write one JSON object for all files.")
     ] = False,
+    special_tokens: options.SpecialTokens = False,
     model: options.Model = None,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure how likely the model finds texts: bits per byte, perplexity.
+    """Measure how likely texts are.
 
-    The end-of-text token is read first, so that every token of a text has a probability. A text
-    longer than the model's context is read in overlapping windows of one context, each half a
-    context further than the one before (the stride): every token is scored once, after all tokens
-    before it or at least half a context of them.
+    Prints bits per byte and perplexity, for each file and for all. The end-of-text token is read
+    first, so that every token of a text has a probability. A text longer than the model's context
+    is read in overlapping windows of one context, each half a context further than the one before
+    (the stride): every token is scored once, after all tokens before it or at least half a context
+    of them.
 
     \b
     codegen score src/*.py
@@ -47,4 +49,10 @@ def score(
     texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
     with load(model, threads, notes=True) as language_model:
         named = zip(files, texts, strict=True)
-        write_scores(language_model, named, with_tokens=tokens, as_json=as_json)
+        write_scores(
+            language_model,
+            named,
+            with_tokens=tokens,
+            as_json=as_json,
+            special_tokens=special_tokens,
+        )

@@ -1,9 +1,10 @@
 """Texts and a model -> their vectors, as one .npy array or as lines of JSON."""
 
+import contextlib
 import io
 import json
-import sys
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,46 +15,71 @@ from codegen_cli.analysis.embedding import Pool
 from codegen_cli.analysis.windows import stride_of
 from codegen_cli.language_model import LanguageModel
 from quantize.errors import UserError
+from quantize.whole_file import blaming, replacing, write_all
 
-_HINT = "Choose another file with -o."
+Write = Callable[[bytes], None]
+
+
+def refuse_empty(name: str, text: str) -> None:
+    """Raise a UserError for a text that has no vector."""
+    if not text:
+        raise UserError(f"{name} is empty: it has no hidden states", "Leave it out.")
+
+
+def judge_output(output: Path) -> None:
+    """Raise a UserError for a path that cannot become a file, before work is put into it."""
+    with blaming(output):
+        reason = "it is a directory" if output.is_dir() else f"{output.parent} is no directory"
+        if output.is_dir() or not output.parent.is_dir():
+            raise UserError(f"cannot write {output}: {reason}", "Choose another file with -o.")
 
 
 def write_vectors(
-    load: Callable[[], LanguageModel],
-    texts: Sequence[tuple[str, str]],
+    model: LanguageModel,
+    texts: Iterable[tuple[str, str]],
+    n_texts: int,
     pool: Pool,
     *,
     output: Path | None,
     as_json: bool,
+    special_tokens: bool = False,
 ) -> None:
-    """Write the vectors of (name, text) pairs to a file or to stdout.
+    """Write the vectors of n_texts (name, text) pairs to a file, or to stdout as they are made.
 
-    .npy   float32 [n_texts, n_embd], written when all are there
-    JSON   an object a line, written to stdout as soon as it is there
+    .npy   float32 [n_texts, n_embd]
+    JSON   an object a line
 
-    A file is written at the very end. Raises UserError: an empty text or a file that cannot be
-    written, before the model is loaded.
+    The file is written whole or not at all. Raises UserError: an empty text, or a file that cannot
+    be written.
     """
-    for name, text in texts:
-        if not text:
-            raise UserError(f"{name} is empty: it has no hidden states", "Leave it out.")
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        reason = "it is a directory" if output.is_dir() else f"{output.parent} is no directory"
-        raise UserError(f"cannot write {output}: {reason}", _HINT)
-    vectors: list[npt.NDArray[np.float32]] = []
-    lines: list[bytes] = []
-    with load() as model:
+    with contextlib.nullcontext(console.write_result) if output is None else _file(output) as write:
+        if not as_json:
+            write(_npy_header(n_texts, model.config.n_embd))
         for name, text in texts:
-            vectors.append(_vector(model, name, text, pool))
-            if as_json:
-                lines.append(_json_line(model, name, pool, vectors[-1]))
-                if output is None:
-                    _write(lines[-1], None)
-    if output is not None or not as_json:
-        _write(b"".join(lines) if as_json else _npy(np.stack(vectors)), output)
+            refuse_empty(name, text)
+            vector = _vector(model, name, text, pool, special_tokens)
+            write(
+                _json_line(model, name, pool, vector) if as_json else vector.astype("<f4").tobytes()
+            )
 
 
-def _vector(model: LanguageModel, name: str, text: str, pool: Pool) -> npt.NDArray[np.float32]:
+@contextlib.contextmanager
+def _file(output: Path) -> Iterator[Write]:
+    """Yields what writes to a file; a device or a pipe is not replaced but written to."""
+    if output.exists() and not output.is_file():
+        with blaming(output):
+            file = output.open("wb", buffering=0)
+        with file:
+            yield lambda content: write_all(file, memoryview(content), output)
+    else:
+        target = Path(os.path.realpath(output))  # a link stays: what it points to is replaced
+        with replacing(target) as file:
+            yield lambda content: write_all(file, memoryview(content), output)
+
+
+def _vector(
+    model: LanguageModel, name: str, text: str, pool: Pool, special_tokens: bool
+) -> npt.NDArray[np.float32]:
     n_positions = model.config.n_positions
 
     with console.progress(name) as advance:
@@ -66,7 +92,7 @@ def _vector(model: LanguageModel, name: str, text: str, pool: Pool) -> npt.NDArr
                 )
             advance(done, total)
 
-        return model.embed(text, pool, on_progress=on_progress)
+        return model.embed(text, pool, special_tokens=special_tokens, on_progress=on_progress)
 
 
 def _json_line(
@@ -82,18 +108,9 @@ def _json_line(
     return f"{json.dumps(fields, allow_nan=False)}\n".encode()
 
 
-def _npy(vectors: npt.NDArray[np.float32]) -> bytes:
+def _npy_header(n_texts: int, n_embd: int) -> bytes:
+    """Return what stands before the rows in an .npy file."""
     buffer = io.BytesIO()
-    np.save(buffer, vectors, allow_pickle=False)
+    fields = {"descr": "<f4", "fortran_order": False, "shape": (n_texts, n_embd)}
+    np.lib.format.write_array_header_1_0(buffer, fields)
     return buffer.getvalue()
-
-
-def _write(content: bytes, output: Path | None) -> None:
-    if output is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}", _HINT) from error

@@ -1,9 +1,12 @@
 """What there is of a model -> rows of a table, and the object of --json, that tell it."""
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from codegen_cli import console
 from codegen_cli.reports.inventory import FormatState, ModelState
+from codegen_cli.store.leftovers import Leftover
 from codegen_cli.store.registry import split_name
 
 LIST_HEADERS = ("  model", "download", "packed", "memory, GB", "fits")
@@ -74,6 +77,30 @@ def as_object(state: ModelState, default: str | None, available: int | None) -> 
             for each in state.formats
         ],
     }
+
+
+def leftover_object(leftover: Leftover) -> dict[str, Any]:
+    """Return what --json tells of a file that can go."""
+    return {
+        "kind": leftover.kind,
+        "path": str(leftover.path),
+        "bytes": leftover.file_bytes,
+        "model": leftover.model or None,
+    }
+
+
+def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
+    """Yield what to tell of files that can go: how many, where, and how to remove them."""
+    groups: dict[tuple[str, Path], list[int]] = {}
+    for each in leftovers:
+        groups.setdefault((each.kind, each.path.parent), []).append(each.file_bytes)
+    whats = {
+        "copy": "packed copies of checkpoints",
+        "unfinished": "unfinished files of killed runs",
+    }
+    for (kind, directory), sizes in groups.items():
+        total = console.size(sum(sizes))
+        yield f"{whats[kind]} in {directory}: {len(sizes)}, {total} (codegen models prune)"
 
 
 def _fits(state: FormatState, available: int | None) -> bool | None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,27 +52,37 @@ class _Sums:
 class _Writer(Protocol):
     def file(self, sums: _Sums, score: Score) -> None: ...
 
-    def end(self, total: _Sums, n_files: int) -> None: ...
+    def end(self, total: _Sums, n_files: int, is_complete: bool) -> None: ...
 
 
 def write_scores(
-    model: LanguageModel, texts: Iterable[tuple[str, str]], *, with_tokens: bool, as_json: bool
+    model: LanguageModel,
+    texts: Iterable[tuple[str, str]],
+    *,
+    with_tokens: bool,
+    as_json: bool,
+    special_tokens: bool = False,
 ) -> None:
     """Score (name, text) after (name, text) and write each result as soon as it is there.
 
-    Only JSON waits for the last one: it is one object. Raises UserError.
+    JSON is one object whatever ends the run: `is_complete` tells whether all files are in it.
+    Raises UserError.
     """
-    total, n_files = _Sums("total"), 0
+    total, n_files, is_complete = _Sums("total"), 0, False
     writer = _writer(model, with_tokens=with_tokens, as_json=as_json)
-    for name, text in texts:
-        with console.progress(name) as advance:
-            score = model.score(text, on_progress=advance)
-        _note_windows(model, name, score)
-        sums = _Sums(name, score.log_likelihood, score.n_scored, score.n_bytes)
-        total.add(sums)
-        n_files += 1
-        writer.file(sums, score)
-    writer.end(total, n_files)
+    try:
+        for name, text in texts:
+            with console.progress(name) as advance:
+                score = model.score(text, special_tokens=special_tokens, on_progress=advance)
+            _note_windows(model, name, score)
+            sums = _Sums(name, score.log_likelihood, score.n_scored, score.n_bytes)
+            total.add(sums)
+            n_files += 1
+            writer.file(sums, score)  # last: an interruption comes while a pipe is being filled
+        is_complete = True
+    finally:
+        if is_complete or as_json:
+            writer.end(total, n_files, is_complete)
 
 
 def _writer(model: LanguageModel, *, with_tokens: bool, as_json: bool) -> _Writer:
@@ -88,12 +97,14 @@ class _TableWriter:
     """One line a file, the numbers first, as `wc` has it."""
 
     def __init__(self) -> None:
-        _print(f"{'bits/byte':>9}  {'perplexity':>10}  {'tokens':>8}  {'bytes':>9}  file")
+        console.write_line(
+            f"{'bits/byte':>9}  {'perplexity':>10}  {'tokens':>8}  {'bytes':>9}  file"
+        )
 
     def file(self, sums: _Sums, score: Score) -> None:
         self._line(sums)
 
-    def end(self, total: _Sums, n_files: int) -> None:
+    def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         if n_files > 1:
             self._line(total)
 
@@ -101,7 +112,9 @@ class _TableWriter:
         bits = _shown(bits_per_byte(sums.log_likelihood, sums.n_bytes))
         likelihood = _shown(perplexity(sums.log_likelihood, sums.n_tokens))
         name = console.printable(sums.name)
-        _print(f"{bits:>9}  {likelihood:>10}  {sums.n_tokens:8}  {sums.n_bytes:9}  {name}")
+        console.write_line(
+            f"{bits:>9}  {likelihood:>10}  {sums.n_tokens:8}  {sums.n_bytes:9}  {name}"
+        )
 
 
 class _RowWriter:
@@ -109,14 +122,14 @@ class _RowWriter:
 
     def __init__(self, model: LanguageModel) -> None:
         self._tokenizer = model.tokenizer
-        _print(token_table.HEADER)
+        console.write_line(token_table.HEADER)
 
     def file(self, sums: _Sums, score: Score) -> None:
         for token in token_table.scored_tokens(score, self._tokenizer):
-            _print(token_table.row(token, console.printable(sums.name)))
+            console.write_line(token_table.row(token, console.printable(sums.name)))
         console.note(sums.sentence())
 
-    def end(self, total: _Sums, n_files: int) -> None:
+    def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         if n_files > 1:
             console.note(total.sentence())
 
@@ -128,44 +141,41 @@ class _HeatWriter:
         self._tokenizer = model.tokenizer
 
     def file(self, sums: _Sums, score: Score) -> None:
-        _print(sums.sentence())
+        console.write_line(sums.sentence())
         cells = token_table.cells(score, self._tokenizer)
         console.heat_map((cell.text, cell.probability) for cell in cells)
         tokens = token_table.scored_tokens(score, self._tokenizer)
         for token in token_table.most_surprising(tokens, _N_SURPRISES):
-            _print(token_table.description(token))
-        _print("")
+            console.write_line(token_table.description(token))
+        console.write_line("")
 
-    def end(self, total: _Sums, n_files: int) -> None:
+    def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         if n_files > 1:
-            _print(total.sentence())
+            console.write_line(total.sentence())
 
 
 class _JsonWriter:
-    """One object for all files."""
+    """One object for all files, each of them on a line of its own as soon as it is scored."""
 
     def __init__(self, model: LanguageModel, with_tokens: bool) -> None:
-        self._model = model
+        self._tokenizer = model.tokenizer
         self._with_tokens = with_tokens
-        self._files: list[dict[str, object]] = []
+        self._separator = "\n"
+        n_positions = model.config.n_positions
+        head = {"model": model.name, "n_positions": n_positions, "stride": stride_of(n_positions)}
+        console.write_result(f'{json.dumps(head)[:-1]}, "files": [')
 
     def file(self, sums: _Sums, score: Score) -> None:
         fields = {"file": sums.name, **sums.fields(), "windows": score.n_windows}
         if self._with_tokens:
-            tokens = token_table.scored_tokens(score, self._model.tokenizer)
+            tokens = token_table.scored_tokens(score, self._tokenizer)
             fields["token_scores"] = [token_table.json_token(token) for token in tokens]
-        self._files.append(fields)
+        console.write_result(f"{self._separator}{json.dumps(fields, allow_nan=False)}")
+        self._separator = ",\n"
 
-    def end(self, total: _Sums, n_files: int) -> None:
-        n_positions = self._model.config.n_positions
-        report = {
-            "model": self._model.name,
-            "n_positions": n_positions,
-            "stride": stride_of(n_positions),
-            "files": self._files,
-            "total": total.fields(),
-        }
-        _print(json.dumps(report, allow_nan=False))
+    def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
+        tail = {"total": total.fields(), "is_complete": is_complete}
+        console.write_result(f"\n], {json.dumps(tail, allow_nan=False)[1:]}\n")
 
 
 def _note_windows(model: LanguageModel, name: str, score: Score) -> None:
@@ -187,9 +197,3 @@ def _shown(value: float) -> str:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _print(line: str) -> None:
-    """Write a line in UTF-8, whatever the locale."""
-    sys.stdout.buffer.write(f"{line}\n".encode())
-    sys.stdout.buffer.flush()

@@ -191,11 +191,11 @@ def _shards(index: Path) -> list[str]:
 
 
 def _companions(names: Iterable[str]) -> list[str]:
-    """Return what is needed beside weights: tokenizer.json or else what it can be built from."""
+    """Return what is needed beside weights: tokenizer.json, or else what it can be built from."""
     there = set(names)
-    if TOKENIZER in there or not there.issuperset(VOCABULARY):
-        return ["config.json", TOKENIZER]
-    return ["config.json", *VOCABULARY, *(name for name in COMPANIONS if name in there)]
+    is_old = TOKENIZER not in there and there.issuperset(VOCABULARY)
+    tokenizer = VOCABULARY if is_old else (TOKENIZER,)
+    return ["config.json", *tokenizer, *(name for name in COMPANIONS if name in there)]
 
 
 def _require_files(entry: ModelEntry, names: Iterable[str], sizes: Mapping[str, int]) -> None:

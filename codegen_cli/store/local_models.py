@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ from codegen_cli.store.registry import (
     split_name,
 )
 from quantize.errors import UserError
+from quantize.whole_file import hold, partial_path
 
 _FILE_NAME = re.compile(rf"([^.].*)\.({'|'.join(FORMATS)})\.safetensors", re.DOTALL)
 # What an imported model may be called: it becomes a file's name, and a word on command lines.
 _MODEL_NAME = re.compile(rf"[^\W_][\w.-]{{0,99}}|(?=.{{3,100}}$){REPOSITORY.pattern}")
+
+_COPIED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +85,21 @@ def find_local_files(model: str) -> list[LocalFile]:
     )
 
 
-def remove_file(file: LocalFile) -> bool:
+def remove_file(path: Path) -> bool:
     """Remove a packed file; False if it had gone already.
 
     A process that runs the model keeps the file until it ends; Windows refuses to remove it before.
     Raises UserError if the system refuses.
     """
     try:
-        file.path.unlink()
+        path.unlink()
     except FileNotFoundError:
         return False
     except PermissionError as error:
         hint = "Is the model running? End that first." if os.name == "nt" else ""
-        raise UserError(f"cannot remove {file.path}: {error.strerror}", hint) from error
+        raise UserError(f"cannot remove {path}: {error.strerror}", hint) from error
     except OSError as error:
-        raise UserError(f"cannot remove {file.path}: {error.strerror}") from error
+        raise UserError(f"cannot remove {path}: {error.strerror}") from error
     return True
 
 
@@ -131,7 +133,7 @@ def import_file(
     Nobody sees a part of it. Raises UserError if it exists, or cannot be written.
     """
     target = packed_path(name, format)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    partial = partial_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and target.samefile(source):
@@ -139,7 +141,9 @@ def import_file(
             return target
         _refuse_existing(target, replace)
         _link_or_copy(source, partial)
-        judge(partial)
+        with partial.open("rb") as file:
+            hold(file, waits=False)
+            judge(partial)
         if replace:
             partial.replace(target)
         else:
@@ -172,9 +176,11 @@ def _link_or_copy(source: Path, partial: Path) -> None:
                 errno.ENOSPC,
                 f"{free_bytes / 1e6:,.0f} MB are free, need {needed_bytes / 1e6:,.0f} MB",
             ) from None
-        shutil.copyfile(source, partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        with source.open("rb") as original, partial.open("xb") as copy:
+            hold(copy)
+            shutil.copyfileobj(original, copy, _COPIED_BYTES)
+            copy.flush()
+            os.fsync(copy.fileno())
 
 
 def _link_new(partial: Path, target: Path) -> None:

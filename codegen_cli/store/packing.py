@@ -5,8 +5,8 @@ from pathlib import Path
 from codegen_cli import console
 from codegen_cli.deadline import Deadline, check_deadline
 from codegen_cli.store import settings
+from codegen_cli.store.leftovers import remove_unfinished
 from quantize.errors import UserError
-from quantize.packed_file import is_packed_file
 from quantize.quantize_model import QuantizeSummary, TensorReport
 from quantize.quantize_model import quantize as quantize_checkpoint
 
@@ -19,10 +19,6 @@ def pack(
     Raises UserError, and TimeUp after the tensor in which the deadline passes; the target is then
     as it was.
     """
-    if target.exists() and not is_packed_file(target):
-        raise UserError(
-            f"{target} exists and is not a packed model", "Choose another file with -o."
-        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -30,6 +26,9 @@ def pack(
             f"cannot create {target.parent}: {error.strerror}",
             "Choose another file with -o, or another home with CODEGEN_HOME.",
         ) from error
+    for leftover in remove_unfinished(target):
+        size = console.size(leftover.file_bytes)
+        console.note(f"removed {leftover.path}, {size}: a run that was killed left it")
     console.note(f"packing {source} as {format}")
 
     def on_tensor(report: TensorReport) -> None:
@@ -43,6 +42,8 @@ def pack(
         f"{summary.bits_per_weight:.2f} bits per weight, "
         f"worst {worst.name} ({worst.relative_error:.2%}), {summary.seconds:.1f} s"
     )
+    for warning in summary.warnings:
+        console.note(warning)
     return summary
 
 

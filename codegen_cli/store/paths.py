@@ -32,6 +32,11 @@ def models_dir() -> Path:
     return data_dir() / "models"
 
 
+def packed_copies_dir() -> Path:
+    """Return the directory of the packed copies of checkpoints that were run as they are."""
+    return cache_dir() / "packed"
+
+
 def models_toml() -> Path:
     """Return models.toml: inside the package when installed, beside it in a checkout."""
     packaged = PACKAGE / "models.toml"

@@ -1,0 +1,72 @@
+"""Data and cache directories -> the files there that nobody needs to keep, and their removal.
+
+copies      checkpoints that were run as they are, packed in the cache; made again when needed
+unfinished  parts of packed files that killed runs left; what a live run writes is not among them
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from codegen_cli.store import paths
+from codegen_cli.store.local_models import remove_file
+from quantize.errors import UserError
+from quantize.packed_file import read_packed_file
+from quantize.whole_file import abandoned_files, remove_abandoned
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One file that can go; `model` is what it holds, "" if it does not say."""
+
+    kind: Literal["copy", "unfinished"]
+    path: Path
+    file_bytes: int
+    model: str = ""
+
+
+def leftovers() -> list[Leftover]:
+    """Return the packed copies and the unfinished files, sorted by path in each directory."""
+    copies_dir = paths.packed_copies_dir()
+    copies = sorted(copies_dir.glob("*.safetensors")) if copies_dir.is_dir() else []
+    unfinished = [*abandoned_files(paths.models_dir()), *abandoned_files(copies_dir)]
+    return [
+        *(_leftover("copy", path, _model_name(path)) for path in copies),
+        *(_leftover("unfinished", path) for path in unfinished),
+    ]
+
+
+def remove_leftover(leftover: Leftover) -> bool:
+    """Remove a file; False if it had gone already, or somebody works on it by now.
+
+    A process that runs a copy keeps it until it ends; Windows refuses to remove it before. Raises
+    UserError if the system refuses.
+    """
+    if leftover.kind == "unfinished":
+        return remove_abandoned(leftover.path)
+    return remove_file(leftover.path)
+
+
+def remove_unfinished(target: Path) -> list[Leftover]:
+    """Remove what killed runs left of one target; in our directories, what they left of any.
+
+    Returns what was removed.
+    """
+    is_ours = target.parent in (paths.models_dir(), paths.packed_copies_dir())
+    found = abandoned_files(target.parent, None if is_ours else target.name)
+    removable = [_leftover("unfinished", path) for path in found]
+    return [each for each in removable if remove_leftover(each)]
+
+
+def _leftover(kind: Literal["copy", "unfinished"], path: Path, model: str = "") -> Leftover:
+    try:
+        return Leftover(kind, path, path.stat().st_size, model)
+    except OSError:  # it has gone
+        return Leftover(kind, path, 0, model)
+
+
+def _model_name(path: Path) -> str:
+    try:
+        return read_packed_file(path).name
+    except UserError:
+        return ""

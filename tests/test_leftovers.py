@@ -1,0 +1,92 @@
+"""What may go from the data and cache directories: packed copies, and parts of killed runs."""
+
+from pathlib import Path
+
+import pytest
+from packed import write_packed
+
+from codegen_cli.reports.model_views import leftover_lines
+from codegen_cli.store import paths
+from codegen_cli.store.leftovers import Leftover, leftovers, remove_leftover, remove_unfinished
+from quantize.whole_file import partial_path, replacing
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("CODEGEN_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def unfinished(target: Path, n_bytes: int = 5) -> Path:
+    """A part of a target that nobody writes to."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(target)
+    partial.write_bytes(bytes(n_bytes))
+    return partial
+
+
+def test_a_new_home_has_none(home: Path) -> None:
+    assert leftovers() == []
+    assert not home.exists()
+
+
+def test_copies_and_parts_are_listed_and_models_are_not() -> None:
+    write_packed(paths.models_dir() / "mine.int8.safetensors")
+    copy = write_packed(paths.packed_copies_dir() / "0f.int8.safetensors", name="tiny")
+    damaged = paths.packed_copies_dir() / "1f.int8.safetensors"
+    damaged.write_bytes(b"x")
+    part = unfinished(paths.models_dir() / "a.int8.safetensors")
+    other = unfinished(paths.packed_copies_dir() / "2f.int8.safetensors")
+    assert leftovers() == [
+        Leftover("copy", copy, copy.stat().st_size, "tiny"),
+        Leftover("copy", damaged, 1, ""),
+        Leftover("unfinished", part, 5),
+        Leftover("unfinished", other, 5),
+    ]
+    assert all(remove_leftover(each) for each in leftovers())
+    assert leftovers() == []
+    assert [path.name for path in paths.models_dir().iterdir()] == ["mine.int8.safetensors"]
+
+
+def test_they_are_told_of_by_kind_and_directory() -> None:
+    for name in ("a", "b"):
+        unfinished(paths.models_dir() / name, 2_000_000)
+    write_packed(paths.packed_copies_dir() / "0f.int8.safetensors")
+    assert list(leftover_lines(leftovers())) == [
+        f"packed copies of checkpoints in {paths.packed_copies_dir()}: 1, 0 MB"
+        " (codegen models prune)",
+        f"unfinished files of killed runs in {paths.models_dir()}: 2, 4 MB (codegen models prune)",
+    ]
+
+
+def test_one_that_went_meanwhile_is_not_removed_twice() -> None:
+    unfinished(paths.models_dir() / "a.int8.safetensors")
+    write_packed(paths.packed_copies_dir() / "0f.int8.safetensors")
+    found = leftovers()
+    for each in found:
+        each.path.unlink()
+    assert [remove_leftover(each) for each in found] == [False, False]
+
+
+def test_packing_clears_its_directory_if_it_is_ours_and_else_only_its_own_target(
+    tmp_path: Path,
+) -> None:
+    ours, own, foreign = (
+        unfinished(paths.models_dir() / "a.int8.safetensors"),
+        unfinished(tmp_path / "elsewhere" / "mine.safetensors"),
+        unfinished(tmp_path / "elsewhere" / "other.safetensors"),
+    )
+    removed = remove_unfinished(paths.models_dir() / "b.int8.safetensors")
+    assert [each.path for each in removed] == [ours]
+    removed = remove_unfinished(tmp_path / "elsewhere" / "mine.safetensors")
+    assert [each.path for each in removed] == [own]
+    assert foreign.exists()
+
+
+def test_what_is_being_written_now_stays() -> None:
+    target = paths.models_dir() / "a.int8.safetensors"
+    target.parent.mkdir(parents=True)
+    with replacing(target):
+        assert leftovers() == []
+        assert remove_unfinished(target) == []
+    assert target.exists()
