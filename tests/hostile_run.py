@@ -18,7 +18,7 @@ def complete(path: Path, text: str = "ab a b\n" * 3) -> str:
     """Complete a text with the model of a packed file on two threads, as the command does."""
     model = load_model(path, 2, print)
     try:
-        tokenizer = Tokenizer.from_json(model.packed.tokenizer_json)
+        tokenizer = Tokenizer.from_packed(model.packed)
         prompt = fit_prompt(text, tokenizer, n_positions=model.n_positions, max_tokens=5)
         options = GenerateOptions(max_tokens=5, seed=1, until="none")
         pieces = generate(model, tokenizer, prompt.ids, options)

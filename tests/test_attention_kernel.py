@@ -1,9 +1,9 @@
-"""Attention of one query over the fp16 cache against float64."""
+"""Attention of queries over the fp16 cache against float64."""
 
 import numpy as np
 import pytest
 
-from codegen_cli.kernels.attention import attend, remember
+from codegen_cli.kernels.attention import attend, attend_four, remember
 
 CAPACITY = 96
 
@@ -56,6 +56,21 @@ def test_later_positions_do_not_matter():
     for position in range(21, 40):
         remember(keys, values, position, infinity, infinity)
     assert np.array_equal(run(query, keys, values, 21), before)
+
+
+@pytest.mark.parametrize("head_dim", [6, 32, 80, 256])
+@pytest.mark.parametrize("n_keys", [1, 2, 3, 4, 12, 13, 14, 15, 16, 17, 93])
+def test_four_queries_together_give_what_each_gives_alone(head_dim, n_keys):
+    keys, values, _, _ = filled_cache(head_dim, CAPACITY)
+    infinity = np.full(head_dim, np.inf, np.float32)
+    for position in range(n_keys + 3, CAPACITY):
+        remember(keys, values, position, infinity, infinity)
+    queries = np.random.default_rng(1).normal(0, 0.3, (4, head_dim)).astype(np.float32)
+    outs = np.empty((4, head_dim), np.float32)
+    scores = np.full((4, CAPACITY + 16), 99, np.float32)
+    attend_four(tuple(outs), tuple(queries), keys, values, n_keys, scores)
+    alone = [run(query, keys, values, n_keys + j) for j, query in enumerate(queries)]
+    assert np.array_equal(outs.view(np.uint32), np.array(alone).view(np.uint32))
 
 
 def test_one_overwhelming_key_takes_all():

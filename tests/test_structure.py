@@ -18,12 +18,15 @@ quantize.inert_pickle
 quantize.torch_zip
 quantize.safetensors_map
 quantize.tensor_map
+quantize.added_tokens
+quantize.tokenizer_json
 quantize.tokenizer_files
 quantize.checkpoint
 quantize.blocks
 quantize.layout
 quantize.scale_search
 quantize.packed_file
+quantize.whole_file
 quantize.packed_writer
 quantize.quantize_model
 quantize
@@ -34,6 +37,7 @@ codegen_cli.store.paths
 codegen_cli.store.settings
 codegen_cli.store.registry
 codegen_cli.store.local_models
+codegen_cli.store.leftovers
 codegen_cli.store.verification
 codegen_cli.store.download
 codegen_cli.store.model_default
@@ -48,8 +52,11 @@ codegen_cli.text.text_stream
 codegen_cli.text.prompt
 codegen_cli.text.prompt_input
 codegen_cli.engine
+codegen_cli.engine.system_files
+codegen_cli.engine.cores
 codegen_cli.engine.cpu
 codegen_cli.kernels
+codegen_cli.kernels.fp16
 codegen_cli.kernels.vectors
 codegen_cli.kernels.dot_product
 codegen_cli.kernels.threading_primitives
@@ -60,6 +67,9 @@ codegen_cli.kernels.attention
 codegen_cli.kernels.step_table
 codegen_cli.kernels.step
 codegen_cli.engine.threads
+codegen_cli.engine.object_file
+codegen_cli.engine.linker
+codegen_cli.engine.kernel_compiler
 codegen_cli.engine.kernel_cache
 codegen_cli.engine.kv_cache
 codegen_cli.engine.buffers
@@ -70,6 +80,7 @@ codegen_cli.reports.model_views
 codegen_cli.model_choice
 codegen_cli.engine.weights
 codegen_cli.engine.model
+codegen_cli.loading
 codegen_cli.decoding
 codegen_cli.decoding.random_draws
 codegen_cli.decoding.sampler
@@ -79,6 +90,10 @@ codegen_cli.analysis
 codegen_cli.analysis.windows
 codegen_cli.analysis.likelihood
 codegen_cli.analysis.embedding
+codegen_cli.analysis.token_bytes
+codegen_cli.analysis.read_limit
+codegen_cli.analysis.speed
+codegen_cli.analysis.forecast
 codegen_cli.language_model
 codegen_cli
 codegen_cli.reports.openai_json
@@ -86,6 +101,9 @@ codegen_cli.reports.completion
 codegen_cli.reports.token_table
 codegen_cli.reports.score_report
 codegen_cli.reports.embed_report
+codegen_cli.reports.bench_report
+codegen_cli.analysis.checkup
+codegen_cli.reports.doctor_report
 codegen_cli.commands
 codegen_cli.commands.model_names
 codegen_cli.commands.options
@@ -95,6 +113,8 @@ codegen_cli.commands.embed
 codegen_cli.commands.download
 codegen_cli.commands.quantize
 codegen_cli.commands.models
+codegen_cli.commands.doctor
+codegen_cli.commands.bench
 codegen_cli.commands.app
 codegen_cli.__main__
 """.split()
@@ -107,11 +127,12 @@ DOORS = {
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.store.paths"],
     "filelock": ["codegen_cli.store.settings"],
-    "numba": ["codegen_cli.kernels", "codegen_cli.engine.kernel_cache", "quantize.scale_search"],
+    "numba": ["codegen_cli.kernels", "quantize.scale_search"],
     "llvmlite": [
         "codegen_cli.kernels",
-        "codegen_cli.engine.kernel_cache",
         "codegen_cli.engine.cpu",
+        "codegen_cli.engine.kernel_compiler",
+        "codegen_cli.engine.linker",
     ],
     "safetensors": [],
     "torch": [],

@@ -9,6 +9,7 @@ from pathlib import Path
 from codegen_cli import console
 from codegen_cli.engine.buffers import CHUNK, Buffers
 from codegen_cli.engine.kv_cache import cache_bytes
+from codegen_cli.engine.system_files import control_groups, lines_of, number_in
 from codegen_cli.store.registry import FORMATS, entries, split_name
 from quantize.config import ModelConfig
 from quantize.packed_file import read_packed_file
@@ -114,25 +115,24 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     if sys.platform == "win32":
         return _windows_available_bytes()
     stated = [*_mem_available(root), *_control_group_room(root)]
-    return min(stated) if stated else _installed_bytes()
+    return min(stated) if stated else installed_bytes()
 
 
 def _mem_available(root: Path) -> Iterator[int]:
     """The kernel's estimate (proc(5)), which counts cached files, so mapped models too, as free."""
-    for line in _lines(root / "proc/meminfo"):
+    for line in lines_of(root / "proc/meminfo"):
         key, _, value = line.partition(":")
         number = value.removesuffix("kB").strip()
         if key == "MemAvailable" and number.isdigit():
             yield int(number) * 1024
 
 
-# Of a control group's memory controller: the directory below /sys/fs/cgroup, the files that hold
-# limit and usage, and the counters in memory.stat of file pages, which can be dropped at need.
+# Of a control group: the files that hold its limit and usage, and the counters in memory.stat of
+# file pages, which can be dropped at need.
 # https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/memory.html
-_CONTROLLERS = {
-    2: ("", "memory.max", "memory.current", ("inactive_file", "active_file")),
+_GROUP_FILES = {
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
     1: (
-        "memory",
         "memory.limit_in_bytes",
         "memory.usage_in_bytes",
         ("total_inactive_file", "total_active_file"),
@@ -142,47 +142,23 @@ _CONTROLLERS = {
 
 def _control_group_room(root: Path) -> Iterator[int]:
     """Yield limit - usage + file pages of each limited group that this process is in."""
-    for line in _lines(root / "proc/self/cgroup"):
-        number, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        version = 2 if number == "0" else 1
-        if version == 1 and "memory" not in controllers.split(","):
-            continue
-        folder, limit, usage, reclaimable = _CONTROLLERS[version]
-        top = root / "sys/fs/cgroup" / folder
-        inner = top / group.lstrip("/")
-        # A limit of any group above counts, too. In a container the path may be the host's: then
-        # the top is the container's own group.
-        for directory in dict.fromkeys((inner, *inner.parents)):
-            if directory == top or top in directory.parents:
-                limit_bytes = _number(directory / limit)
-                used_bytes = _number(directory / usage)
-                if limit_bytes is not None and used_bytes is not None:
-                    file_bytes = sum(_statistics(directory / "memory.stat", reclaimable))
-                    yield max(limit_bytes - max(used_bytes - file_bytes, 0), 0)
+    for version, group in control_groups("memory", root):
+        limit, usage, reclaimable = _GROUP_FILES[version]
+        limit_bytes, used_bytes = number_in(group / limit), number_in(group / usage)
+        if limit_bytes is not None and used_bytes is not None:
+            file_bytes = sum(_statistics(group / "memory.stat", reclaimable))
+            yield max(limit_bytes - max(used_bytes - file_bytes, 0), 0)
 
 
 def _statistics(path: Path, keys: tuple[str, ...]) -> Iterator[int]:
-    for line in _lines(path):
+    for line in lines_of(path):
         key, _, value = line.partition(" ")
         if key in keys and value.isdigit():
             yield int(value)
 
 
-def _number(path: Path) -> int | None:
-    """Return a file's number; None if there is no file, or it says "max"."""
-    text = "".join(_lines(path)).strip()
-    return int(text) if text.isdigit() else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-
-
-def _installed_bytes() -> int | None:
+def installed_bytes() -> int | None:
+    """Return the memory that this machine has; None where the standard library cannot tell."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.deadline import Deadline
-from codegen_cli.engine import cpu, kernel_cache
+from codegen_cli.engine import kernel_cache
 from codegen_cli.engine.buffers import CHUNK, Buffers, RotaryTables
+from codegen_cli.engine.cores import usable_cores
 from codegen_cli.engine.kv_cache import KVCache, cache_bytes
 from codegen_cli.engine.threads import FillTable, Step, Team, run_interruptibly, yield_address
 from codegen_cli.engine.weights import Weights
@@ -28,16 +29,28 @@ def load_model(
 ) -> "Model":
     """Return the model of a packed file, with kernels compiled and threads started.
 
-    n_threads   None: as many as the process may use cores
+    Arguments and errors are those of `start_model`; UserError for a file that is no valid packed
+    file, too.
+    """
+    return start_model(read_packed_file(path), n_threads, on_compile, deadline)
+
+
+def start_model(
+    packed: PackedFile,
+    n_threads: int | None = None,
+    on_compile: Callable[[], None] = lambda: None,
+    deadline: Deadline = None,
+) -> "Model":
+    """Return the model of an open packed file, with kernels compiled and threads started.
+
+    n_threads   None: one for each core that the process may use
     on_compile  called if the kernels have to be compiled first, which takes seconds
 
-    Raises UserError for a file that is no valid packed file, or needs more memory than there is,
-    TimeUp.
+    Raises UserError where it needs more memory than there is, TimeUp.
     """
-    packed = read_packed_file(path)
     step = run_interruptibly(lambda: kernel_cache.load_step(on_compile), deadline)
     try:
-        return Model(packed, step, n_threads or cpu.usable_cores())
+        return Model(packed, step, n_threads or usable_cores().n_threads)
     except MemoryError as error:
         raise _out_of_memory(packed) from error
 

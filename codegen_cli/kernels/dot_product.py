@@ -111,21 +111,32 @@ def _dot_avxvnni(builder, total, weights, activations):
     return builder.shuffle_vector(low, high, lane_indices(range(LANES)))
 
 
-def _dot_generic(builder, total, weights, activations):
-    pairs, byte = ir.VectorType(I16, 2 * LANES), constant(ir.VectorType(I16, 2 * LANES), 8)
-    weights, activations = builder.bitcast(weights, pairs), builder.bitcast(activations, pairs)
-    # Bytes 0 and 2 of each lane, then 1 and 3, widened to 16 bits.
-    even = _pairwise_dot(
-        builder,
-        builder.and_(weights, constant(pairs, 255)),
-        builder.ashr(builder.shl(activations, byte), byte),
-    )
-    odd = _pairwise_dot(builder, builder.lshr(weights, byte), builder.ashr(activations, byte))
-    return builder.add(total, builder.add(even, odd))
+def _dot_by_pairs(pairwise_dot):
+    """Bytes 0 and 2 of each lane, then 1 and 3, widened to 16 bits and multiplied as those."""
+
+    def dot(builder, total, weights, activations):
+        pairs, byte = ir.VectorType(I16, 2 * LANES), constant(ir.VectorType(I16, 2 * LANES), 8)
+        weights, activations = builder.bitcast(weights, pairs), builder.bitcast(activations, pairs)
+        even = pairwise_dot(
+            builder,
+            builder.and_(weights, constant(pairs, 255)),
+            builder.ashr(builder.shl(activations, byte), byte),
+        )
+        odd = pairwise_dot(builder, builder.lshr(weights, byte), builder.ashr(activations, byte))
+        return builder.add(total, builder.add(even, odd))
+
+    return dot
 
 
-def _pairwise_dot(builder, a, b):
-    """Products of int16 lanes 2i and 2i+1, added, as int32; LLVM knows x86's pmaddwd in it."""
+def _pairwise_avx2(builder, a, b):
+    name, half_type = "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, LANES // 2)
+    halves = zip(halves_of(builder, a), halves_of(builder, b), strict=True)
+    low, high = (call_intrinsic(builder, name, half_type, *half) for half in halves)
+    return builder.shuffle_vector(low, high, lane_indices(range(LANES)))
+
+
+def _pairwise_generic(builder, a, b):
+    """Products of int16 lanes 2i and 2i+1, added, as int32."""
     wide = ir.VectorType(I32, 2 * LANES)
     products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
     return builder.add(
@@ -137,5 +148,6 @@ def _pairwise_dot(builder, a, b):
 _DOT_PRODUCTS = {
     "avx512vnni": _dot_avx512vnni,
     "avxvnni": _dot_avxvnni,
-    "generic": _dot_generic,
+    "avx2": _dot_by_pairs(_pairwise_avx2),
+    "generic": _dot_by_pairs(_pairwise_generic),
 }

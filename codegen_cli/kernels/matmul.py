@@ -50,6 +50,31 @@ def _store_tile(out, row, tile):
         store_f32(out[token], row, load_f32(tile, token * LANES))
 
 
+# Inlined by numba, as LLVM might not: a call would pass eight registers of weights by memory.
+_inline = njit(nogil=True, error_model="numpy", inline="always")
+
+
+@_inline
+def _dot_group(total, weights, x, at):
+    """total + the exact products of a group: 8 vectors of weights x 32 activations at x[at:]."""
+    total = dot_4_bytes(total, weights[0], load_4_bytes_everywhere(x, at))
+    total = dot_4_bytes(total, weights[1], load_4_bytes_everywhere(x, at + 4))
+    total = dot_4_bytes(total, weights[2], load_4_bytes_everywhere(x, at + 8))
+    total = dot_4_bytes(total, weights[3], load_4_bytes_everywhere(x, at + 12))
+    total = dot_4_bytes(total, weights[4], load_4_bytes_everywhere(x, at + 16))
+    total = dot_4_bytes(total, weights[5], load_4_bytes_everywhere(x, at + 20))
+    total = dot_4_bytes(total, weights[6], load_4_bytes_everywhere(x, at + 24))
+    return dot_4_bytes(total, weights[7], load_4_bytes_everywhere(x, at + 28))
+
+
+@_inline
+def _add_group(tile, token, total, scale, x_scale):
+    """Add a group's sum, scaled, to a token's row of the tile."""
+    sum_so_far = load_f32(tile, token * LANES)
+    both_scales = scale * every_lane(x_scale[token])
+    store_f32(tile, token * LANES, fma(to_f32(total), both_scales, sum_so_far))
+
+
 @_compile
 def matmul_int8(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accumulate):
     """Rows 16 * block ... of W @ x for every token.
@@ -69,26 +94,22 @@ def matmul_int8(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accu
     _load_tile(tile, out, block * LANES, accumulate)
     for group in range(n_groups):
         at = (block * n_groups + group) * _INT8_GROUP_BYTES
-        w0, w1 = load_bytes(codes, at), load_bytes(codes, at + 64)
-        w2, w3 = load_bytes(codes, at + 128), load_bytes(codes, at + 192)
-        w4, w5 = load_bytes(codes, at + 256), load_bytes(codes, at + 320)
-        w6, w7 = load_bytes(codes, at + 384), load_bytes(codes, at + 448)
+        weights = (
+            load_bytes(codes, at),
+            load_bytes(codes, at + 64),
+            load_bytes(codes, at + 128),
+            load_bytes(codes, at + 192),
+            load_bytes(codes, at + 256),
+            load_bytes(codes, at + 320),
+            load_bytes(codes, at + 384),
+            load_bytes(codes, at + 448),
+        )
         scale = load_f16(scales, (block * n_groups + group) * LANES)
         x, x_scale, x_sum = x_codes[group], x_scales[group], x_sums[group]
         for token in range(n_tokens):
-            i = token * _GROUP
-            total = every_lane(int32(-_INT8_ZERO * x_sum[token]))
-            total = dot_4_bytes(total, w0, load_4_bytes_everywhere(x, i))
-            total = dot_4_bytes(total, w1, load_4_bytes_everywhere(x, i + 4))
-            total = dot_4_bytes(total, w2, load_4_bytes_everywhere(x, i + 8))
-            total = dot_4_bytes(total, w3, load_4_bytes_everywhere(x, i + 12))
-            total = dot_4_bytes(total, w4, load_4_bytes_everywhere(x, i + 16))
-            total = dot_4_bytes(total, w5, load_4_bytes_everywhere(x, i + 20))
-            total = dot_4_bytes(total, w6, load_4_bytes_everywhere(x, i + 24))
-            total = dot_4_bytes(total, w7, load_4_bytes_everywhere(x, i + 28))
-            sum_so_far = load_f32(tile, token * LANES)
-            both_scales = scale * every_lane(x_scale[token])
-            store_f32(tile, token * LANES, fma(to_f32(total), both_scales, sum_so_far))
+            start = every_lane(int32(-_INT8_ZERO * x_sum[token]))
+            total = _dot_group(start, weights, x, token * _GROUP)
+            _add_group(tile, token, total, scale, x_scale)
     _store_tile(out, block * LANES, tile)
 
 
@@ -109,27 +130,23 @@ def matmul_int4(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accu
         at = (block * n_groups + group) * _INT4_GROUP_BYTES
         p0, p1 = load_bytes(codes, at), load_bytes(codes, at + 64)
         p2, p3 = load_bytes(codes, at + 128), load_bytes(codes, at + 192)
-        w0, w1 = four_times_low_nibbles(p0), four_times_low_nibbles(p1)
-        w2, w3 = four_times_low_nibbles(p2), four_times_low_nibbles(p3)
-        w4, w5 = four_times_high_nibbles(p0), four_times_high_nibbles(p1)
-        w6, w7 = four_times_high_nibbles(p2), four_times_high_nibbles(p3)
+        weights = (
+            four_times_low_nibbles(p0),
+            four_times_low_nibbles(p1),
+            four_times_low_nibbles(p2),
+            four_times_low_nibbles(p3),
+            four_times_high_nibbles(p0),
+            four_times_high_nibbles(p1),
+            four_times_high_nibbles(p2),
+            four_times_high_nibbles(p3),
+        )
         scale = load_f16(scales, (block * n_groups + group) * LANES)
         zeros = load_int4_zeros(scales, (block * n_groups + group) * LANES)
         x, x_scale, x_sum = x_codes[group], x_scales[group], x_sums[group]
         for token in range(n_tokens):
-            i = token * _GROUP
-            total = zeros * every_lane(int32(-x_sum[token]))
-            total = dot_4_bytes(total, w0, load_4_bytes_everywhere(x, i))
-            total = dot_4_bytes(total, w1, load_4_bytes_everywhere(x, i + 4))
-            total = dot_4_bytes(total, w2, load_4_bytes_everywhere(x, i + 8))
-            total = dot_4_bytes(total, w3, load_4_bytes_everywhere(x, i + 12))
-            total = dot_4_bytes(total, w4, load_4_bytes_everywhere(x, i + 16))
-            total = dot_4_bytes(total, w5, load_4_bytes_everywhere(x, i + 20))
-            total = dot_4_bytes(total, w6, load_4_bytes_everywhere(x, i + 24))
-            total = dot_4_bytes(total, w7, load_4_bytes_everywhere(x, i + 28))
-            sum_so_far = load_f32(tile, token * LANES)
-            both_scales = scale * every_lane(x_scale[token])
-            store_f32(tile, token * LANES, fma(to_f32(total), both_scales, sum_so_far))
+            start = zeros * every_lane(int32(-x_sum[token]))
+            total = _dot_group(start, weights, x, token * _GROUP)
+            _add_group(tile, token, total, scale, x_scale)
     _store_tile(out, block * LANES, tile)
 
 

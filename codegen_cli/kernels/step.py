@@ -18,7 +18,6 @@ import numpy as np
 from numba import (
     carray,
     cfunc,
-    config,
     float32,
     from_dtype,
     int8,
@@ -31,7 +30,7 @@ from numba import (
 )
 
 from codegen_cli.kernels.activations import activate
-from codegen_cli.kernels.attention import attend, remember
+from codegen_cli.kernels.attention import attend, attend_four, remember
 from codegen_cli.kernels.matmul import F16, INT4, INT8, matmul_f16, matmul_int4, matmul_int8
 from codegen_cli.kernels.pointwise import (
     embed_f16,
@@ -91,7 +90,7 @@ def _last_states(step):
 @_compile
 def _worker(step, thread):
     tiles = _floats(step.tiles, (step.n_threads, step.n_tokens * LANES))
-    scores = _floats(step.scores, (step.n_threads, step.capacity + LANES))
+    scores = _floats(step.scores, (step.n_threads, 4, step.capacity + LANES))
     counters = carray(pointer_to(step.counters, int64), ((3 * step.n_layer + 1) * 8,))
     return _Worker(thread, tiles[thread], scores[thread], counters)
 
@@ -142,11 +141,13 @@ def _embed(step, worker, hidden):
     codes = carray(pointer_to(step.wte.codes, uint8), (n_weights,))
     weights = carray(pointer_to(step.wte.codes, uint16), (n_weights,))
     scales = carray(pointer_to(step.wte.scales, uint16), (n_weights // _GROUP,))
-    for token in range(worker.thread, step.n_tokens, step.n_threads):
+    token = worker.thread
+    while token < step.n_tokens:  # a range by a variable step could raise, and no kernel may
         if step.wte.format == F16:
             embed_f16(hidden[token], ids[token], weights)
         else:
             embed_int8(hidden[token], ids[token], codes, scales)
+        token += step.n_threads
 
 
 @_compile
@@ -163,7 +164,8 @@ def _normalize(step, worker, hidden, delta, layer_index, normed, first_token):
         weight, bias = layers[layer_index].ln_1_weight, layers[layer_index].ln_1_bias
     else:
         weight, bias = step.ln_f_weight, step.ln_f_bias
-    for token in range(first_token + worker.thread, step.n_tokens, step.n_threads):
+    token = first_token + worker.thread
+    while token < step.n_tokens:
         if layer_index > 0:
             bias_before = _floats(layers[layer_index - 1].fc_out_bias, (step.n_embd,))
             _add_delta(hidden[token], delta[token], bias_before, step.n_embd)
@@ -185,6 +187,7 @@ def _normalize(step, worker, hidden, delta, layer_index, normed, first_token):
                 normed.sums[group],
                 token - first_token,
             )
+        token += step.n_threads
 
 
 @_compile
@@ -228,10 +231,25 @@ def _attend_head(step, worker, layer_index, head, qkv, attended):
         remember(keys, values, position, key, value)
         for i in range(head_dim):
             query[i] *= scale
-    for token in range(step.n_tokens):
-        query = qkv[token, start : start + head_dim]
-        out = attended.values[token, head * head_dim : (head + 1) * head_dim]
-        attend(out, query, keys, values, step.n_past + token + 1, worker.scores)
+    first, last = head * head_dim, (head + 1) * head_dim
+    in_fours = step.n_tokens // 4 * 4
+    for token in range(0, in_fours, 4):
+        queries = (
+            qkv[token, start : start + head_dim],
+            qkv[token + 1, start : start + head_dim],
+            qkv[token + 2, start : start + head_dim],
+            qkv[token + 3, start : start + head_dim],
+        )
+        outs = (
+            attended.values[token, first:last],
+            attended.values[token + 1, first:last],
+            attended.values[token + 2, first:last],
+            attended.values[token + 3, first:last],
+        )
+        attend_four(outs, queries, keys, values, step.n_past + token + 1, worker.scores)
+    for token in range(in_fours, step.n_tokens):
+        query, out = qkv[token, start : start + head_dim], attended.values[token, first:last]
+        attend(out, query, keys, values, step.n_past + token + 1, worker.scores[0])
 
 
 @_compile
@@ -307,11 +325,17 @@ def _classify(step, worker, counter, normed, logits):
 
 
 @_compile
+def _wait(step):
+    """Wait for the other threads; say whether the step is cancelled."""
+    barrier = carray(pointer_to(step.barrier, int64), (BARRIER_SLOTS,))
+    cancel = carray(pointer_to(step.cancel, int64), (1,))
+    return wait_for_all(barrier, step.n_threads, cancel, step.yield_thread)
+
+
+@_compile
 def _run(step, thread):
     worker = _worker(step, thread)
     layers = carray(pointer_to(step.layers, _layer), (step.n_layer,))
-    barrier = carray(pointer_to(step.barrier, int64), (BARRIER_SLOTS,))
-    cancel = carray(pointer_to(step.cancel, int64), (1,))
     hidden = _floats(step.hidden, (step.n_tokens, step.normed.n))
     delta = _floats(step.delta, (step.n_tokens, step.normed.n))
     qkv_rows = layers[0].qkv_proj.n_blocks * LANES
@@ -320,25 +344,20 @@ def _run(step, thread):
     attended = _activations(step.attended, step.n_tokens)
     inner = _activations(step.inner, step.n_tokens)
 
-    generation = 0
     _embed(step, worker, hidden)
     for index in range(step.n_layer):
         layer, counter = layers[index], 3 * index * 8
         _normalize(step, worker, hidden, delta, index, normed, 0)
-        generation += 1
-        if wait_for_all(barrier, step.n_threads, generation, cancel, step.yield_thread):
+        if _wait(step):
             return 1
         _project(worker, counter, layer, normed, qkv, inner)
-        generation += 1
-        if wait_for_all(barrier, step.n_threads, generation, cancel, step.yield_thread):
+        if _wait(step):
             return 1
         _attend_activate(step, worker, counter + 8, index, layer, qkv, attended, inner)
-        generation += 1
-        if wait_for_all(barrier, step.n_threads, generation, cancel, step.yield_thread):
+        if _wait(step):
             return 1
         _merge(worker, counter + 16, layer, attended, inner, delta)
-        generation += 1
-        if wait_for_all(barrier, step.n_threads, generation, cancel, step.yield_thread):
+        if _wait(step):
             return 1
     if step.n_wanted == 0:
         return 0
@@ -347,16 +366,14 @@ def _run(step, thread):
     _normalize(step, worker, hidden, delta, step.n_layer, last, first_token)
     if step.logits == 0:
         return 0
-    generation += 1
-    if wait_for_all(barrier, step.n_threads, generation, cancel, step.yield_thread):
+    if _wait(step):
         return 1
     logits = _floats(step.logits, (step.n_wanted, step.lm_head.n_blocks * LANES))
     _classify(step, worker, 3 * step.n_layer * 8, last, logits)
     return 0
 
 
-# kernel_cache says where to cache; without that, numba would write beside this file.
-@cfunc(int64(types.CPointer(_step), int64), cache=bool(config.CACHE_DIR), error_model="numpy")
+@cfunc(int64(types.CPointer(_step), int64), error_model="numpy")
 def run_step(step, thread):
     """Run thread `thread` of a step: 0 when done, 1 when cancelled. All threads must be started."""
     return _run(carray(step, 1)[0], thread)

@@ -76,7 +76,7 @@ STEP = np.dtype(
         ("states", "u8"),  # f32 [n_wanted, n_embd padded], after ln_f
         ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
         ("tiles", "u8"),  # f32 [n_threads, n_tokens * 16]
-        ("scores", "u8"),  # f32 [n_threads, capacity + 16]
+        ("scores", "u8"),  # f32 [n_threads, 4, capacity + 16]
         ("counters", "u8"),  # i64 [3 * n_layer + 1, 8], all 0: work handed out so far
         ("barrier", "u8"),  # i64 [24], all 0
         ("cancel", "u8"),  # i64 [1], set to 1 to end the step early

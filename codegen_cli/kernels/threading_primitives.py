@@ -99,22 +99,25 @@ def _spin_hint(typing_context):
 
 
 @njit(nogil=True, error_model="numpy")
-def wait_for_all(barrier, n_threads, generation, cancel, yield_address):
+def wait_for_all(barrier, n_threads, cancel, yield_address):
     """Return once all threads have arrived; say whether the step is cancelled.
 
-    barrier        [24]  i64  zero before the first generation
-    generation           i64  1, 2, ... : the number of this barrier within the step
+    barrier        [24]  i64  zero before the first use
     cancel         [1]   i64  set by anyone at any time
     yield_address        i64  of the C function that offers this core to another thread
 
-    Only the last thread to arrive reads `cancel`, so that all leave with the same answer.
+    The last thread to arrive makes the barrier ready for the next use and lets the others go by
+    raising GENERATION, which nobody can have done before this thread arrived. It alone reads
+    `cancel`, so that all leave with the same answer.
     """
-    if atomic_add(barrier, ARRIVED, 1) == n_threads * generation - 1:
+    generation = atomic_load(barrier, GENERATION)
+    if atomic_add(barrier, ARRIVED, 1) == n_threads - 1:
+        atomic_store(barrier, ARRIVED, 0)
         atomic_store(barrier, VERDICT, atomic_load(cancel, 0))
-        atomic_store(barrier, GENERATION, generation)
+        atomic_store(barrier, GENERATION, generation + 1)
     else:
         spins = 0
-        while atomic_load(barrier, GENERATION) < generation:
+        while atomic_load(barrier, GENERATION) == generation:
             spins += 1
             if spins < _SPINS_BEFORE_YIELD:
                 _spin_hint()

@@ -16,11 +16,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from codegen_cli.kernels.fp16 import f32_to_fp16_bits, fp16_bits_to_f32
+
 LANES = 16
 
 _I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
-_F16, _F32 = ir.HalfType(), ir.FloatType()
-_ELEMENTS = {"i8": _I8, "i32": I32, "f32": _F32}
+_ELEMENTS = {"i8": _I8, "i32": I32, "f32": ir.FloatType()}
 
 
 class Vector(types.Type):
@@ -127,9 +128,9 @@ def load_f16(typing_context, array, offset):
     """16 fp16 values (a uint16 array holds their bits) as float32: exact."""
 
     def generate(context, builder, signature, arguments):
-        halves = ir.VectorType(_F16, LANES)
-        value = load_unaligned(context, builder, signature.args[0], *arguments, halves)
-        return builder.fpext(value, f32x16.llvm)
+        halves = ir.VectorType(I16, LANES)
+        bits = load_unaligned(context, builder, signature.args[0], *arguments, halves)
+        return fp16_bits_to_f32(builder, bits)
 
     return f32x16(array, types.intp), generate
 
@@ -139,8 +140,8 @@ def load_one_f16(typing_context, array, offset):
     """The fp16 value whose bits array[offset] holds, as float32: exact."""
 
     def generate(context, builder, signature, arguments):
-        value = load_unaligned(context, builder, signature.args[0], *arguments, _F16)
-        return builder.fpext(value, _F32)
+        bits = load_unaligned(context, builder, signature.args[0], *arguments, I16)
+        return fp16_bits_to_f32(builder, bits)
 
     return types.float32(array, types.intp), generate
 
@@ -151,7 +152,7 @@ def store_f16(typing_context, array, offset, value):
 
     def generate(context, builder, signature, arguments):
         array, offset, value = arguments
-        bits = builder.bitcast(builder.fptrunc(value, _F16), I16)
+        bits = f32_to_fp16_bits(builder, value)
         return _store(context, builder, signature.args[0], array, offset, bits)
 
     return types.void(array, types.intp, types.float32), generate

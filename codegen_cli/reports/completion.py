@@ -9,8 +9,9 @@ from collections.abc import Callable
 from codegen_cli import console
 from codegen_cli.deadline import TimeUp
 from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, Summary, generate
-from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.model import Model
 from codegen_cli.engine.threads import run_interruptibly
+from codegen_cli.loading import load_model_and_tokenizer
 from codegen_cli.model_choice import choose_model
 from codegen_cli.reports.openai_json import completion_object
 from codegen_cli.text.prompt import fit_prompt
@@ -49,11 +50,11 @@ class Completion:
         """
         try:
             prompt = run_interruptibly(read_prompt, self._options.deadline)
-            model = self._load(model_option, n_threads)
+            model, tokenizer = self._load(model_option, n_threads)
         except TimeUp:
             self.summary = Summary("time", 0, 0, 0.0, 0.0, self._options.seed)
             return
-        generation = self._prepare(model, prompt)
+        generation = self._prepare(model, tokenizer, prompt)
         self.summary = generation.summary("interrupted")
         self._write(prompt if self._echo else "")
         try:
@@ -78,7 +79,7 @@ class Completion:
             summary=self.summary,
             load_seconds=self._load_seconds,
         )
-        print(json.dumps(report), flush=True)
+        console.write_line(json.dumps(report))
 
     def usage_line(self) -> str:
         """Return token counts and speeds, in words."""
@@ -92,16 +93,17 @@ class Completion:
             f"{summary.finish_reason}, seed {summary.seed}"
         )
 
-    def _load(self, model_option: str | None, n_threads: int | None) -> Model:
+    def _load(self, model_option: str | None, n_threads: int | None) -> tuple[Model, Tokenizer]:
         started = time.monotonic()
         packed = choose_model(model_option, self._options.deadline)
         self._model_name = packed.name
-        model = load_model(packed.path, n_threads, console.note_compiling, self._options.deadline)
+        loaded = load_model_and_tokenizer(
+            packed.path, n_threads, console.note_compiling, self._options.deadline
+        )
         self._load_seconds = time.monotonic() - started
-        return model
+        return loaded
 
-    def _prepare(self, model: Model, prompt: str) -> Generation:
-        tokenizer = Tokenizer.from_json(model.packed.tokenizer_json)
+    def _prepare(self, model: Model, tokenizer: Tokenizer, prompt: str) -> Generation:
         fitted = fit_prompt(
             prompt,
             tokenizer,
@@ -119,9 +121,7 @@ class Completion:
     def _write(self, text: str) -> None:
         self.text += text
         if self._streams and text:
-            # Bytes, so that no platform translates line ends.
-            sys.stdout.buffer.write(text.encode())
-            sys.stdout.buffer.flush()
+            console.write_result(text)
 
     def _end_line(self) -> None:
         """Let the shell's next prompt begin on a line of its own, without a byte on stdout."""
