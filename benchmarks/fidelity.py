@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen_cli.engine.cpu import usable_cores
+from codegen_cli.engine.cores import usable_cores
 from codegen_cli.engine.model import Model, load_model
 from quantize.blocks import (
     Bytes,
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--corpus", type=Path, nargs="+", default=[])
     parser.add_argument("--contexts", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=usable_cores().n_threads)
     arguments = parser.parse_args()
     corpus = corpus_contexts(arguments.corpus, arguments.contexts)
     sets = list(corpus if arguments.corpus else default_contexts())

@@ -94,7 +94,8 @@ JOB = "sys/fs/cgroup/user.slice/job/cpu.max"
         ({JOB: "200000 100000", "sys/fs/cgroup/user.slice/cpu.max": "300000 100000"}, 2.0, 2),
         ({JOB: "max 100000", "sys/fs/cgroup/user.slice/cpu.max": "200000 50000"}, 4.0, 4),
         ({"sys/fs/cgroup/cpu.max": "100000 100000"}, 1.0, 1),  # a container: its own is the top
-        ({JOB: "0 0\n"}, None, 4),
+        ({JOB: "0 100000\n"}, None, 4),
+        ({JOB: "100000 0\n"}, None, 4),
         ({JOB: "many few\n"}, None, 4),
         ({JOB: "100000\n"}, None, 4),
         ({"sys/fs/cgroup/other/cpu.max": "100000 100000"}, None, 4),
@@ -118,6 +119,8 @@ def test_an_old_control_group_has_a_quota_in_two_files(
         "proc/self/cgroup": "5:memory:/other\n4:cpu,cpuacct:/job\n0::/\n",
         f"{group}/cpu.cfs_quota_us": f"{quota_us}\n",
         f"{group}/cpu.cfs_period_us": "100000\n",
+        f"sys/fs/cgroup/{folder}/other/cpu.cfs_quota_us": "100000\n",
+        f"sys/fs/cgroup/{folder}/other/cpu.cfs_period_us": "100000\n",
         f"sys/fs/cgroup/{folder}/cpu.cfs_quota_us": "-1\n",
         f"sys/fs/cgroup/{folder}/cpu.cfs_period_us": "100000\n",
     }

@@ -90,6 +90,7 @@ codegen_cli.analysis
 codegen_cli.analysis.windows
 codegen_cli.analysis.likelihood
 codegen_cli.analysis.embedding
+codegen_cli.analysis.disturbance
 codegen_cli.analysis.token_bytes
 codegen_cli.analysis.read_limit
 codegen_cli.analysis.speed

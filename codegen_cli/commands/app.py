@@ -12,7 +12,9 @@ from typing import Annotated
 import typer
 
 from codegen_cli import __version__, console
+from codegen_cli.commands.bench import bench
 from codegen_cli.commands.complete import complete
+from codegen_cli.commands.doctor import doctor
 from codegen_cli.commands.download import download
 from codegen_cli.commands.embed import embed
 from codegen_cli.commands.models import app as models
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (complete, score, embed, download, quantize):
+for command in (complete, score, embed, download, quantize, doctor, bench):
     app.command()(command)
 app.add_typer(models, name="models")
 
@@ -46,7 +48,7 @@ More: codegen --help, codegen COMMAND --help, codegen --install-completion"""
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"codegen {__version__}")
+        console.write_line(f"codegen {__version__}")
         raise typer.Exit
 
 
@@ -59,7 +61,7 @@ def _options(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        typer.echo(START)
+        console.write_line(START)
 
 
 def run() -> None:
@@ -68,4 +70,7 @@ def run() -> None:
         app(prog_name="codegen")
     except UserError as error:
         console.error(error.message, error.hint)
+        sys.exit(1)
+    except MemoryError:
+        console.error("not enough memory", "Close other programs, or give less to read at once.")
         sys.exit(1)

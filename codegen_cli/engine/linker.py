@@ -1,8 +1,8 @@
 """Object code of the kernels -> a function to call; numba is not needed for that."""
 
 import ctypes
+import functools
 import os
-from typing import Any
 
 from codegen_cli.engine.object_file import undefined_symbols
 from codegen_cli.engine.threads import Step
@@ -16,15 +16,14 @@ ALLOWED_SYMBOLS = frozenset(
     {"memcpy", "memmove", "memset", "bzero", "fma", "fmaf", "roundevenf", "sqrtf", "copysignf"}
 )
 
-_linked: list[Any] = []  # code lives as long as LLVM's objects for it: as long as the process
-
 
 class ForeignCode(Exception):
     """Object code that asks for more than ALLOWED_SYMBOLS, or that cannot be linked."""
 
 
+@functools.cache
 def link(object_code: bytes) -> Step:
-    """Return the step of an object file made by `kernel_compiler`.
+    """Return the step of an object file made by `kernel_compiler`; linked once in a process.
 
     Raises ForeignCode. The bytes must be known to be our own: LLVM trusts the rest of the format.
     """
@@ -46,7 +45,9 @@ def link(object_code: bytes) -> Step:
         tracker = library.link(engine, "kernels")
     except RuntimeError as error:
         raise ForeignCode(str(error)) from error
-    _linked.extend((engine, tracker))
+    # Threads may run the code to the very end of the process: nobody shall free it.
+    tracker.detach()
+    engine.detach()
     return STEP_PROTOTYPE(tracker[ENTRY])
 
 

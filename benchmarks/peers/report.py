@@ -1,0 +1,100 @@
+"""rounds.jsonl -> results.md: what was measured and where, ratios, and each engine's medians."""
+
+from collections.abc import Callable, Iterable, Iterator
+from statistics import median
+
+from engine_client import Series
+from rounds import DEPTHS, PROMPTS, all_series
+from table import Rounds, Row, Trial, first_byte, quietest, rows, seconds, speed
+
+NAMES = {"codegen": "codegen", "llamacpp": "llama.cpp", "openvino": "OpenVINO"}
+
+
+def name_of(series: Series) -> str:
+    return f"{NAMES[series.engine]} {series.format}"
+
+
+def ratio_table(found: Iterable[Row]) -> Iterator[str]:
+    """The lines of a table of ratios: medians, ranges, rounds that count, goals."""
+    yield "| | median | range | rounds that count | must | aim | reached |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in found:
+        sign = "<= " if row.at_most else ""
+        goals = [
+            "" if goal is None else f"{sign}{goal:.3g}{row.unit}" for goal in (row.must, row.aim)
+        ]
+        used = row.used
+        cells = [
+            row.title,
+            f"{median(used):.3g}{row.unit}",
+            f"{min(used):.3g} to {max(used):.3g}",
+            f"{len(row.counted)} of {len(row.values)}" + ("" if row.counted else " (all shown)"),
+            *goals,
+            row.verdict,
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def median_of(trials: Iterable[Trial], value: Callable[[Trial], float]) -> float | None:
+    """The median over the undisturbed trials, over all if there is none."""
+    found = [value(trial) for trial in quietest(list(trials))]
+    return median(found) if found else None
+
+
+def speed_of(rounds: Rounds, series: Series, metric: str, n: int) -> float | None:
+    """Median tokens/s of one measure; None where it was not taken."""
+    by_round = rounds.of(series, metric, n)
+    return median_of((trial for trials in by_round.values() for trial in trials), speed)
+
+
+def engine_table(rounds: Rounds) -> Iterator[str]:
+    """The lines of a table of medians, an engine a line; speeds in tokens/s."""
+    columns = [*(("decode", n) for n in DEPTHS), *(("prefill", n) for n in PROMPTS)]
+    titles = [f"{metric} {n}" for metric, n in columns]
+    more = ["whole run, s", "first byte, s", "MB per token", "bits per weight"]
+    yield f"| | threads | {' | '.join([*titles, *more])} |"
+    yield "|---" * (len(titles) + len(more) + 2) + "|"
+    large = rounds.series("codegen", "int4", size="2B")
+    for series in [*all_series(rounds.threads), large]:
+        described = rounds.description(series)
+        whole = [t for trials in rounds.of(series, "whole", 32).values() for t in trials]
+        cells = [_cell(speed_of(rounds, series, *column)) for column in columns]
+        cells += [_cell(median_of(whole, value)) for value in (seconds, first_byte)]
+        cells += [f"{described['touched_bytes'] / 1e6:.0f}", f"{described['bits_per_weight']:.2f}"]
+        name = name_of(series) + (f", {series.size}" if series is large else "")
+        yield f"| {name} | {series.threads} | {' | '.join(cells)} |"
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def report(rounds: Rounds) -> str:
+    """The whole page."""
+    header = rounds.header
+    limits = [
+        trial["read_gb"]
+        for trial in rounds.trials
+        if "read_gb" in trial and trial["threads"] == rounds.threads
+    ]
+    n_rounds = max(trial["round"] for trial in rounds.trials)
+    versions = sorted({engine["version"] for engine in header["engines"].values()})
+    differences = ", ".join(f"{name} {value:.4f}" for name, value in header["verified"].items())
+    lines = [
+        f"# {header['cpu']}, {header['date']}",
+        "",
+        f"{header['cores']} cores, {header['threads']} threads, {header['system']}; commit "
+        f"{header['commit']}; {'; '.join(versions)}. {n_rounds} round(s); a C loop read "
+        f"{median(limits):.0f} GB/s (median; {min(limits):.0f} to {max(limits):.0f}) with "
+        f"{header['threads']} threads. Random weights of the 350M shape unless a line says 2B.",
+        "",
+        "Difference from transformers in float32, as a share of the scores' spread: "
+        f"{differences}.",
+        "",
+        *ratio_table(rows(rounds)),
+        "",
+        "Medians; speeds in tokens/s, `decode N`: after N tokens, `prefill N`: a prompt of N:",
+        "",
+        *engine_table(rounds),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,241 @@
+"""rounds.jsonl -> the table of ratios, and of medians, as Markdown.
+
+Two engines are compared within a round; what stands in the table is the median of the rounds'
+ratios. A round counts if other processes were quiet during both trials and the peer ran about as
+fast, for that round's read limit, as it is known to.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from engine_client import Series
+
+QUIET_CORES = 0.2
+"""A trial is disturbed when others took more of the cores than this."""
+
+PEER_FIGURES = {
+    ("llamacpp", "Q4_0", "decode", 32): 80.3,
+    ("llamacpp", "Q4_0", "decode", 1024): 42.2,
+    ("llamacpp", "Q8_0", "decode", 32): 46.8,
+    ("openvino", "int8", "prefill", 512): 772.0,
+    ("openvino", "int8", "prefill", 1536): 647.0,
+}
+"""Tokens/s that the peers reached on two quiet cores of a Zen 4 that read FIGURES_READ_GB."""
+FIGURES_READ_GB = 30.0
+PEER_SHARE = 0.75
+"""In a round that counts, the peer reaches at least this much of its figure."""
+
+Trial = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a value per round, and whether that round counts.
+
+    must, aim   the project's goals; at_most: values below them are good. None: there is no goal
+    """
+
+    title: str
+    values: Sequence[tuple[float, bool]]
+    must: float | None = None
+    aim: float | None = None
+    at_most: bool = False
+    unit: str = ""
+
+    @property
+    def counted(self) -> list[float]:
+        return [value for value, counts in self.values if counts]
+
+    @property
+    def used(self) -> list[float]:
+        """The rounds that count; all of them if none does, and then the table says so."""
+        return self.counted or [value for value, _ in self.values]
+
+    @property
+    def verdict(self) -> str:
+        """Which goal the median reaches."""
+        if self.must is None or self.aim is None or not self.used:
+            return ""
+        sign = -1 if self.at_most else 1
+        middle = sign * median(self.used)
+        if middle >= sign * self.aim:
+            return "aim"
+        return "must" if middle >= sign * self.must else "missed"
+
+
+class Rounds:
+    """All trials of a file, by round."""
+
+    def __init__(self, path: Path) -> None:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        self.header: dict[str, Any] = lines[0]
+        self.trials: list[Trial] = lines[1:]
+        self.threads: int = self.header["threads"]
+
+    def series(self, engine: str, format: str, threads: int = 0, size: str = "350M") -> Series:
+        return Series(engine, format, threads or self.threads, size)
+
+    def description(self, series: Series) -> dict[str, Any]:
+        name = f"{series.size} {series.engine} {series.format}"
+        found: dict[str, Any] = self.header["engines"][name]
+        return found
+
+    def of(self, series: Series, metric: str, n: int) -> dict[int, list[Trial]]:
+        """Trials of one measure, by round."""
+        found: dict[int, list[Trial]] = {}
+        for trial in self.trials:
+            if _series(trial) == series and (trial["metric"], trial["n"]) == (metric, n):
+                found.setdefault(trial["round"], []).append(trial)
+        return found
+
+
+def _series(trial: Trial) -> Series:
+    return Series(*(trial[field] for field in Series._fields))
+
+
+def is_quiet(trial: Trial) -> bool:
+    return float(trial["other_cores"]) < QUIET_CORES
+
+
+def speed(trial: Trial) -> float:
+    return float(trial["n_tokens"] / trial["seconds"])
+
+
+def is_fit(trial: Trial) -> bool:
+    """Whether a peer ran about as fast as it is known to; True for what has no figure."""
+    key = (trial["engine"], trial["format"], trial["metric"], trial["n"])
+    if key not in PEER_FIGURES:
+        return True
+    # Decode waits for memory; a faster memory does not speed it up beyond the cores' own limit.
+    memory = min(1.0, float(trial.get("read_gb", FIGURES_READ_GB)) / FIGURES_READ_GB)
+    return speed(trial) >= PEER_SHARE * memory * PEER_FIGURES[key]
+
+
+def quietest(trials: Sequence[Trial]) -> list[Trial]:
+    """The undisturbed ones; all if there is none."""
+    return [trial for trial in trials if is_quiet(trial)] or list(trials)
+
+
+def ratios(
+    rounds: Rounds,
+    ours: Series,
+    theirs: Series,
+    metric: str,
+    n: int,
+    value: Callable[[Trial], float] = speed,
+) -> Iterator[tuple[float, bool]]:
+    """Of each round: value(ours) / value(theirs), and whether it counts."""
+    all_theirs = rounds.of(theirs, metric, n)
+    for number, trials in rounds.of(ours, metric, n).items():
+        if number not in all_theirs:  # the last round of a run that was ended
+            continue
+        a, b = quietest(trials), quietest(all_theirs[number])
+        counts = all(map(is_quiet, [*a, *b])) and all(map(is_fit, b))
+        yield median(map(value, a)) / median(map(value, b)), counts
+
+
+def values(
+    rounds: Rounds, series: Series, metric: str, n: int, value: Callable[[Trial], float]
+) -> Iterator[tuple[float, bool]]:
+    """Of each round: a value of one engine, and whether its trials were quiet."""
+    for trials in rounds.of(series, metric, n).values():
+        used = quietest(trials)
+        yield median(map(value, used)), all(map(is_quiet, used))
+
+
+def read_share(rounds: Rounds, series: Series) -> Callable[[Trial], float]:
+    """Bytes of weights read per second / what a C loop read beside it."""
+    touched_gb = rounds.description(series)["touched_bytes"] / 1e9
+    return lambda trial: speed(trial) * touched_gb / float(trial["read_gb"])
+
+
+def beyond_file(rounds: Rounds, series: Series) -> Callable[[Trial], float]:
+    """Peak resident memory less the packed file, in MiB."""
+    file_mib = rounds.description(series)["file_bytes"] / 2**20
+    return lambda trial: float(trial["peak_rss_mib"]) - file_mib
+
+
+def seconds(trial: Trial) -> float:
+    return float(trial["seconds"])
+
+
+def first_byte(trial: Trial) -> float:
+    return float(trial["first_byte_seconds"])
+
+
+def rows(rounds: Rounds) -> list[Row]:
+    """Every line of the table that was measured, with the goals this project set itself."""
+    found = (
+        *speed_rows(rounds),
+        *prefill_rows(rounds),
+        *thread_rows(rounds),
+        *process_rows(rounds),
+    )
+    return [row for row in found if row.values]
+
+
+def speed_rows(r: Rounds) -> Iterator[Row]:
+    """Decode beside llama.cpp, and as a share of what memory delivers."""
+    int4, int8 = r.series("codegen", "int4"), r.series("codegen", "int8")
+    q4, q8 = r.series("llamacpp", "Q4_0"), r.series("llamacpp", "Q8_0")
+    for ours, theirs, n, must, aim in (
+        (int4, q4, 32, 1.6, 2.2),
+        (int8, q8, 32, 1.6, 2.2),
+        (int4, q4, 1024, 2.0, 3.0),
+    ):
+        title = f"decode {ours.format} after {n} / llama.cpp {theirs.format}"
+        yield Row(title, [*ratios(r, ours, theirs, "decode", n)], must, aim)
+    large = r.series("codegen", "int4", size="2B")
+    for ours, title in ((int8, "decode int8"), (large, "decode int4, 2B shape")):
+        shares = values(r, ours, "decode", 32, read_share(r, ours))
+        yield Row(f"{title}: share of the read limit", [*shares], 0.75, 0.9)
+
+
+def prefill_rows(r: Rounds) -> Iterator[Row]:
+    """Prompts beside OpenVINO, the faster of our two formats."""
+    theirs = r.series("openvino", "int8")
+    for n in (512, 1536):
+        both = [
+            [*ratios(r, r.series("codegen", format), theirs, "prefill", n)]
+            for format in ("int8", "int4")
+        ]
+        best = max(both, key=lambda pairs: median([value for value, _ in pairs] or [0]))
+        yield Row(f"prefill {n} / OpenVINO int8", best, 0.9, 1.3)
+
+
+def thread_rows(r: Rounds) -> Iterator[Row]:
+    """All threads beside one; the aim is what they gain at reading memory."""
+    for format in ("int4", "int8"):
+        ours, alone = r.series("codegen", format), r.series("codegen", format, 1)
+        limits = [*ratios(r, ours, alone, "decode", 32, lambda trial: float(trial["read_gb"]))]
+        aim = median([value for value, _ in limits] or [0])
+        for metric, n in (("decode", 32), ("prefill", 512)):
+            title = f"{r.threads} threads / 1 thread: {metric} {format}"
+            yield Row(title, [*ratios(r, ours, alone, metric, n)], 1.5, aim)
+
+
+def process_rows(r: Rounds) -> Iterator[Row]:
+    """`codegen complete` and `codegen quantize`, seen from outside."""
+    ours, theirs = r.series("codegen", "int4"), r.series("llamacpp", "Q4_0")
+    at_most = partial(Row, at_most=True)
+    yield at_most(
+        "whole process, int4 / llama.cpp Q4_0",
+        [*ratios(r, ours, theirs, "whole", 32, seconds)],
+        0.6,
+        0.4,
+    )
+    yield at_most(
+        "start to first byte, int4 / llama.cpp Q4_0",
+        [*ratios(r, ours, theirs, "whole", 32, first_byte)],
+        0.7,
+        0.4,
+    )
+    memory = values(r, ours, "whole", 32, beyond_file(r, ours))
+    yield at_most("peak memory beyond the int4 file", [*memory], 180, 100, unit=" MiB")
+    packing = values(r, ours, "quantize", 0, seconds)
+    yield at_most("codegen quantize to int4", [*packing], 30, 10, unit=" s")

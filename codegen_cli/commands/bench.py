@@ -1,0 +1,58 @@
+"""`codegen bench`: a model -> how fast it is on this machine."""
+
+from typing import Annotated
+
+import typer
+
+from codegen_cli import console
+from codegen_cli.commands import options
+
+
+def bench(
+    model: options.Model = None,
+    threads: options.Threads = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds", min=1, help="Default: as many as fit into 40 s, at least 3, at most 7."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how fast a model is on this machine.
+
+    Every round reads prompts of 64, 512 and 1536 tokens, writes after 32, 512, 1024 and nearly all
+    tokens of the context, and measures in between how fast memory can be read at all, which is the
+    limit of writing. A prompt that takes longer than 15 s is left out.
+
+    \b
+    codegen bench
+    codegen bench -m 350M-mono:int8 --threads 1
+    codegen bench --json | jq '.measures[] | {phase, n_tokens, tokens_per_second}'
+    """
+    console.set_quiet(quiet)
+    from codegen_cli.analysis.disturbance import OtherPrograms
+    from codegen_cli.analysis.read_limit import MemoryReader
+    from codegen_cli.analysis.speed import measure_speed
+    from codegen_cli.engine.cores import usable_cores
+    from codegen_cli.engine.memory import available_bytes
+    from codegen_cli.engine.model import load_model
+    from codegen_cli.model_choice import choose_model
+    from codegen_cli.reports.bench_report import write_json, write_table
+
+    chosen = choose_model(model)
+    n_threads = threads or usable_cores().n_threads
+    loaded = load_model(chosen.path, n_threads, console.note_compiling)
+    try:
+        with (
+            MemoryReader(n_threads, available_bytes()) as reader,
+            console.progress(f"measuring {chosen.name}") as advance,
+        ):
+            others = OtherPrograms()
+            measures = measure_speed(loaded, reader, rounds, advance)
+            other_cores = others.cores()
+        write = write_json if as_json else write_table
+        write(loaded, chosen.name, n_threads, measures, other_cores)
+    finally:
+        loaded.close()

@@ -1,0 +1,37 @@
+"""`codegen doctor`: what this machine offers, how fast each model would be, and what is wrong."""
+
+from typing import Annotated
+
+import typer
+
+from codegen_cli import console
+from codegen_cli.commands import options
+
+
+def doctor(
+    threads: options.Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Examine this machine and tell what is wrong.
+
+    Shows the CPU and its kernels, threads, memory and files, measures for some seconds how fast
+    memory is read and what the kernels make of it, and from that tells of every model and format
+    whether it fits and the speed to expect, without having it here. Exits with 1 if something is
+    broken.
+
+    \b
+    codegen doctor
+    codegen doctor --threads 1
+    codegen doctor --json | jq '.problems'
+    """
+    console.set_quiet(quiet)
+    from codegen_cli.analysis.checkup import examine
+    from codegen_cli.reports.doctor_report import write_json, write_report
+
+    with console.progress("examining this machine") as advance:
+        checkup = examine(threads, console.note_compiling, advance)
+    write = write_json if as_json else write_report
+    write(checkup)
+    if checkup.is_broken:
+        raise typer.Exit(1)

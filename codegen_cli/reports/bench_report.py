@@ -1,0 +1,109 @@
+"""Measured speeds of a model -> a table for people, or one JSON object."""
+
+import json
+import platform
+from collections.abc import Sequence
+from statistics import median
+
+from codegen_cli import __version__, console
+from codegen_cli.analysis.disturbance import NOTICEABLE_CORES
+from codegen_cli.analysis.speed import Measure
+from codegen_cli.analysis.token_bytes import bits_per_weight
+from codegen_cli.engine import cpu
+from codegen_cli.engine.model import Model
+
+_HEADERS = ("what", "tokens/s", "MB/token", "GB/s", "limit", "share", "tokens/s in each round")
+_LEGEND = """\
+prompt of N  how fast a prompt of N tokens is read; all of its tokens share one reading of the
+             weights, so it is limited by arithmetic
+after N      how fast a text is continued, one token at a time, when N tokens stand before it
+MB/token     weights and cached keys and values that one such token makes the CPU read
+GB/s, limit  what was read so, and what the same threads read from memory just before and after,
+             doing nothing else
+share        of the limit that was reached; more than 100% is possible only for a model so small
+             that the CPU's caches hold it
+All but the last column are medians of the rounds.
+"""
+
+
+def write_table(
+    model: Model, name: str, n_threads: int, measures: Sequence[Measure], other_cores: float | None
+) -> None:
+    """Write the table to stdout, with what its columns mean.
+
+    other_cores  that other programs kept busy meanwhile; None: not known
+    """
+    n_rounds = len(measures[0].speeds)
+    title = (
+        f"{name}: {model.packed.format}, {bits_per_weight(model.packed):.1f} bits per weight; "
+        f"{_counted(n_threads, 'thread')}, {cpu.kernel_path()} kernels, {cpu.name()}; "
+        f"{_counted(n_rounds, 'round')}"
+    )
+    console.write_result(f"{console.printable(title)}\n\n")
+    console.table([_row(measure) for measure in measures], _HEADERS)
+    console.write_result(f"\n{_LEGEND}")
+    if other_cores is not None and other_cores > NOTICEABLE_CORES:
+        console.write_result(
+            f"\nOther programs kept {other_cores:.1f} cores busy meanwhile: on an idle machine "
+            "the model is faster.\n"
+        )
+
+
+def write_json(
+    model: Model, name: str, n_threads: int, measures: Sequence[Measure], other_cores: float | None
+) -> None:
+    """Write one object to stdout; speeds in tokens, limits in bytes per second."""
+    report = {
+        "model": name,
+        "path": str(model.packed.path),
+        "format": model.packed.format,
+        "bits_per_weight": bits_per_weight(model.packed),
+        "n_positions": model.n_positions,
+        "threads": n_threads,
+        "kernels": cpu.kernel_path(),
+        "cpu": cpu.name(),
+        "python": platform.python_version(),
+        "codegen": __version__,
+        "other_cores": other_cores,
+        "measures": [_object(measure) for measure in measures],
+    }
+    console.write_result(f"{json.dumps(report, allow_nan=False)}\n")
+
+
+def _row(measure: Measure) -> list[str]:
+    trials = " ".join(map(_shown, measure.speeds))
+    if measure.phase == "prefill":
+        name = f"prompt of {measure.n_tokens}"
+        return [name, _shown(measure.tokens_per_second), "", "", "", "", trials]
+    return [
+        f"after {measure.n_tokens}",
+        _shown(measure.tokens_per_second),
+        f"{measure.token_bytes / 1e6:.0f}",
+        f"{measure.token_bytes * measure.tokens_per_second / 1e9:.1f}",
+        f"{median(measure.limits) / 1e9:.1f}",
+        f"{median(measure.shares):.0%}",
+        trials,
+    ]
+
+
+def _object(measure: Measure) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "phase": measure.phase,
+        "n_tokens": measure.n_tokens,
+        "tokens_per_second": measure.tokens_per_second,
+        "tokens_per_second_by_round": measure.speeds,
+        "read_limit_by_round": measure.limits,
+    }
+    if measure.phase == "decode":
+        fields["bytes_per_token"] = measure.token_bytes
+        fields["share_of_read_limit"] = median(measure.shares)
+        fields["share_of_read_limit_by_round"] = measure.shares
+    return fields
+
+
+def _shown(speed: float) -> str:
+    return f"{speed:.0f}" if speed >= 100 else f"{speed:.1f}"
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,99 @@
+"""`codegen bench` as a process of its own: its table, and the same in JSON."""
+
+import json
+import re
+from statistics import median
+
+import pytest
+from packed import write_packed
+
+from codegen_cli.analysis.token_bytes import position_bytes, weight_bytes
+from codegen_cli.engine import cpu
+from codegen_cli.store.paths import bundled_model
+from quantize.packed_file import read_packed_file
+
+
+def stdout_of(result):
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def report(codegen, compiled_kernels):
+    result = codegen("bench", "-m", "nano", "--rounds", "3", "--threads", "1", "--json")
+    assert result.stderr == b""
+    return json.loads(stdout_of(result))
+
+
+def test_json_says_what_was_measured_on_what(report):
+    assert report["model"] == "nano"
+    assert report["path"] == str(bundled_model())
+    assert (report["format"], report["bits_per_weight"]) == ("int8", 8.5)
+    assert (report["threads"], report["kernels"]) == (1, cpu.kernel_path())
+    assert report["cpu"] == cpu.name()
+    measured = [(each["phase"], each["n_tokens"]) for each in report["measures"]]
+    assert measured == [("prefill", 64), ("prefill", 512), ("decode", 32), ("decode", 480)]
+
+
+def test_json_has_every_round_and_their_medians(report):
+    packed = read_packed_file(bundled_model())
+    weights = sum(weight_bytes(packed).values())
+    for each in report["measures"]:
+        speeds, limits = each["tokens_per_second_by_round"], each["read_limit_by_round"]
+        assert len(speeds) == len(limits) == 3
+        assert each["tokens_per_second"] == median(speeds)
+        if each["phase"] == "prefill":
+            assert "share_of_read_limit" not in each
+            continue
+        assert each["bytes_per_token"] > weights + each["n_tokens"] * position_bytes(packed.config)
+        shares = [
+            each["bytes_per_token"] * speed / limit
+            for speed, limit in zip(speeds, limits, strict=True)
+        ]
+        assert each["share_of_read_limit_by_round"] == pytest.approx(shares)
+        assert each["share_of_read_limit"] == pytest.approx(median(shares))
+
+
+def test_the_table_has_a_line_for_each_thing_and_says_what_it_means(codegen, compiled_kernels):
+    result = codegen("bench", "-m", "nano", "--rounds", "2")
+    assert result.stderr == b""
+    lines = stdout_of(result).splitlines()
+    assert lines[0].startswith("nano: int8, 8.5 bits per weight; ")
+    assert lines[0].endswith("; 2 rounds")
+    assert lines[2].split("  ")[0] == "what"
+    names = [re.split(" {2,}", line)[0] for line in lines[3:7]]
+    assert names == ["prompt of 64", "prompt of 512", "after 32", "after 480"]
+    for line in lines[3:7]:
+        cells = re.split(" {2,}", line)
+        speeds = [float(text) for text in cells[-1].split()]
+        assert len(speeds) == 2
+        assert min(speeds) <= float(cells[1]) <= max(speeds)
+    megabytes, read, limit, share = re.split(" {2,}", lines[5])[2:6]
+    assert float(megabytes) == round(read_bytes_after_32() / 1e6)
+    assert float(read) <= float(limit) * 2  # caches may hold nano
+    assert share.endswith("%")
+    for word in ("prompt of N", "after N", "MB/token", "GB/s, limit", "share"):
+        assert any(line.startswith(word) for line in lines[8:])
+
+
+def read_bytes_after_32():
+    packed = read_packed_file(bundled_model())
+    return sum(weight_bytes(packed).values()) + 48 * position_bytes(packed.config)
+
+
+def test_without_rounds_there_are_at_least_three(codegen, tmp_path, compiled_kernels):
+    path = write_packed(tmp_path / "tiny.safetensors", n_positions=16, n_layer=1)
+    report = json.loads(stdout_of(codegen("bench", "-m", str(path), "--json")))
+    for each in report["measures"]:
+        assert 3 <= len(each["tokens_per_second_by_round"]) <= 7
+
+
+def test_a_model_that_is_not_here_is_an_error_with_the_way_to_it(codegen):
+    result = codegen("bench", "-m", "16B-nl", "--json")
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"16B-nl is not on this machine" in result.stderr
+    assert b"codegen download 16B-nl" in result.stderr
+
+
+def test_no_rounds_is_wrong_usage(codegen):
+    assert codegen("bench", "--rounds", "0").returncode == 2
