@@ -101,7 +101,7 @@ class LanguageModel:
         Raises ValueError for ids that do not fit.
         """
         model = self._model()
-        return model.forward(ids, model.new_cache())
+        return model.forward(ids, model.new_cache(len(ids) or None))
 
     def hidden_states(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the state after ln_f at each id, float32 [n_tokens, n_embd]; as `logits` else.
@@ -110,7 +110,7 @@ class LanguageModel:
         or int4 file's kernels.
         """
         model = self._model()
-        return model.hidden_states(ids, model.new_cache())
+        return model.hidden_states(ids, model.new_cache(len(ids) or None))
 
     def score(
         self, text: str, *, special_tokens: bool = False, on_progress: Progress | None = None

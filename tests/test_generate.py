@@ -50,7 +50,8 @@ class Recital:
         self.deadlines = []
         self.before_step = before_step or (lambda n_past: None)
 
-    def new_cache(self):
+    def new_cache(self, n_positions):
+        assert n_positions <= self.n_positions
         return PastIds([])
 
     def forward(self, ids, cache, n_logits=None, deadline=None):
@@ -72,7 +73,8 @@ class Pairs:
         ids = TOKENIZER.encode(text)
         self.pairs = list(zip(ids, ids[1:] + ids[:1], strict=True))
 
-    def new_cache(self):
+    def new_cache(self, n_positions):
+        assert n_positions <= self.n_positions
         return PastIds([])
 
     def forward(self, ids, cache, n_logits=None, deadline=None):

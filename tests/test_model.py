@@ -75,6 +75,19 @@ def test_the_context_can_be_filled_to_its_last_position(model):
         model.forward([1], cache)
 
 
+def test_a_small_cache_gives_the_same_bits_and_holds_no_more_than_it_was_made_for(model):
+    ids = ids_of(model, 37)
+    cache = model.new_cache(37)
+    assert cache.keys.nbytes < model.new_cache().keys.nbytes / 2
+    logits = model.forward(ids, cache)
+    assert np.array_equal(logits, model.forward(ids, model.new_cache()))
+    with pytest.raises(ValueError, match="exceed n_positions 37"):
+        model.forward([1], cache)
+    for n_positions in (0, model.n_positions + 1):
+        with pytest.raises(ValueError, match="need 1 to 128"):
+            model.new_cache(n_positions)
+
+
 def test_time_up_leaves_the_cache_as_it_was(model):
     ids = ids_of(model, 60)
     cache = model.new_cache()

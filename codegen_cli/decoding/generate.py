@@ -26,15 +26,15 @@ Cache = TypeVar("Cache")
 class Forward(Protocol[Cache]):
     """A model that generate can run.
 
-    forward(ids, cache, n_logits, deadline) appends ids to those the cache holds and returns the
-    logits that follow the last n_logits of them, f32 [n_logits, vocab_size]. It may raise TimeUp
-    once the deadline has passed.
+    new_cache(n_positions) has room for so many ids. forward(ids, cache, n_logits, deadline) appends
+    ids to those the cache holds and returns the logits that follow the last n_logits of them, f32
+    [n_logits, vocab_size]. It may raise TimeUp once the deadline has passed.
     """
 
     config: ModelConfig
     n_positions: int
 
-    def new_cache(self) -> Cache: ...
+    def new_cache(self, n_positions: int) -> Cache: ...
 
     def forward(
         self,
@@ -179,10 +179,11 @@ class Generation(Iterator[Piece | Summary]):
         yield self.summary("stop" if self._watch.stopped else finish_reason)
 
     def _decode(self) -> Generator[Piece, None, FinishReason]:
-        options, cache = self._options, self._model.new_cache()
-        ids = self._prompt_ids
+        options, ids = self._options, self._prompt_ids
         first = len(ids)
-        for position in range(first, min(first + options.max_tokens, self._model.n_positions)):
+        end = min(first + options.max_tokens, self._model.n_positions)
+        cache = self._model.new_cache(end)
+        for position in range(first, end):
             with self._timed("prefill" if position == first else "decode"):
                 check_deadline(options.deadline)
                 logits = self._model.forward(ids, cache, 1, options.deadline)[-1]

@@ -74,10 +74,15 @@ class Model:
         # For a model that nobody closes; at exit too, before the weights are unmapped.
         weakref.finalize(self, self._team.close)
 
-    def new_cache(self) -> KVCache:
-        """Return an empty cache for up to n_positions ids; UserError where memory is short."""
+    def new_cache(self, n_positions: int | None = None) -> KVCache:
+        """Return an empty cache for so many ids (None: all that the model can see).
+
+        ValueError for more than the model can see, UserError where memory is short.
+        """
+        if n_positions is not None and not 0 < n_positions <= self.n_positions:
+            raise ValueError(f"a cache for {n_positions} positions, need 1 to {self.n_positions}")
         try:
-            return KVCache(self.config)
+            return KVCache(self.config, n_positions)
         except MemoryError as error:
             raise _out_of_memory(self.packed) from error
 
@@ -90,7 +95,7 @@ class Model:
     ) -> npt.NDArray[np.float32]:
         """Append ids to the cache; return the logits of the last n_logits of them (None: all).
 
-        ids     [n_tokens] in [0, vocab_size); n_past + n_tokens must not exceed n_positions
+        ids     [n_tokens] in [0, vocab_size); n_past + n_tokens must not exceed the cache's
         result  [n_logits, vocab_size] float32
 
         The same ids give the same bits whether they come one by one, in parts or at once. Raises
@@ -162,9 +167,9 @@ class Model:
             raise ValueError(f"{n_wanted} results are wanted, of {n_tokens} ids")
         if cache.config != self.config:
             raise ValueError("the cache was made for another model")
-        if cache.n_past + n_tokens > self.n_positions:
+        if cache.n_past + n_tokens > cache.n_positions:
             raise ValueError(
-                f"{cache.n_past} + {n_tokens} ids exceed n_positions {self.n_positions}"
+                f"{cache.n_past} + {n_tokens} ids exceed n_positions {cache.n_positions}"
             )
 
     def _step_filler(
@@ -185,6 +190,7 @@ class Model:
             arrays["barrier"].fill(0)
             table["n_tokens"], table["n_past"], table["n_wanted"] = len(ids), n_past, len(rows)
             table["keys"], table["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
+            table["capacity"] = cache.capacity
             table["cancel"] = cancel
             table["states"], table["logits"] = table["normed"]["values"], 0
             table[output] = rows.ctypes.data
@@ -201,7 +207,6 @@ class Model:
         table["layer_norm_epsilon"] = config.layer_norm_epsilon
         table["activation"] = ACTIVATION_FUNCTIONS.index(config.activation_function)
         table["n_threads"] = n_threads
-        table["capacity"] = len(self._rotary.cosines)
         table["yield_thread"] = yield_address()
         table["wte"], table["lm_head"] = weights.wte, weights.lm_head
         for name, record in self._buffers.records.items():

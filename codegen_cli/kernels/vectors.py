@@ -114,6 +114,27 @@ def load_f32(typing_context, array, offset):
 
 
 @intrinsic
+def prefetch(typing_context, array, offset):
+    """Ask memory for the cache line of array[offset]; it may lie outside, as nothing is read."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = _element_pointer(context, builder, signature.args[0], *arguments, _I8)
+        for_reading, into_all_levels, data = (ir.Constant(I32, n) for n in (0, 3, 1))
+        call_intrinsic(
+            builder,
+            "llvm.prefetch.p0",
+            ir.VoidType(),
+            pointer,
+            for_reading,
+            into_all_levels,
+            data,
+        )
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@intrinsic
 def store_f32(typing_context, array, offset, value):
     """array[offset : offset + 16] = value."""
 

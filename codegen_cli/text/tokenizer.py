@@ -43,10 +43,12 @@ class Tokenizer:
         inner: tokenizers.Tokenizer,
         options: TokenizerOptions = DEFAULTS,
         first_ids: Sequence[int] = (),
+        n_dense: int = 0,
     ) -> None:
         self.options = options
         self._inner = inner
         self._reading = threading.Lock()  # guards encode_special_tokens, a state of `inner`
+        self._n_dense = n_dense  # each id below it has a token
         self._missing_ids: dict[int, npt.NDArray[np.int64]] = {}
         self._lacked_bytes = {
             byte for token, byte in BYTE_OF_CHARACTER.items() if inner.token_to_id(token) is None
@@ -94,7 +96,7 @@ class Tokenizer:
             inner.model.unk_token = None  # or a character without a token is an error
         if options.add_prefix_space is not None:
             inner.pre_tokenizer.add_prefix_space = options.add_prefix_space
-        return cls(inner, options, judged.first_ids)
+        return cls(inner, options, judged.first_ids, judged.n_dense)
 
     @classmethod
     def from_packed(cls, packed: PackedFile) -> Self:
@@ -117,8 +119,10 @@ class Tokenizer:
         stands in no text: padding was often added to a tokenizer and not to its model.
         """
         if vocab_size not in self._missing_ids:
-            tokens = map(self._inner.id_to_token, range(vocab_size))
-            missing = [i for i, t in enumerate(tokens) if t is None or i in self._unlearnt_ids]
+            unsure = range(min(self._n_dense, vocab_size), vocab_size)
+            missing = [
+                i for i in unsure if i in self._unlearnt_ids or self._inner.id_to_token(i) is None
+            ]
             if vocab_size - len(missing) + len(self._unlearnt_ids) < self.vocab_size:
                 self._check_ids_below(vocab_size)
             self._missing_ids[vocab_size] = np.array(missing, np.int64)

@@ -15,6 +15,7 @@ from quantize.json_object import parse_json_object
 
 # CodeGen's own file, as published with all sizes: judged once, when this was written.
 _PUBLISHED = "a3770c887bcf88249c0b971c0b7299c5c82da01e682a4b6243a084fbdea63681"
+_PUBLISHED_TOKENS = 50295
 # Far above any CodeGen's, and the largest vocab_size that a config.json may have.
 _LARGEST_ID = (1 << 22) - 1
 # CodeGen's have some 600. The library builds a search tree of them, 90 bytes for each byte.
@@ -50,9 +51,11 @@ class JudgedFile:
 
     added_ids  the ids that the file gives its added tokens; of CodeGen's own, in which they are
                right, none
+    n_dense    each id below it has a token; 0 where that is not known
     first_ids  what its template puts before every text
     """
 
+    n_dense: int
     added_ids: dict[str, int] = field(default_factory=dict)
     first_ids: list[int] = field(default_factory=list)
 
@@ -64,7 +67,7 @@ def judge_tokenizer(data: bytes, where: str) -> JudgedFile:
     has. What passes may still be refused by the tokenizers library, but as an error.
     """
     if hashlib.sha256(data).hexdigest() == _PUBLISHED:
-        return JudgedFile()
+        return JudgedFile(_PUBLISHED_TOKENS)
     try:
         fields = parse_json_object(data, where)
     except UserError as error:
@@ -74,7 +77,9 @@ def judge_tokenizer(data: bytes, where: str) -> JudgedFile:
     for name, types in _TYPES.items():
         _judge_type(name, fields.get(name), types, where)
     _judge_model(fields["model"], where)  # type: ignore[arg-type]
+    ids = fields["model"]["vocab"].values()  # type: ignore[index]
     return JudgedFile(
+        len(ids) if max(ids, default=0) == len(ids) - 1 else 0,
         _judge_added_tokens(fields.get("added_tokens"), where),
         _first_ids(fields.get("post_processor"), where),
     )
