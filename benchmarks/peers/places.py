@@ -5,6 +5,7 @@ limits                      the compiled limits.c
 SIZE/checkpoint/            a random checkpoint
 SIZE/ENGINE-FORMAT[.EXT]    the checkpoint as each engine wants it
 SIZE/scores/                what verify compares
+home/                       CODEGEN_HOME: what is packed here is to be nobody's default model
 """
 
 import os
@@ -15,6 +16,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 BENCH_HOME = Path(os.environ.get("BENCH_HOME") or Path.home() / ".cache" / "codegen-bench")
 LIMITS = BENCH_HOME / "limits"
+os.environ["CODEGEN_HOME"] = str(BENCH_HOME / "home")
 SUFFIXES = {"codegen": ".safetensors", "llamacpp": ".gguf", "openvino": ""}
 
 
