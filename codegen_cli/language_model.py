@@ -18,6 +18,7 @@ from codegen_cli.analysis.likelihood import Progress, Score, score_text
 from codegen_cli.deadline import Deadline
 from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, generate
 from codegen_cli.decoding.stopping import Until
+from codegen_cli.engine.kv_cache import KVCache
 from codegen_cli.engine.model import Model
 from codegen_cli.loading import load_model_and_tokenizer
 from codegen_cli.model_choice import choose_model
@@ -101,7 +102,7 @@ class LanguageModel:
         Raises ValueError for ids that do not fit.
         """
         model = self._model()
-        return model.forward(ids, model.new_cache(len(ids) or None))
+        return model.forward(ids, _cache_for(ids, model))
 
     def hidden_states(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the state after ln_f at each id, float32 [n_tokens, n_embd]; as `logits` else.
@@ -110,7 +111,7 @@ class LanguageModel:
         or int4 file's kernels.
         """
         model = self._model()
-        return model.hidden_states(ids, model.new_cache(len(ids) or None))
+        return model.hidden_states(ids, _cache_for(ids, model))
 
     def score(
         self, text: str, *, special_tokens: bool = False, on_progress: Progress | None = None
@@ -211,6 +212,11 @@ def load(
     packed = choose_model(name_or_path)
     model, tokenizer = load_model_and_tokenizer(packed.path, threads, console.note_compiling)
     return LanguageModel(model, tokenizer, packed.name)
+
+
+def _cache_for(ids: Sequence[int], model: Model) -> KVCache:
+    """Return a cache of just the size; whether these are ids at all is for `forward` to say."""
+    return model.new_cache(min(max(np.size(ids), 1), model.n_positions))
 
 
 def _require_text(what: str, value: object) -> None:
