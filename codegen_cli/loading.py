@@ -18,8 +18,9 @@ def load_model_and_tokenizer(
 ) -> tuple[Model, Tokenizer]:
     """Return what a packed file holds, ready to run; arguments as for `engine.model.load_model`.
 
-    Parsing a tokenizer takes as long as linking the kernels and holds no GIL. Raises UserError for
-    an invalid file or tokenizer and where memory is short, TimeUp.
+    Weights are left to be fetched as the first pass touches them: asking for the whole file at once
+    was measured to be slower. Raises UserError for an invalid file or tokenizer and where memory is
+    short, TimeUp.
     """
     packed = read_packed_file(path)
     tokenizer = Background(lambda: Tokenizer.from_packed(packed))

@@ -122,9 +122,8 @@ def _is_abandoned(path: Path, *, remove: bool = False) -> bool:
                 return False
             if remove and sys.platform != "win32":
                 path.unlink()
-        if (
-            remove and sys.platform == "win32"
-        ):  # which removes no open file, so none that is written to
+        # Windows removes no open file, and so none that somebody writes to.
+        if remove and sys.platform == "win32":
             path.unlink()
     except OSError:
         return False
