@@ -19,8 +19,7 @@ from codegen_cli.deadline import Deadline
 from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, generate
 from codegen_cli.decoding.stopping import Until
 from codegen_cli.engine.kv_cache import KVCache
-from codegen_cli.engine.model import Model
-from codegen_cli.loading import load_model_and_tokenizer
+from codegen_cli.engine.model import Model, load_model
 from codegen_cli.model_choice import choose_model
 from codegen_cli.text.prompt import fit_prompt
 from codegen_cli.text.tokenizer import Tokenizer
@@ -56,10 +55,10 @@ class LanguageModel:
     would get alone. Raises ValueError once it is closed.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, name: str) -> None:
+    def __init__(self, model: Model, name: str) -> None:
         self.name = name
         self.config: ModelConfig = model.config
-        self.tokenizer = tokenizer
+        self.tokenizer = Tokenizer.from_packed(model.packed)
         self._open_model: Model | None = model
 
     def generate(
@@ -210,8 +209,12 @@ def load(
     if isinstance(name_or_path, os.PathLike):
         name_or_path = str(Path(name_or_path).absolute())
     packed = choose_model(name_or_path)
-    model, tokenizer = load_model_and_tokenizer(packed.path, threads, console.note_compiling)
-    return LanguageModel(model, tokenizer, packed.name)
+    model = load_model(packed.path, threads, console.note_compiling)
+    try:
+        return LanguageModel(model, packed.name)
+    except BaseException:
+        model.close()
+        raise
 
 
 def _cache_for(ids: Sequence[int], model: Model) -> KVCache:

@@ -80,7 +80,6 @@ codegen_cli.reports.model_views
 codegen_cli.model_choice
 codegen_cli.engine.weights
 codegen_cli.engine.model
-codegen_cli.loading
 codegen_cli.decoding
 codegen_cli.decoding.random_draws
 codegen_cli.decoding.sampler

@@ -29,25 +29,13 @@ def load_model(
 ) -> "Model":
     """Return the model of a packed file, with kernels compiled and threads started.
 
-    Arguments and errors are those of `start_model`; UserError for a file that is no valid packed
-    file, too.
-    """
-    return start_model(read_packed_file(path), n_threads, on_compile, deadline)
-
-
-def start_model(
-    packed: PackedFile,
-    n_threads: int | None = None,
-    on_compile: Callable[[], None] = lambda: None,
-    deadline: Deadline = None,
-) -> "Model":
-    """Return the model of an open packed file, with kernels compiled and threads started.
-
     n_threads   None: one for each core that the process may use
     on_compile  called if the kernels have to be compiled first, which takes seconds
 
-    Raises UserError where it needs more memory than there is, TimeUp.
+    Raises UserError for a file that is no valid packed file, or needs more memory than there is,
+    TimeUp.
     """
+    packed = read_packed_file(path)
     step = run_interruptibly(lambda: kernel_cache.load_step(on_compile), deadline)
     try:
         return Model(packed, step, n_threads or usable_cores().n_threads)

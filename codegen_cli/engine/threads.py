@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -145,41 +145,25 @@ def _poll(source: "queue.SimpleQueue[T]", deadline: Deadline) -> T | None:
         return None
 
 
-class Background(Generic[T]):
-    """Work that a thread of its own does, until somebody wants what it gives."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = (
-            queue.SimpleQueue()
-        )
-
-        def run() -> None:
-            try:
-                self._outcome.put((work(), None))
-            except BaseException as error:
-                self._outcome.put((None, error))
-
-        # In the caller's context: there the console knows whether it may speak.
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(run,), daemon=True).start()
-
-    def result(self, deadline: Deadline = None) -> T:
-        """Wait, so that Ctrl-C and the deadline can end it, and return what the work returned.
-
-        Abandoned work goes on until the process ends. Raises what the work raised, and TimeUp.
-        To be called once.
-        """
-        while (end := _poll(self._outcome, deadline)) is None:
-            check_deadline(deadline)
-        result, error = end
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
-
-
 def run_interruptibly(work: Callable[[], T], deadline: Deadline = None) -> T:
-    """Return work(), run in the background: inside LLVM or a read Python handles no signal.
+    """Return work(), run in a thread of its own so that Ctrl-C and the deadline end the wait.
 
-    Raises what `work` raises, and TimeUp.
+    Compiling spends seconds inside LLVM, where Python handles no signal. Abandoned work goes on
+    until the process ends. Raises what `work` raises, and TimeUp.
     """
-    return Background(work).result(deadline)
+    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((work(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    # In the caller's context: there the console knows whether it may speak.
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    while (end := _poll(outcome, deadline)) is None:
+        check_deadline(deadline)
+    result, error = end
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]

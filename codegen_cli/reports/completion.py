@@ -9,9 +9,8 @@ from collections.abc import Callable
 from codegen_cli import console
 from codegen_cli.deadline import TimeUp
 from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, Summary, generate
-from codegen_cli.engine.model import Model
+from codegen_cli.engine.model import Model, load_model
 from codegen_cli.engine.threads import run_interruptibly
-from codegen_cli.loading import load_model_and_tokenizer
 from codegen_cli.model_choice import choose_model
 from codegen_cli.reports.openai_json import completion_object
 from codegen_cli.text.prompt import fit_prompt
@@ -50,11 +49,11 @@ class Completion:
         """
         try:
             prompt = run_interruptibly(read_prompt, self._options.deadline)
-            model, tokenizer = self._load(model_option, n_threads)
+            model = self._load(model_option, n_threads)
         except TimeUp:
             self.summary = Summary("time", 0, 0, 0.0, 0.0, self._options.seed)
             return
-        generation = self._prepare(model, tokenizer, prompt)
+        generation = self._prepare(model, prompt)
         self.summary = generation.summary("interrupted")
         self._write(prompt if self._echo else "")
         try:
@@ -93,17 +92,16 @@ class Completion:
             f"{summary.finish_reason}, seed {summary.seed}"
         )
 
-    def _load(self, model_option: str | None, n_threads: int | None) -> tuple[Model, Tokenizer]:
+    def _load(self, model_option: str | None, n_threads: int | None) -> Model:
         started = time.monotonic()
         packed = choose_model(model_option, self._options.deadline)
         self._model_name = packed.name
-        loaded = load_model_and_tokenizer(
-            packed.path, n_threads, console.note_compiling, self._options.deadline
-        )
+        model = load_model(packed.path, n_threads, console.note_compiling, self._options.deadline)
         self._load_seconds = time.monotonic() - started
-        return loaded
+        return model
 
-    def _prepare(self, model: Model, tokenizer: Tokenizer, prompt: str) -> Generation:
+    def _prepare(self, model: Model, prompt: str) -> Generation:
+        tokenizer = Tokenizer.from_packed(model.packed)
         fitted = fit_prompt(
             prompt,
             tokenizer,
