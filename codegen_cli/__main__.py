@@ -14,8 +14,8 @@ TERMINATED = 128 + signal.SIGTERM
 
 def main() -> None:
     """Run the command line; exit codes are listed in commands/app.py."""
-    # Start-up makes a hundred thousand objects that stay: looking for garbage among them again and
-    # again is a twentieth of the time to the first token.
+    # Nearly all that start-up makes stays: looking for garbage in it again and again took a
+    # twentieth of the time to the first token, as measured.
     gc.set_threshold(100_000)
     _open_missing_streams()
     signal.signal(signal.SIGTERM, _terminate)

@@ -39,7 +39,7 @@ def note(text: str) -> None:
 
 def note_compiling() -> None:
     """Tell the user what the first run waits for."""
-    note("compiling kernels for this CPU, about 10 s, once")
+    note("compiling kernels for this CPU, about 15 s, once")
 
 
 def show(text: str) -> None:

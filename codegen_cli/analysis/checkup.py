@@ -212,7 +212,7 @@ def kernel_problems(kernels: Kernels) -> Iterator[Problem]:
         )
     if kernels.is_kept:
         return
-    cost = "every start compiles anew, for about ten seconds"
+    cost = "every start compiles anew, for about 15 seconds"
     if kernels.directory.is_dir() and not kernels.is_trusted:
         yield Problem(
             f"Others can write to {kernels.directory}, so no compiled code is kept there: {cost}.",

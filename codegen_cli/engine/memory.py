@@ -17,7 +17,8 @@ from quantize.packed_file import read_packed_file
 PROGRAM_BYTES = 150_000_000
 """Python, its libraries, compiled kernels and the tokenizer, as models.toml counts them.
 
-Measured on Linux as peak resident memory less file and cache: 133 MB (350M) to 172 MB (nano).
+More than a warm start takes: measured on Linux as peak resident memory less file, that was 74 MB
+(350M) and 111 MB (nano). The first start of all compiles, and takes some 200 MB more meanwhile.
 """
 
 
