@@ -108,7 +108,9 @@ def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> None:
 
 def size(n_bytes: int) -> str:
     """Return a size in words, in GB from a tenth of one on."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"
+    if n_bytes >= 1e8:
+        return f"{n_bytes / 1e9:.1f} GB"
+    return f"{n_bytes / 1e6:.0f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.0f} kB"
 
 
 def printable(text: str) -> str:

@@ -74,6 +74,20 @@ def test_a_completion_from_a_warm_cache_never_imports_numba(cache: Path, codegen
     assert "numba" not in result.stderr
 
 
+def test_files_of_other_releases_and_cpus_are_told_from_those_in_use(cache: Path) -> None:
+    in_use = set(cache.iterdir())
+    assert kernel_cache.unused_files() == []
+    others = [cache / name for name in ("0f.o", "1f.sha256", "2f.sha256abc")]
+    for other in others:
+        other.write_bytes(b"x")
+    assert kernel_cache.unused_files() == others
+    [pointer] = (path for path in in_use if path.suffix == ".sha256")
+    pointer.write_bytes(b"\xff")  # what it should name is not known then: all objects can go
+    assert set(kernel_cache.unused_files()) == {*others, *in_use} - {pointer}
+    cache.chmod(0o777)
+    assert kernel_cache.unused_files() == []
+
+
 def test_the_object_calls_nothing_but_the_c_library(cache: Path) -> None:
     [file] = cache.glob("*.o")
     assert undefined_symbols(file.read_bytes()) <= ALLOWED_SYMBOLS

@@ -53,7 +53,7 @@ def test_they_are_told_of_by_kind_and_directory() -> None:
         unfinished(paths.models_dir() / name, 2_000_000)
     write_packed(paths.packed_copies_dir() / "0f.int8.safetensors")
     assert list(leftover_lines(leftovers())) == [
-        f"packed copies of checkpoints in {paths.packed_copies_dir()}: 1, 0 MB"
+        f"packed copies of checkpoints in {paths.packed_copies_dir()}: 1, 127 kB"
         " (codegen models prune)",
         f"unfinished files of killed runs in {paths.models_dir()}: 2, 4 MB (codegen models prune)",
     ]

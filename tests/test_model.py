@@ -1,6 +1,7 @@
 """Model and Team: what forward refuses, and that a step cut short leaves everything usable."""
 
 import ctypes
+import itertools
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.deadline import TimeUp
 from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.team_size import TeamSize
 from codegen_cli.engine.threads import Team, run_interruptibly
 from quantize.quantize_model import quantize
 
@@ -88,6 +90,18 @@ def test_a_small_cache_gives_the_same_bits_and_holds_no_more_than_it_was_made_fo
             model.new_cache(n_positions)
 
 
+def test_a_team_that_shrinks_and_grows_between_steps_gives_the_same_bits(model, monkeypatch):
+    ids = ids_of(model, 20)
+    expected = model.forward(ids, model.new_cache())
+    sizes = itertools.cycle((2, 1, 3, 1, 1, 3))
+    monkeypatch.setattr(TeamSize, "learn", lambda self, *step: setattr(self, "now", next(sizes)))
+    of_three = load_model(model.packed.path, n_threads=3)
+    cache = of_three.new_cache()
+    steps = [of_three.forward([i], cache) for i in ids]
+    of_three.close()
+    assert np.array_equal(np.concatenate(steps), expected)
+
+
 def test_time_up_leaves_the_cache_as_it_was(model):
     ids = ids_of(model, 60)
     cache = model.new_cache()
@@ -128,6 +142,16 @@ def test_work_is_left_when_time_is_up():
         run_interruptibly(lambda: time.sleep(60), time.monotonic() + 0.05)
 
 
+def test_only_as_many_threads_as_the_team_has_now_run_a_step(monkeypatch):
+    monkeypatch.setattr(TeamSize, "learn", lambda self, *step: setattr(self, "now", self.now - 1))
+    runs = []
+    team = Team(3, lambda table, thread: runs.append((table, thread)) or 0)
+    for _ in range(3):
+        team.run(lambda cancel, n_threads: n_threads, None)
+    team.close()
+    assert sorted(runs) == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+
+
 class SlowStep:
     """Stands for compiled code: each call waits for `go`; tables that were run are kept."""
 
@@ -147,7 +171,7 @@ class SlowStep:
 def slow_team():
     step = SlowStep()
     team = Team(1, step)
-    first = threading.Thread(target=team.run, args=(lambda cancel: 1, None))
+    first = threading.Thread(target=team.run, args=(lambda cancel, n_threads: 1, None))
     first.start()
     assert step.started.wait(10)
     yield team, step
@@ -159,10 +183,10 @@ def slow_team():
 def test_a_step_whose_time_is_up_before_its_turn_is_never_run(slow_team):
     team, step = slow_team
     with pytest.raises(TimeUp):
-        team.run(lambda cancel: 2, time.monotonic() + 0.05)
+        team.run(lambda cancel, n_threads: 2, time.monotonic() + 0.05)
     assert not step.go.is_set()  # the first one still runs
     step.go.set()
-    team.run(lambda cancel: 3, None)
+    team.run(lambda cancel, n_threads: 3, None)
     assert step.tables == [1, 3]
 
 
@@ -173,7 +197,7 @@ def test_a_step_of_a_closed_team_is_refused_after_those_before_it(slow_team):
     time.sleep(0.05)
     step.go.set()
     with pytest.raises(ValueError, match="the model is closed"):
-        team.run(lambda cancel: 2, None)
+        team.run(lambda cancel, n_threads: 2, None)
     assert step.tables == [1]
 
 
@@ -191,7 +215,7 @@ def test_each_step_is_cancelled_by_its_own_flag():
     team = Team(1, step)
     for _ in range(2):
         with pytest.raises(TimeUp):
-            team.run(lambda cancel: cancel, time.monotonic() + 0.05)
+            team.run(lambda cancel, n_threads: cancel, time.monotonic() + 0.05)
     team.close()
     assert flags == [1, 1]
 
@@ -199,10 +223,10 @@ def test_each_step_is_cancelled_by_its_own_flag():
 def test_a_team_that_closes_itself_while_collecting_garbage_ends():
     team = Team(2, lambda table, thread: 0)
 
-    def fill_table(cancel):
+    def fill_table(cancel, n_threads):
         team.close()
         return 1
 
     team.run(fill_table, None)
     with pytest.raises(ValueError, match="the model is closed"):
-        team.run(lambda cancel: 2, None)
+        team.run(lambda cancel, n_threads: 2, None)

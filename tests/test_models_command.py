@@ -53,7 +53,7 @@ def test_the_list_aligns_columns_where_characters_are_wide(models):
     row = next(line for line in lines if "模型" in line)
     column = cells(lines[0][: lines[0].index("packed")])
     assert cells(row[: row.index("int8")]) == column
-    assert "int4 0 MB, int8 0 MB" in next(line for line in lines if "350M-mono " in line)
+    assert "int4 72 kB, int8 127 kB" in next(line for line in lines if "350M-mono " in line)
     assert next(line for line in lines if "nano" in line).startswith("* nano")
 
 
@@ -102,7 +102,7 @@ def test_show_tells_dimensions_licence_files_and_provenance(models, models_home)
         r"licence +BSD-3-Clause",
         r"n_layer +2",
         r"download +0.8 GB",
-        r"int8 +packed, file 0 MB, needs 0.2 GB of memory",
+        r"int8 +packed, file 127 kB, needs 0.2 GB of memory",
         r"f16 +not packed, file 0.7 GB, needs 1.0 GB of memory",
         re.escape(str(models_home / "models" / "350M-mono.int4.safetensors")),
         r"source +a test",
@@ -200,6 +200,10 @@ def test_prune_removes_copies_and_parts_that_list_tells_of(codegen, models, mode
     [copy] = (models_home / "cache" / "packed").iterdir()
     part = models_home / "models" / ".2B-mono.int8.safetensors.01234567.part"
     part.write_bytes(bytes(3_000_000))
+    kernels = models_home / "cache" / "kernels"
+    in_use = sorted(kernels.iterdir())
+    old_object = kernels / f"{'0' * 64}.o"
+    old_object.write_bytes(bytes(75_000))
     result = models("list", "--json")
     assert json.loads(stdout_of(result))["leftovers"] == [
         {"kind": "copy", "path": str(copy), "bytes": copy.stat().st_size, "model": "mine"},
@@ -208,9 +212,12 @@ def test_prune_removes_copies_and_parts_that_list_tells_of(codegen, models, mode
     notes = models("list").stderr.decode()
     assert f"packed copies of checkpoints in {copy.parent}: 1," in notes
     assert f"killed runs in {part.parent}: 1, 3 MB (codegen models prune)" in notes
-    removed = json.loads(stdout_of(models("prune", "--json")))["removed"]
-    assert [each["path"] for each in removed] == [str(copy), str(part)]
+    pruned = models("prune", "--json")
+    removed = json.loads(stdout_of(pruned))["removed"]
+    assert [each["path"] for each in removed] == [str(copy), str(part), str(old_object)]
+    assert f"removed {old_object}, 75 kB\n" in pruned.stderr.decode()
     assert not copy.exists()
+    assert sorted(kernels.iterdir()) == in_use
     assert len(list((models_home / "models").iterdir())) == 3
     again = models("prune")
     assert (stdout_of(again), again.stderr) == ("", b"codegen: there is nothing to remove\n")

@@ -66,6 +66,7 @@ codegen_cli.kernels.activations
 codegen_cli.kernels.attention
 codegen_cli.kernels.step_table
 codegen_cli.kernels.step
+codegen_cli.engine.team_size
 codegen_cli.engine.threads
 codegen_cli.engine.object_file
 codegen_cli.engine.linker

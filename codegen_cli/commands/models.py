@@ -222,19 +222,22 @@ def remove(
 def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     """Remove files that nobody needs to keep.
 
-    These are the parts that killed runs left, and the packed copies of checkpoint directories that
-    were run as they are (-m ./checkpoint), which are made again when needed. Models stay, and so
-    does what another process is writing now.
+    These are the parts that killed runs left, and what is made again when needed: the packed copies
+    of checkpoint directories that were run as they are (-m ./checkpoint), and kernels that were
+    compiled for other releases or CPUs. Models stay, and so does what another process is writing
+    now.
 
     \b
     codegen models prune
     codegen models prune --json | jq '[.removed[].bytes] | add'
     """
+    from codegen_cli.engine import kernel_cache
     from codegen_cli.reports.model_views import leftover_object
-    from codegen_cli.store.leftovers import leftovers, remove_leftover
+    from codegen_cli.store.leftovers import leftover_at, leftovers, remove_leftover
 
     console.set_quiet(quiet)
-    removed = [each for each in leftovers() if remove_leftover(each)]
+    kernels = [leftover_at("kernels", path) for path in kernel_cache.unused_files()]
+    removed = [each for each in (*leftovers(), *kernels) if remove_leftover(each)]
     for each in removed:
         place = console.printable(str(each.path))
         console.note(f"removed {place}, {console.size(each.file_bytes)}")

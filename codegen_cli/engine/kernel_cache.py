@@ -68,17 +68,33 @@ def is_kept() -> bool:
     return _read() is not None
 
 
+def unused_files() -> list[Path]:
+    """Return the files that are there for other releases and CPUs; [] if the place is not trusted."""
+    if not is_trusted():
+        return []
+    used = {_pointer().name, f"{_digest_kept()}.o"}
+    files = (path for path in directory().iterdir() if path.is_file())
+    return sorted(file for file in files if file.name not in used)
+
+
 def _read() -> bytes | None:
     """Return the object code for this state of things, or None if there is none to rely on."""
-    if not is_trusted():
+    if not is_trusted() or (digest := _digest_kept()) is None:
         return None
     try:
-        digest, _, name = _pointer().read_text("ascii").strip().partition("  ")
         object_code = (directory() / f"{digest}.o").read_bytes()
+    except OSError:
+        return None
+    return object_code if hashlib.sha256(object_code).hexdigest() == digest else None
+
+
+def _digest_kept() -> str | None:
+    """Return the hash that the object code for this state of things should have, if it is known."""
+    try:
+        digest, _, name = _pointer().read_text("ascii").strip().partition("  ")
     except (OSError, ValueError):
         return None
-    is_ours = name == f"{digest}.o" and hashlib.sha256(object_code).hexdigest() == digest
-    return object_code if is_ours else None
+    return digest if name == f"{digest}.o" else None
 
 
 def _write(object_code: bytes) -> None:

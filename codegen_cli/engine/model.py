@@ -146,7 +146,8 @@ class Model:
             raise ValueError(f"ids must be a non-empty sequence, not of shape {tokens.shape}")
         if tokens.dtype.kind not in "iu":
             raise ValueError(f"ids must be whole numbers, not {tokens.dtype}")
-        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
+        values = tokens.tolist()  # of one id, NumPy's own minimum takes ten times as long
+        if min(values) < 0 or max(values) >= self.config.vocab_size:
             raise ValueError(f"ids must lie in [0, {self.config.vocab_size})")
         return tokens
 
@@ -170,14 +171,15 @@ class Model:
     ) -> FillTable:
         """Return what prepares a step once all shared buffers are its own; it keeps rows alive."""
 
-        def fill_table(cancel: int) -> int:
+        def fill_table(cancel: int, n_threads: int) -> int:
             table, arrays = self._table, self._buffers.arrays
             self._rotary.fill(n_past + len(ids))
             arrays["ids"][: len(ids)] = ids
             arrays["counters"].fill(0)
             arrays["barrier"].fill(0)
+            table["n_threads"] = n_threads
             table["n_tokens"], table["n_past"], table["n_wanted"] = len(ids), n_past, len(rows)
-            table["keys"], table["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
+            table["keys"], table["values"] = cache.addresses
             table["capacity"] = cache.capacity
             table["cancel"] = cancel
             table["states"], table["logits"] = table["normed"]["values"], 0
@@ -194,7 +196,6 @@ class Model:
             table[name] = getattr(config, name)
         table["layer_norm_epsilon"] = config.layer_norm_epsilon
         table["activation"] = ACTIVATION_FUNCTIONS.index(config.activation_function)
-        table["n_threads"] = n_threads
         table["yield_thread"] = yield_address()
         table["wte"], table["lm_head"] = weights.wte, weights.lm_head
         for name, record in self._buffers.records.items():

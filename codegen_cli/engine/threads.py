@@ -5,21 +5,21 @@ import ctypes
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from codegen_cli.deadline import Deadline, check_deadline, remaining
+from codegen_cli.engine.team_size import CoreTime, TeamSize, core_time
 
 T = TypeVar("T")
 
 Step = Callable[[int, int], int]
 """A compiled step: (address of its table, thread number) -> 0 done, 1 cancelled. Holds no GIL."""
 
-FillTable = Callable[[int], int]
-"""Writes a step_table.STEP record; address of [1] int64 that cancels the step -> record's address.
+FillTable = Callable[[int, int], int]
+"""Writes a step_table.STEP record: (address of an int64 that cancels the step, threads that will
+run it) -> the record's address.
 
 The leader calls it when the step's turn has come.
 """
@@ -40,12 +40,12 @@ def yield_address() -> int:
 class _Job:
     """One step of one caller, with everything it needs until it is finished.
 
-    cancel  [1] int64  set to 1 to end the step early
+    cancel  set to 1 to end the step early
     """
 
     def __init__(self, fill_table: FillTable) -> None:
         self.fill_table = fill_table
-        self.cancel: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+        self.cancel = ctypes.c_int64(0)
         self.ends: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.is_finished = False
         self._claims = threading.Lock()
@@ -58,6 +58,8 @@ class _Job:
 class Team:
     """Threads that sleep until a step is given to them; several callers take turns, step by step.
 
+    Not all run each step: those that other programs keep from running are left out for a while.
+
     A signal handler may raise in a caller between any two lines, so a caller holds no lock: it only
     hands a job over and looks whether it is finished. A leader takes the jobs in their order; it
     alone writes to what the steps share, starts the other threads and waits for them.
@@ -66,11 +68,12 @@ class Team:
     def __init__(self, n_threads: int, step: Step) -> None:
         self.n_threads = n_threads
         self._step = step
+        self._size = TeamSize(n_threads)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._follower_tables: list[queue.SimpleQueue[int | None]] = [
             queue.SimpleQueue() for _ in range(1, n_threads)
         ]
-        self._follower_ends: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._follower_ends: queue.SimpleQueue[CoreTime] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._lead, daemon=True)] + [
             threading.Thread(target=self._follow, args=(number, tables), daemon=True)
             for number, tables in enumerate(self._follower_tables, start=1)
@@ -93,7 +96,7 @@ class Team:
                 check_deadline(deadline)
                 _poll(job.ends, deadline)
         except BaseException:
-            job.cancel[0] = 1
+            job.cancel.value = 1
             while not (job.claim() or self._is_over(job)):
                 _poll(job.ends, None)
             raise
@@ -122,18 +125,26 @@ class Team:
             tables.put(None)
 
     def _run_job(self, job: _Job) -> None:
-        table = job.fill_table(job.cancel.ctypes.data)
-        for tables in self._follower_tables:
+        n_followers = self._size.now - 1
+        table = job.fill_table(ctypes.addressof(job.cancel), self._size.now)
+        started = time.perf_counter()
+        for tables in self._follower_tables[:n_followers]:
             tables.put(table)
-        self._step(table, 0)
-        for _ in self._follower_tables:
-            self._follower_ends.get()
+        core_times = [self._run_step(table, 0)]
+        core_times += [self._follower_ends.get() for _ in range(n_followers)]
+        self._size.learn(time.perf_counter() - started, core_times)
         job.is_finished = True
         job.ends.put(None)
 
     def _follow(self, number: int, tables: "queue.SimpleQueue[int | None]") -> None:
         while (table := tables.get()) is not None:
-            self._follower_ends.put(self._step(table, number))
+            self._follower_ends.put(self._run_step(table, number))
+
+    def _run_step(self, table: int, number: int) -> CoreTime:
+        """Run a thread's part of a step; return what it got of the cores meanwhile."""
+        before = core_time()
+        self._step(table, number)
+        return core_time().since(before)
 
 
 def _poll(source: "queue.SimpleQueue[T]", deadline: Deadline) -> T | None:

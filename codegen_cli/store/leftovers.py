@@ -2,6 +2,7 @@
 
 copies      checkpoints that were run as they are, packed in the cache; made again when needed
 unfinished  parts of packed files that killed runs left; what a live run writes is not among them
+kernels     object code that this release does not use on this CPU; compiled again where needed
 """
 
 from dataclasses import dataclass
@@ -14,25 +15,30 @@ from quantize.errors import UserError
 from quantize.packed_file import read_packed_file
 from quantize.whole_file import abandoned_files, remove_abandoned
 
+Kind = Literal["copy", "unfinished", "kernels"]
+
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
     """One file that can go; `model` is what it holds, "" if it does not say."""
 
-    kind: Literal["copy", "unfinished"]
+    kind: Kind
     path: Path
     file_bytes: int
     model: str = ""
 
 
 def leftovers() -> list[Leftover]:
-    """Return the packed copies and the unfinished files, sorted by path in each directory."""
+    """Return the packed copies and the unfinished files, sorted by path in each directory.
+
+    Which kernels are left over is for engine.kernel_cache to say.
+    """
     copies_dir = paths.packed_copies_dir()
     copies = sorted(copies_dir.glob("*.safetensors")) if copies_dir.is_dir() else []
     unfinished = [*abandoned_files(paths.models_dir()), *abandoned_files(copies_dir)]
     return [
-        *(_leftover("copy", path, _model_name(path)) for path in copies),
-        *(_leftover("unfinished", path) for path in unfinished),
+        *(leftover_at("copy", path, _model_name(path)) for path in copies),
+        *(leftover_at("unfinished", path) for path in unfinished),
     ]
 
 
@@ -54,14 +60,15 @@ def remove_unfinished(target: Path) -> list[Leftover]:
     """
     is_ours = target.parent in (paths.models_dir(), paths.packed_copies_dir())
     found = abandoned_files(target.parent, None if is_ours else target.name)
-    removable = [_leftover("unfinished", path) for path in found]
+    removable = [leftover_at("unfinished", path) for path in found]
     return [each for each in removable if remove_leftover(each)]
 
 
-def _leftover(kind: Literal["copy", "unfinished"], path: Path, model: str = "") -> Leftover:
+def leftover_at(kind: Kind, path: Path, model: str = "") -> Leftover:
+    """Return a file as a leftover; of no size if it has gone meanwhile."""
     try:
         return Leftover(kind, path, path.stat().st_size, model)
-    except OSError:  # it has gone
+    except OSError:
         return Leftover(kind, path, 0, model)
 
 
