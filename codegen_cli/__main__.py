@@ -17,6 +17,9 @@ def main() -> None:
     # Nearly all that start-up makes stays: looking for garbage in it again and again took a
     # twentieth of the time to the first token, as measured.
     gc.set_threshold(100_000)
+    # NumPy's linear algebra starts threads that spin: a tenth of a second of CPU time, for nothing,
+    # because no product here is NumPy's.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_missing_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:

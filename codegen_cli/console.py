@@ -65,9 +65,16 @@ def write_result(content: str | bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is left in the buffer must not fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UserError(f"cannot write to stdout: {error.strerror}") from error
+        raise refused_by_stdout(error) from error
+
+
+def refused_by_stdout(error: OSError) -> UserError:
+    """Return what to tell of an error in writing to stdout, which leads nowhere from now on.
+
+    What is left in its buffer must not fail once more when Python ends.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return UserError(f"cannot write to stdout: {error.strerror}")
 
 
 def write_line(line: str | bytes) -> None:

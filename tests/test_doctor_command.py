@@ -130,6 +130,21 @@ def test_kernels_that_cannot_run_are_broken_and_the_rest_is_told(codegen):
     assert report["reading"]["kernels"] == {}
 
 
+@pytest.mark.parametrize("library", ["numba", "llvmlite"])
+def test_a_library_that_cannot_be_imported_is_named(codegen, tmp_path, library):
+    """As when NumPy was updated to a release that numba does not know."""
+    (tmp_path / library).mkdir()
+    (tmp_path / library / "__init__.py").write_text("raise ImportError('found NumPy 9.0')\n")
+    environment = {"CODEGEN_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)}
+    told = (f"{library} cannot be imported: found NumPy 9.0", "pip install --force-reinstall numba")
+    for command in (("complete", "x"), ("bench",), ("doctor",)):
+        result = codegen(*command, **environment)
+        text = (result.stdout + result.stderr).decode()
+        assert result.returncode == 1
+        assert all(part in text for part in told)
+        assert "Traceback" not in text
+
+
 def test_code_that_cannot_be_kept_is_a_problem_and_no_failure(codegen, tmp_path):
     (tmp_path / "cache").touch()
     result = codegen("doctor", "-q", CODEGEN_HOME=str(tmp_path))

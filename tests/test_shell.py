@@ -277,6 +277,8 @@ def test_rm_asks_on_a_terminal(tmp_path, typed, code, is_left):
         ("models", "default", "-q"),
         (),
         ("--version",),
+        ("--help",),
+        ("complete", "--help"),
     ],
     ids=" ".join,
 )

@@ -156,7 +156,8 @@ def examine(
     )
     problems += thread_problems(n_threads, cores)
     problems += disturbances(other_cores)
-    problems += kernel_problems(checkup.kernels)
+    if step is not None:
+        problems += kernel_problems(checkup.kernels)
     problems += directory_problems(checkup.models_dir)
     for state in _states(problems):
         checkup.forecasts += _forecasts(state, checkup, step)

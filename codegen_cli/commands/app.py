@@ -6,6 +6,7 @@ When stdout is closed by its reader, typer exits with 1 and says nothing. A bug 
 Imports nothing heavy: `codegen --help` must answer at once.
 """
 
+import errno
 import sys
 from typing import Annotated
 
@@ -70,6 +71,12 @@ def run() -> None:
         app(prog_name="codegen")
     except UserError as error:
         console.error(error.message, error.hint)
+        sys.exit(1)
+    except OSError as error:
+        # typer writes help itself. Our own files have names, and errors of their own.
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        console.error(console.refused_by_stdout(error).message)
         sys.exit(1)
     except MemoryError:
         console.error("not enough memory", "Close other programs, or give less to read at once.")

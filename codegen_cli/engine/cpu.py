@@ -3,10 +3,13 @@
 import os
 import platform
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from codegen_cli.engine.system_files import lines_of
 from quantize.errors import UserError
+
+REINSTALL = "Install it again: pip install --force-reinstall numba llvmlite"
+"""The hint where what compiles kernels is damaged, or does not fit the installed NumPy."""
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _WIDER_THAN_AVX2 = ("avx512", "avx10", "amx")
@@ -65,8 +68,7 @@ def target() -> tuple[str, str]:
     The best path gets all that this CPU has. Another one, which was forced, gets what a CPU has for
     which it is the best, so that what runs here is what runs there.
     """
-    from llvmlite import binding
-
+    binding = _llvm()
     name, usable = kernel_path(), _usable()
     features = binding.get_host_cpu_features()
     if name == usable[0].name:
@@ -87,8 +89,7 @@ def converts_fp16() -> bool:
 
 def name() -> str:
     """Return what this CPU calls itself, and what LLVM takes it for."""
-    from llvmlite import binding
-
+    binding = _llvm()
     model = next(iter(_models_in_cpuinfo()), platform.processor() or platform.machine())
     return f"{model} ({binding.get_host_cpu_name()})"
 
@@ -111,7 +112,13 @@ def _usable() -> list[KernelPath]:
 
 
 def _host_features() -> frozenset[str]:
-    from llvmlite import binding
-
-    features = binding.get_host_cpu_features()
+    features = _llvm().get_host_cpu_features()
     return frozenset(name for name, is_there in features.items() if is_there)
+
+
+def _llvm() -> Any:
+    try:
+        from llvmlite import binding
+    except (ImportError, OSError) as error:
+        raise UserError(f"llvmlite cannot be imported: {error}", REINSTALL) from error
+    return binding

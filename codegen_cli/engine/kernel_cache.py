@@ -24,7 +24,10 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def load_step(on_compile: Callable[[], None]) -> Step:
-    """Return the compiled step; call `on_compile` first if that takes seconds of compiling."""
+    """Return the compiled step; call `on_compile` first if that takes seconds of compiling.
+
+    Raises UserError where numba or llvmlite cannot be imported.
+    """
     cached = _read()
     if cached is not None:
         try:
@@ -69,7 +72,7 @@ def is_kept() -> bool:
 
 
 def unused_files() -> list[Path]:
-    """Return the files that are there for other releases and CPUs; [] if the place is not trusted."""
+    """Return the files there of other releases and CPUs; [] if the directory is not trusted."""
     if not is_trusted():
         return []
     used = {_pointer().name, f"{_digest_kept()}.o"}

@@ -6,10 +6,14 @@ from typing import Any
 from codegen_cli.engine import cpu
 from codegen_cli.engine.linker import ENTRY, STEP_PROTOTYPE
 from codegen_cli.engine.threads import Step
+from quantize.errors import UserError
 
 
 def compile_kernels() -> bytes:
-    """Return the object code of `kernels.step.run_step`, for the kernel path that cpu.py chose."""
+    """Return the object code of `kernels.step.run_step`, for the kernel path that cpu.py chose.
+
+    Raises UserError where numba cannot be imported.
+    """
     machine, module = _optimized()
     return bytes(machine.emit_object(module))
 
@@ -33,8 +37,13 @@ def _optimized() -> tuple[Any, Any]:
     kernels raises or owns memory, all that falls away once LLVM sees the program as a whole: what
     is left calls nothing but the C library (linker.ALLOWED_SYMBOLS).
     """
+    name, features = cpu.target()  # first of all, as it tells when llvmlite is missing
     from llvmlite import binding
 
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:  # numba's own words when NumPy is too new for it
+        raise UserError(f"numba cannot be imported: {error}", cpu.REINSTALL) from error
     step = importlib.import_module("codegen_cli.kernels.step")
     module = binding.parse_assembly(step.run_step.inspect_llvm())
     for function in module.functions:
@@ -45,7 +54,6 @@ def _optimized() -> tuple[Any, Any]:
     for variable in module.global_variables:
         if not variable.is_declaration:
             variable.linkage = "internal"
-    name, features = cpu.target()
     # Position-independent, as the linker may put the code far from the C library; "small", as the
     # code itself is: a few tens of kB.
     machine = binding.Target.from_default_triple().create_target_machine(
