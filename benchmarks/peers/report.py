@@ -15,9 +15,9 @@ def name_of(series: Series) -> str:
 
 
 def ratio_table(found: Iterable[Row]) -> Iterator[str]:
-    """The lines of a table of ratios: medians, ranges, rounds that count, goals."""
-    yield "| | median | range | rounds that count | must | aim | reached |"
-    yield "|---|---|---|---|---|---|---|"
+    """The lines of a table of ratios: medians, ranges, rounds that count, goals, bounds."""
+    yield "| | median | range | rounds that count | must | aim | reached | bound |"
+    yield "|---|---|---|---|---|---|---|---|"
     for row in found:
         sign = "<= " if row.at_most else ""
         goals = [
@@ -31,6 +31,7 @@ def ratio_table(found: Iterable[Row]) -> Iterator[str]:
             f"{len(row.counted)} of {len(row.values)}" + ("" if row.counted else " (all shown)"),
             *goals,
             row.verdict,
+            f"{median(row.bounds):.3g}" if row.bounds else "",
         ]
         yield f"| {' | '.join(cells)} |"
 
@@ -92,6 +93,10 @@ def report(rounds: Rounds) -> str:
         f"{differences}.",
         "",
         *ratio_table(rows(rounds)),
+        "",
+        "Bound: what the line would say, had codegen only read its weights, keys and values, as "
+        "fast as the C loop did in the same round, and as a process also imported the libraries "
+        "that it is built on and parsed the tokenizer (peers/libraries.py).",
         "",
         "Medians; speeds in tokens/s, `decode N`: after N tokens, `prefill N`: a prompt of N:",
         "",

@@ -110,6 +110,13 @@ def measure_whole_runs(series: Sequence[Series], record: Record) -> None:
     for _ in range(WHOLE_RUNS):
         record(ours, "whole", n=WHOLE_PROMPT, **run_whole(complete_command(ours)))
         record(theirs, "whole", n=WHOLE_PROMPT, **run_whole(once))
+        record(ours, "libraries", n=0, **run_whole(libraries_command(ours.size)))
+
+
+def libraries_command(size: str) -> list[str]:
+    """What every run of `codegen complete` begins with."""
+    script = Path(__file__).with_name("libraries.py")
+    return [sys.executable, str(script), str(places.checkpoint(size) / "tokenizer.json")]
 
 
 def measure_quantize(ours: Series, record: Record) -> None:
