@@ -170,21 +170,6 @@ def test_time_that_is_up_ends_the_completion_without_an_error(codegen):
     ]
 
 
-def test_help_imports_nothing_heavy():
-    script = (
-        "import sys\n"
-        "sys.argv = ['codegen', '--help']\n"
-        "from codegen_cli.__main__ import main\n"
-        "try:\n    main()\n"
-        "except SystemExit:\n"
-        "    heavy = {'numpy', 'numba', 'tokenizers', 'huggingface_hub', 'rich', 'llvmlite'}\n"
-        "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert result.stderr.decode().strip() == "[]"
-    assert b"codegen complete" in result.stdout
-
-
 def test_every_command_shows_examples_in_its_help(codegen):
     for command in ("complete", "score", "embed", "quantize", "download"):
         assert f"codegen {command} " in text_of(codegen(command, "--help"))

@@ -79,16 +79,12 @@ def test_examples_name_options_that_exist(words):
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("models", "--help"), ("models",)])
 def test_help_imports_nothing_heavy(arguments):
-    script = (
-        "import sys\n"
-        f"sys.argv = ['codegen', *{arguments!r}]\n"
-        "from codegen_cli.__main__ import main\n"
-        "try:\n    main()\n"
-        "except SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'numba', 'tokenizers', 'huggingface_hub', 'rich', 'filelock'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    command = [sys.executable, "-X", "importtime", "-m", "codegen_cli", *arguments]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "codegen_cli.commands.app" in imported
+    heavy = {"numpy", "numba", "llvmlite", "tokenizers", "huggingface_hub", "rich", "filelock"}
+    assert not heavy & imported
 
 
 # --- completion -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PROJECT = HERE.parent.parent
 RESULTS = HERE / "results"
 BENCH_HOME = Path(os.environ.get("BENCH_HOME") or Path.home() / ".cache" / "codegen-bench")
 LIMITS = BENCH_HOME / "limits"

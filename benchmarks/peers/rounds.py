@@ -5,6 +5,7 @@ the same seconds compare: each round starts every engine afresh and takes each m
 them in turn, in another order than the round before. table.py makes ratios of that.
 """
 
+import compileall
 import datetime
 import json
 import os
@@ -136,7 +137,12 @@ def complete_command(series: Series, *options: str) -> list[str]:
 
 
 def check_whole_run(series: Series) -> None:
-    """The comparison of whole runs is of as many tokens; compiles the kernels if need be."""
+    """The comparison of whole runs is of as many tokens; compiles the kernels if need be.
+
+    And the bytecode, which an installed copy has, and one that runs from its sources may lack.
+    """
+    for package in ("codegen_cli", "quantize"):
+        compileall.compile_dir(places.PROJECT / package, quiet=1)
     report = json.loads(subprocess.check_output(complete_command(series, "--json")))["usage"]
     found = report["prompt_tokens"], report["completion_tokens"]
     if found != (WHOLE_PROMPT, WHOLE_NEW):

@@ -6,7 +6,7 @@ fast, for that round's read limit, as it is known to.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -278,8 +278,10 @@ def process_rows(r: Rounds) -> Iterator[Row]:
         ("whole process", WHOLE_NEW, seconds, 0.6),
         ("start to first byte", 1, first_byte, 0.7),
     ):
-        least = least_seconds(r, ours, n_tokens, value)
-        bounds = ratios(r, ours, theirs, "whole", WHOLE_PROMPT, least, value)
+        bounds: Iterable[tuple[float, bool]] = ()
+        if r.of(ours, "libraries", 0):
+            least = least_seconds(r, ours, n_tokens, value)
+            bounds = ratios(r, ours, theirs, "whole", WHOLE_PROMPT, least, value)
         yield at_most(
             f"{title}, int4 / llama.cpp Q4_0",
             [*ratios(r, ours, theirs, "whole", WHOLE_PROMPT, value)],
