@@ -30,8 +30,6 @@ class KVCache:
         keys, values = _shapes(config, self.capacity)
         self.keys: npt.NDArray[np.uint16] = np.zeros(keys, np.uint16)
         self.values: npt.NDArray[np.uint16] = np.zeros(values, np.uint16)
-        # Asked for with every token, when asking NumPy takes longer than all else about them.
-        self.addresses = (self.keys.ctypes.data, self.values.ctypes.data)
 
 
 def cache_bytes(config: ModelConfig) -> int:

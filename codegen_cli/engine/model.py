@@ -179,7 +179,7 @@ class Model:
             arrays["barrier"].fill(0)
             table["n_threads"] = n_threads
             table["n_tokens"], table["n_past"], table["n_wanted"] = len(ids), n_past, len(rows)
-            table["keys"], table["values"] = cache.addresses
+            table["keys"], table["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
             table["capacity"] = cache.capacity
             table["cancel"] = cancel
             table["states"], table["logits"] = table["normed"]["values"], 0
