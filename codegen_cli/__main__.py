@@ -1,6 +1,5 @@
 """The entry point of `codegen` and of `python -m codegen_cli`."""
 
-import contextlib
 import gc
 import os
 import signal
@@ -8,6 +7,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+FAILED = 1
 CTRL_C = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
@@ -58,8 +58,10 @@ def _end_at_once(code: int) -> NoReturn:
     takes all back at once, 0.07 s sooner.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
+        try:
             stream.flush()
+        except OSError:  # what was to be told is lost
+            code = code or FAILED
     os._exit(code)
 
 

@@ -13,7 +13,7 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.deadline import TimeUp
 from codegen_cli.engine.model import Model, load_model
-from codegen_cli.engine.team_size import TeamSize
+from codegen_cli.engine.team_size import CoreTime, TeamSize
 from codegen_cli.engine.threads import Team, run_interruptibly
 from quantize.quantize_model import quantize
 
@@ -150,6 +150,32 @@ def test_only_as_many_threads_as_the_team_has_now_run_a_step(monkeypatch):
         team.run(lambda cancel, n_threads: n_threads, None)
     team.close()
     assert sorted(runs) == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+
+
+def test_a_thread_that_keeps_losing_its_core_is_left_out(monkeypatch):
+    """Both are said to be preempted once a step; thread 1 alone to get no time meanwhile."""
+    threads_of_steps = []
+    calls = itertools.count()
+
+    def step(table, thread):
+        threads_of_steps.append((table, thread))
+        numbers[threading.get_ident()] = thread
+        time.sleep(0.01)
+        return 0
+
+    def core_time():
+        ran = numbers.get(threading.get_ident(), 0) == 0
+        return CoreTime(time.perf_counter() if ran else 0.0, next(calls))
+
+    numbers = {}
+    monkeypatch.setattr("codegen_cli.engine.threads.core_time", core_time)
+    team = Team(2, step)
+    for number in range(6):
+        team.run(lambda cancel, n_threads, number=number: number, None)
+    team.close()
+    # The first step begins before it is known which thread is which.
+    assert (0, 1) in threads_of_steps
+    assert (5, 1) not in threads_of_steps
 
 
 class SlowStep:

@@ -31,8 +31,8 @@ def test_threads_that_keep_their_cores_all_take_part():
 def test_threads_that_lose_their_cores_are_left_out_and_tried_again(n_lost, left):
     size = TeamSize(4)
     take(size, 50)
-    assert take(size, 2, n_lost) == [4, 4]
-    assert take(size, 10) == [left] * 4 + [4] * 6
+    assert take(size, 5, n_lost) == [4] * 5
+    assert take(size, 22) == [left] * 16 + [4] * 6
 
 
 def test_a_step_held_up_by_chance_changes_nothing():
@@ -56,23 +56,31 @@ def test_tries_become_rarer_while_they_fail_and_frequent_again_after_good_ones()
     size = TeamSize(2)
     pauses = []
     for _ in range(8):
-        take(size, 2, n_lost=1)
+        take(size, 5, n_lost=1)
         pause = 0
         while size.now == 1:
             take(size, 1)
             pause += 1
         pauses.append(pause)
-    assert pauses == [8, 16, 32, 64, 128, 128, 128, 128]
+    assert pauses == [32, 64, 128, 128, 128, 128, 128, 128]
     take(size, 128)
-    take(size, 2, n_lost=1)
-    assert take(size, 6) == [1] * 4 + [2] * 2
+    take(size, 5, n_lost=1)
+    assert take(size, 18) == [1] * 16 + [2] * 2
 
 
 def test_a_team_of_one_stays_one_whoever_takes_its_core():
     assert take(TeamSize(1), 20, n_lost=1) == [1] * 20
     size = TeamSize(2)
-    take(size, 2, n_lost=2)
-    assert take(size, 8, n_lost=1) == [1] * 8
+    take(size, 5, n_lost=2)
+    assert take(size, 32, n_lost=1) == [1] * 32
+    assert size.now == 2
+
+
+def test_two_of_the_team_that_take_turns_on_one_core_are_no_loss():
+    """As Linux places them now and then: seen as 41 changes in a step of 14 ms."""
+    size = TeamSize(2)
+    for _ in range(20):
+        size.learn(0.014, [CoreTime(0.005, 41), CoreTime(0.009, 40)])
     assert size.now == 2
 
 

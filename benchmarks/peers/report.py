@@ -31,7 +31,7 @@ def ratio_table(found: Iterable[Row]) -> Iterator[str]:
             f"{len(row.counted)} of {len(row.values)}" + ("" if row.counted else " (all shown)"),
             *goals,
             row.verdict,
-            f"{median(row.bounds):.3g}" if row.bounds else "",
+            f"{median(row.used_bounds):.3g}" if row.bounds else "",
         ]
         yield f"| {' | '.join(cells)} |"
 
@@ -96,7 +96,8 @@ def report(rounds: Rounds) -> str:
         "",
         "Bound: what the line would say, had codegen only read its weights, keys and values, as "
         "fast as the C loop did in the same round, and as a process also imported the libraries "
-        "that it is built on and parsed the tokenizer (peers/libraries.py).",
+        "that it is built on and parsed the tokenizer (peers/libraries.py); median of the rounds "
+        "that count. Memory drifts within a round, so single rounds may pass it.",
         "",
         "Medians; speeds in tokens/s, `decode N`: after N tokens, `prefill N`: a prompt of N:",
         "",

@@ -42,8 +42,8 @@ class Row:
     """One line of the table: a value per round, and whether that round counts.
 
     must, aim   the project's goals; at_most: values below them are good. None: there is no goal
-    bounds      the values, had we only read memory as fast as the C loop, and of whole processes
-                imported the libraries; empty where other things bound them
+    bounds      the values of the same rounds, had we only read memory as fast as the C loop, and of
+                whole processes imported the libraries; empty where other things bound them
     """
 
     title: str
@@ -52,16 +52,21 @@ class Row:
     aim: float | None = None
     at_most: bool = False
     unit: str = ""
-    bounds: Sequence[float] = ()
+    bounds: Sequence[tuple[float, bool]] = ()
 
     @property
     def counted(self) -> list[float]:
-        return [value for value, counts in self.values if counts]
+        return _counted(self.values)
 
     @property
     def used(self) -> list[float]:
         """The rounds that count; all of them if none does, and then the table says so."""
         return self.counted or [value for value, _ in self.values]
+
+    @property
+    def used_bounds(self) -> list[float]:
+        """Of the same rounds as `used`."""
+        return _counted(self.bounds) or [bound for bound, _ in self.bounds]
 
     @property
     def verdict(self) -> str:
@@ -73,6 +78,10 @@ class Row:
         if middle >= sign * self.aim:
             return "aim"
         return "must" if middle >= sign * self.must else "missed"
+
+
+def _counted(values: Iterable[tuple[float, bool]]) -> list[float]:
+    return [value for value, counts in values if counts]
 
 
 class Rounds:
@@ -240,7 +249,7 @@ def speed_rows(r: Rounds) -> Iterator[Row]:
         title = f"decode {ours.format} after {n} / llama.cpp {theirs.format}"
         bounds = ratios(r, ours, theirs, "decode", n, speed_of_reading(r, ours), speed)
         found = [*ratios(r, ours, theirs, "decode", n)]
-        yield Row(title, found, must, aim, bounds=[bound for bound, _ in bounds])
+        yield Row(title, found, must, aim, bounds=[*bounds])
     large = r.series("codegen", "int4", size="2B")
     for ours, title in ((int8, "decode int8"), (large, "decode int4, 2B shape")):
         shares = values(r, ours, "decode", 32, read_share(r, ours))
@@ -287,7 +296,7 @@ def process_rows(r: Rounds) -> Iterator[Row]:
             [*ratios(r, ours, theirs, "whole", WHOLE_PROMPT, value)],
             must,
             0.4,
-            bounds=[bound for bound, _ in bounds],
+            bounds=[*bounds],
         )
     memory = values(r, ours, "whole", WHOLE_PROMPT, beyond_file(r, ours))
     yield at_most("peak memory beyond the int4 file", [*memory], 180, 100, unit=" MiB")

@@ -74,7 +74,7 @@ def run() -> None:
         sys.exit(1)
     except OSError as error:
         # typer writes help itself. Our own files have names, and errors of their own.
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
+        if error.filename is not None or error.errno != errno.ENOSPC:
             raise
         console.error(console.refused_by_stdout(error).message)
         sys.exit(1)

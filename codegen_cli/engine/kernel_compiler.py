@@ -55,7 +55,7 @@ def _optimized() -> tuple[Any, Any]:
         if not variable.is_declaration:
             variable.linkage = "internal"
     # Position-independent, as the linker may put the code far from the C library; "small", as the
-    # code itself is: a few tens of kB.
+    # code itself is: some hundred kB.
     machine = binding.Target.from_default_triple().create_target_machine(
         cpu=name, features=features, opt=3, reloc="pic", codemodel="small"
     )

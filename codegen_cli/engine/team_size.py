@@ -12,16 +12,20 @@ from typing import NamedTuple
 
 # A team shrinks when its threads lost their cores for so much of the last steps. What is shorter
 # than half a millisecond is waking up, or nothing to act upon.
-_LOST_SHARE = 0.2
+_LOST_SHARE = 0.25
 _LOST_SECONDS = 0.0005
 
-# The last steps are those of about so long, or two: a single one may be held up by chance.
-_MEMORY_SECONDS = 0.02
-_MOST_WEIGHT = 0.5
+# Another program keeps a core for a time slice, a millisecond at the least. Threads that change
+# places more often are two of the team on one core: the system soon moves one of them away.
+_SHORTEST_SLICE_SECONDS = 0.001
+
+# The last steps are those of about so long, or four: some may be held up by chance.
+_MEMORY_SECONDS = 0.04
+_MOST_WEIGHT = 0.25
 
 # Steps that a smaller team takes before all are tried again: twice as many after each such try
-# that failed. A failed one costs about two steps' time.
-_FIRST_PAUSE = 4
+# that failed. Each costs some slow steps.
+_FIRST_PAUSE = 16
 _LONGEST_PAUSE = 128
 
 
@@ -67,12 +71,7 @@ class TeamSize:
         seconds     from its start to its end
         core_times  [now] what each thread got in it
         """
-        lost = [
-            (seconds - got.seconds) / seconds
-            if got.n_preempted > 0 and seconds - got.seconds > _LOST_SECONDS
-            else 0.0
-            for got in core_times
-        ]
+        lost = [_lost_share(seconds, got) for got in core_times]
         weight = min(_MOST_WEIGHT, seconds / _MEMORY_SECONDS)
         self._lost_share += weight * (max(lost) - self._lost_share)
         self._n_steps += 1
@@ -90,3 +89,12 @@ class TeamSize:
     def _change_to(self, n_threads: int) -> None:
         self.now = n_threads
         self._n_steps, self._lost_share = 0, 0.0
+
+
+def _lost_share(seconds: float, got: CoreTime) -> float:
+    """Return the share of a step in which another program had a thread's core."""
+    lost_seconds = seconds - got.seconds
+    most_slices = 1 + seconds / _SHORTEST_SLICE_SECONDS
+    if lost_seconds < _LOST_SECONDS or not 0 < got.n_preempted <= most_slices:
+        return 0.0
+    return lost_seconds / seconds
