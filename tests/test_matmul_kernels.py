@@ -76,9 +76,10 @@ def test_extreme_codes_do_not_saturate(format):
             assert (out == group_sums(format, codes, ones[0], x_codes)[:, :, 0]).all()
 
 
+@pytest.mark.parametrize("n_tokens", [1, 3])
 @pytest.mark.parametrize("format", KERNELS)
-def test_floats_are_within_4_ulp_of_each_group_sum(format):
-    codes, scales, x_codes, x_scales = random_case(format)
+def test_floats_are_within_4_ulp_of_each_group_sum(format, n_tokens):
+    codes, scales, x_codes, x_scales = random_case(format, n_tokens=n_tokens)
     terms = (
         group_sums(format, codes, scales, x_codes)
         * scales.astype(np.float64)
@@ -97,9 +98,10 @@ def test_padded_rows_are_exactly_zero(format):
     assert (out[:, 50:] == 0).all()
 
 
+@pytest.mark.parametrize("n_tokens", [1, 3])
 @pytest.mark.parametrize("format", KERNELS)
-def test_accumulating_adds_to_what_is_there(format):
-    codes, scales, x_codes, x_scales = random_case(format, n_groups=1)
+def test_accumulating_adds_to_what_is_there(format, n_tokens):
+    codes, scales, x_codes, x_scales = random_case(format, n_groups=1, n_tokens=n_tokens)
     start = np.float32(1000)
     out = run_kernel(format, codes, scales, x_codes, x_scales, start=start)[:, : len(codes)]
     alone = run_kernel(format, codes, scales, x_codes, x_scales)[:, : len(codes)]

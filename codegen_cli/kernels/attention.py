@@ -23,6 +23,7 @@ from codegen_cli.kernels.vectors import (
     largest_lane,
     load_f16,
     load_f32,
+    prefetch_once,
     store_f16,
     store_f32,
     sum_lanes,
@@ -30,6 +31,9 @@ from codegen_cli.kernels.vectors import (
 
 _MINUS_INFINITY = float32(-np.inf)
 _SMALLEST_EXPONENT = float32(-87)
+
+# How far ahead of a single query keys and values are asked for, in fp16 numbers: a page of 4 KB.
+_AHEAD = 2048
 
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -57,6 +61,7 @@ def _score(scores, query, keys, n_keys):
         at = first_key * head_dim
         even, odd = every_lane(float32(0)), every_lane(float32(0))
         for i in range(0, head_dim, 2):
+            prefetch_once(keys, at + i * LANES + _AHEAD)
             even = fma(load_f16(keys, at + i * LANES), every_lane(query[i]), even)
             odd = fma(load_f16(keys, at + (i + 1) * LANES), every_lane(query[i + 1]), odd)
         store_f32(scores, first_key, even + odd)
@@ -114,6 +119,8 @@ def _mix(values, at, scores, first_key, n_keys, a, b, c, d):
     whole = n_keys // 4 * 4
     for key in range(first_key, whole, 4):
         i = at + key * LANES
+        prefetch_once(values, i + _AHEAD)
+        prefetch_once(values, i + _AHEAD + 2 * LANES)
         a = fma(load_f16(values, i), every_lane(scores[key]), a)
         b = fma(load_f16(values, i + LANES), every_lane(scores[key + 1]), b)
         c = fma(load_f16(values, i + 2 * LANES), every_lane(scores[key + 2]), c)

@@ -2,14 +2,15 @@
 
 Each layer is h = h + attention(ln_1(h)) + mlp(ln_1(h)), in four stages with a barrier after each:
 
-    normalize        hidden -> normed              a token is one piece of work
-    project          normed -> qkv, inner          128 KB of weights
-    attend_activate  qkv -> attended, inner -> inner   a few heads, or 16 groups of inner
-    merge            attended, inner -> delta      128 KB of weights
+    normalize      hidden -> normed             a token is one piece of work
+    project        normed -> qkv                128 KB of weights
+    attend_expand  qkv -> attended              a few heads
+                   normed -> inner              128 KB of weights, then the activation function
+    merge          attended, inner -> delta     128 KB of weights
 
 What ln_f makes of the wanted ids are the states, and lm_head makes logits of those, or is left out.
-The residual is added in the next normalize. The threads take pieces from a shared counter, and no
-sum is split between pieces, so the number of threads never shows in a result.
+The residual is added in the next normalize. Who takes a piece never shows in a result, as no sum is
+split between pieces.
 """
 
 from collections import namedtuple
@@ -50,7 +51,11 @@ from codegen_cli.kernels.vectors import LANES, load_f32, store_f32
 
 _GROUP = 32
 _PIECE_BYTES = 131072  # of weights: long enough to hide the counter, short enough to balance
-_PIECE_GROUPS = 16  # of inner activations
+
+# What has a counter of its own in each layer; lm_head has the one after the last layer's.
+_PROJECT, _ATTEND, _EXPAND, _MERGE = range(4)
+_COUNTERS = 4
+_LINE = 8  # int64 in a cache line: threads that count apart should not share one
 
 _layer = from_dtype(LAYER)
 _step = from_dtype(STEP)
@@ -60,7 +65,7 @@ _compile = njit(nogil=True, error_model="numpy")
 _Activations = namedtuple("_Activations", "values codes scales sums")
 
 # What a thread needs in every stage: its number, its scratch, and what it shares with the others.
-_Worker = namedtuple("_Worker", "thread tile scores counters")
+_Worker = namedtuple("_Worker", "thread n_threads tile scores counters")
 
 
 @_compile
@@ -91,8 +96,27 @@ def _last_states(step):
 def _worker(step, thread):
     tiles = _floats(step.tiles, (step.n_threads, step.n_tokens * LANES))
     scores = _floats(step.scores, (step.n_threads, 4, step.capacity + LANES))
-    counters = carray(pointer_to(step.counters, int64), ((3 * step.n_layer + 1) * 8,))
-    return _Worker(thread, tiles[thread], scores[thread], counters)
+    n_counters = (_COUNTERS * step.n_layer + 1) * step.n_threads
+    counters = carray(pointer_to(step.counters, int64), (n_counters * _LINE,))
+    return _Worker(thread, step.n_threads, tiles[thread], scores[thread], counters)
+
+
+@_compile
+def _take(worker, counter, n_pieces):
+    """The number of a piece of work that is now this thread's, or -1 when all are taken.
+
+    A thread has a share of neighbouring pieces, so that what it asks memory for ahead is what it
+    reads next; when that is done it helps the others with theirs.
+    """
+    for turn in range(worker.n_threads):
+        owner = (worker.thread + turn) % worker.n_threads
+        first = n_pieces * owner // worker.n_threads
+        end = n_pieces * (owner + 1) // worker.n_threads
+        line = counter * worker.n_threads + owner
+        piece = first + atomic_add(worker.counters, line * _LINE, 1)
+        if piece < end:
+            return piece
+    return -1
 
 
 @_compile
@@ -123,6 +147,11 @@ def _matmul_block(out, matrix, block, x, tile, accumulate):
         matmul_int8(out, block, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
     else:
         matmul_int4(out, block, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
+
+
+@_compile
+def _ceil_div(a, b):
+    return (a + b - 1) // b
 
 
 @_compile
@@ -191,20 +220,16 @@ def _normalize(step, worker, hidden, delta, layer_index, normed, first_token):
 
 
 @_compile
-def _project(worker, counter, layer, normed, qkv, inner):
-    """qkv = qkv_proj @ normed; inner = fc_in @ normed."""
-    piece = _piece_blocks(layer.qkv_proj)
-    n_blocks = layer.qkv_proj.n_blocks + layer.fc_in.n_blocks
+def _project(worker, counter, layer, normed, qkv):
+    """qkv = qkv_proj @ normed."""
+    blocks = _piece_blocks(layer.qkv_proj)
     while True:
-        first = atomic_add(worker.counters, counter, piece)
-        if first >= n_blocks:
+        piece = _take(worker, counter, _ceil_div(layer.qkv_proj.n_blocks, blocks))
+        if piece < 0:
             return
-        for block in range(first, min(first + piece, n_blocks)):
-            if block < layer.qkv_proj.n_blocks:
-                _matmul_block(qkv, layer.qkv_proj, block, normed, worker.tile, False)
-            else:
-                fc_in_block = block - layer.qkv_proj.n_blocks
-                _matmul_block(inner.values, layer.fc_in, fc_in_block, normed, worker.tile, False)
+        first = piece * blocks
+        for block in range(first, min(first + blocks, layer.qkv_proj.n_blocks)):
+            _matmul_block(qkv, layer.qkv_proj, block, normed, worker.tile, False)
 
 
 @_compile
@@ -253,15 +278,6 @@ def _attend_head(step, worker, layer_index, head, qkv, attended):
 
 
 @_compile
-def _activate_groups(inner, bias, first_group, last_group, activation):
-    """inner = f(inner + bias), then quantized; zeros pad bias to n_groups * 32."""
-    for token in range(inner.values.shape[0]):
-        start, end = first_group * _GROUP, last_group * _GROUP
-        activate(inner.values[token], bias, start, end, activation)
-    _quantize_groups(inner, first_group, last_group)
-
-
-@_compile
 def _heads_in_piece(head_dim, n_head):
     """The fewest heads whose outputs fill whole groups of 32, or all heads."""
     n_heads = 1
@@ -271,38 +287,61 @@ def _heads_in_piece(head_dim, n_head):
 
 
 @_compile
-def _attend_activate(step, worker, counter, layer_index, layer, qkv, attended, inner):
-    """attended = attention(qkv), by whole groups of 32 outputs; inner = f(inner + bias)."""
+def _attend(step, worker, counter, layer_index, qkv, attended):
+    """attended = attention(qkv), by whole groups of 32 outputs."""
     heads = _heads_in_piece(step.head_dim, step.n_head)
-    n_head_pieces = (step.n_head + heads - 1) // heads
-    n_inner_groups = inner.codes.shape[0]
-    n_pieces = n_head_pieces + (n_inner_groups + _PIECE_GROUPS - 1) // _PIECE_GROUPS
-    bias = _floats(layer.fc_in_bias, (n_inner_groups * _GROUP,))
     while True:
-        piece = atomic_add(worker.counters, counter, 1)
-        if piece >= n_pieces:
+        piece = _take(worker, counter, _ceil_div(step.n_head, heads))
+        if piece < 0:
             return
-        if piece < n_head_pieces:
-            first_head, last_head = piece * heads, min((piece + 1) * heads, step.n_head)
-            for head in range(first_head, last_head):
-                _attend_head(step, worker, layer_index, head, qkv, attended)
-            last_group = (last_head * step.head_dim + _GROUP - 1) // _GROUP
-            _quantize_groups(attended, first_head * step.head_dim // _GROUP, last_group)
-        else:
-            first_group = (piece - n_head_pieces) * _PIECE_GROUPS
-            last_group = min(first_group + _PIECE_GROUPS, n_inner_groups)
-            _activate_groups(inner, bias, first_group, last_group, step.activation)
+        first, last = piece * heads, min((piece + 1) * heads, step.n_head)
+        for head in range(first, last):
+            _attend_head(step, worker, layer_index, head, qkv, attended)
+        last_group = _ceil_div(last * step.head_dim, _GROUP)
+        _quantize_groups(attended, first * step.head_dim // _GROUP, last_group)
+
+
+@_compile
+def _expand(worker, counter, layer, normed, inner, activation):
+    """inner = f(fc_in @ normed + bias), by whole groups of 32 outputs."""
+    bias = _floats(layer.fc_in_bias, (inner.codes.shape[0] * _GROUP,))  # zeros pad it
+    groups = max(1, _piece_blocks(layer.fc_in) // 2)  # a group is two blocks of 16 rows
+    while True:
+        piece = _take(worker, counter, _ceil_div(inner.codes.shape[0], groups))
+        if piece < 0:
+            return
+        first, last = piece * groups, min((piece + 1) * groups, inner.codes.shape[0])
+        for block in range(2 * first, min(2 * last, layer.fc_in.n_blocks)):
+            _matmul_block(inner.values, layer.fc_in, block, normed, worker.tile, False)
+        for token in range(inner.values.shape[0]):
+            activate(inner.values[token], bias, first * _GROUP, last * _GROUP, activation)
+        _quantize_groups(inner, first, last)
+
+
+@_compile
+def _attend_expand(step, worker, counter, layer_index, layer, normed, qkv, attended, inner):
+    """Attention, and the first half of the MLP.
+
+    One thread in two begins with attention, which computes, the others with the matrix, which
+    keeps memory busy.
+    """
+    if worker.thread % 2 == 0:
+        _attend(step, worker, counter + _ATTEND, layer_index, qkv, attended)
+    _expand(worker, counter + _EXPAND, layer, normed, inner, step.activation)
+    if worker.thread % 2 != 0:
+        _attend(step, worker, counter + _ATTEND, layer_index, qkv, attended)
 
 
 @_compile
 def _merge(worker, counter, layer, attended, inner, delta):
     """delta = out_proj @ attended + fc_out @ inner."""
-    piece = _piece_blocks(layer.fc_out)
+    blocks = _piece_blocks(layer.fc_out)
     while True:
-        first = atomic_add(worker.counters, counter, piece)
-        if first >= layer.fc_out.n_blocks:
+        piece = _take(worker, counter, _ceil_div(layer.fc_out.n_blocks, blocks))
+        if piece < 0:
             return
-        for block in range(first, min(first + piece, layer.fc_out.n_blocks)):
+        first = piece * blocks
+        for block in range(first, min(first + blocks, layer.fc_out.n_blocks)):
             _matmul_block(delta, layer.out_proj, block, attended, worker.tile, False)
             _matmul_block(delta, layer.fc_out, block, inner, worker.tile, True)
 
@@ -310,13 +349,14 @@ def _merge(worker, counter, layer, attended, inner, delta):
 @_compile
 def _classify(step, worker, counter, normed, logits):
     """logits = lm_head @ normed + bias."""
-    piece = _piece_blocks(step.lm_head)
+    blocks = _piece_blocks(step.lm_head)
     bias = _floats(step.lm_head_bias, (step.lm_head.n_blocks * LANES,))
     while True:
-        first = atomic_add(worker.counters, counter, piece)
-        if first >= step.lm_head.n_blocks:
+        piece = _take(worker, counter, _ceil_div(step.lm_head.n_blocks, blocks))
+        if piece < 0:
             return
-        for block in range(first, min(first + piece, step.lm_head.n_blocks)):
+        first = piece * blocks
+        for block in range(first, min(first + blocks, step.lm_head.n_blocks)):
             _matmul_block(logits, step.lm_head, block, normed, worker.tile, False)
             for token in range(logits.shape[0]):
                 row = logits[token]
@@ -346,17 +386,17 @@ def _run(step, thread):
 
     _embed(step, worker, hidden)
     for index in range(step.n_layer):
-        layer, counter = layers[index], 3 * index * 8
+        layer, counter = layers[index], _COUNTERS * index
         _normalize(step, worker, hidden, delta, index, normed, 0)
         if _wait(step):
             return 1
-        _project(worker, counter, layer, normed, qkv, inner)
+        _project(worker, counter + _PROJECT, layer, normed, qkv)
         if _wait(step):
             return 1
-        _attend_activate(step, worker, counter + 8, index, layer, qkv, attended, inner)
+        _attend_expand(step, worker, counter, index, layer, normed, qkv, attended, inner)
         if _wait(step):
             return 1
-        _merge(worker, counter + 16, layer, attended, inner, delta)
+        _merge(worker, counter + _MERGE, layer, attended, inner, delta)
         if _wait(step):
             return 1
     if step.n_wanted == 0:
@@ -369,7 +409,7 @@ def _run(step, thread):
     if _wait(step):
         return 1
     logits = _floats(step.logits, (step.n_wanted, step.lm_head.n_blocks * LANES))
-    _classify(step, worker, 3 * step.n_layer * 8, last, logits)
+    _classify(step, worker, _COUNTERS * step.n_layer, last, logits)
     return 0
 
 

@@ -77,7 +77,7 @@ STEP = np.dtype(
         ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
         ("tiles", "u8"),  # f32 [n_threads, n_tokens * 16]
         ("scores", "u8"),  # f32 [n_threads, 4, capacity + 16]
-        ("counters", "u8"),  # i64 [3 * n_layer + 1, 8], all 0: work handed out so far
+        ("counters", "u8"),  # i64 [4 * n_layer + 1, n_threads, 8], all 0: pieces handed out
         ("barrier", "u8"),  # i64 [24], all 0
         ("cancel", "u8"),  # i64 [1], set to 1 to end the step early
         ("yield_thread", "u8"),  # address of a C function `int f(void)`

@@ -114,20 +114,17 @@ def load_f32(typing_context, array, offset):
 
 
 @intrinsic
-def prefetch(typing_context, array, offset):
-    """Ask memory for the cache line of array[offset]; it may lie outside, as nothing is read."""
+def prefetch_once(typing_context, array, offset):
+    """Ask memory for the cache line of array[offset]; it may lie outside, as nothing is read.
+
+    For what a step reads only once: the hint asks not to push other lines out of the caches.
+    """
 
     def generate(context, builder, signature, arguments):
         pointer = _element_pointer(context, builder, signature.args[0], *arguments, _I8)
-        for_reading, into_all_levels, data = (ir.Constant(I32, n) for n in (0, 3, 1))
+        for_reading, non_temporal, data = (ir.Constant(I32, n) for n in (0, 0, 1))
         call_intrinsic(
-            builder,
-            "llvm.prefetch.p0",
-            ir.VoidType(),
-            pointer,
-            for_reading,
-            into_all_levels,
-            data,
+            builder, "llvm.prefetch.p0", ir.VoidType(), pointer, for_reading, non_temporal, data
         )
         return context.get_dummy_value()
 
