@@ -126,6 +126,9 @@ def complete(
                 completion.write_json()
             if usage:
                 console.show(completion.usage_line())
+    # As an exception holds on to this frame, the process ends with the model still there: freeing
+    # it and its tokenizer piece by piece took 0.02 s.
+    raise typer.Exit
 
 
 def _options(**values: Any) -> "GenerateOptions":

@@ -25,7 +25,7 @@ class Completion:
     special_tokens  `<|endoftext|>` in the prompt is the end mark, not text
 
     `summary` is None until the model is loaded; from then on text and summary tell what was made so
-    far, however the run ends.
+    far, however the run ends. The model and its tokenizer live as long as this object.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Completion:
         self._load_seconds = 0.0
         self.text = ""
         self.summary: Summary | None = None
+        self._generation: Generation | None = None
 
     def run(
         self, read_prompt: Callable[[], str], model_option: str | None, n_threads: int | None
@@ -53,7 +54,7 @@ class Completion:
         except TimeUp:
             self.summary = Summary("time", 0, 0, 0.0, 0.0, self._options.seed)
             return
-        generation = self._prepare(model, prompt)
+        self._generation = generation = self._prepare(model, prompt)
         self.summary = generation.summary("interrupted")
         self._write(prompt if self._echo else "")
         try:
