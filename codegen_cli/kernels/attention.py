@@ -170,11 +170,15 @@ def _mix_four(mixed, values, at, scores, n_keys):
 
 
 @_compile
-def _store_scaled(out, first_dim, mixed, inverse):
+def _store_scaled(out, first_dim, mixed, inverse, scratch):
     """out[first_dim : first_dim + 16] = mixed * inverse, as far as out goes."""
-    store_f32(mixed, 0, load_f32(mixed, 0) * every_lane(inverse))
-    for i in range(first_dim, min(first_dim + LANES, out.shape[0])):
-        out[i] = mixed[i - first_dim]
+    scaled = mixed * every_lane(inverse)
+    if first_dim + LANES <= out.shape[0]:
+        store_f32(out, first_dim, scaled)
+        return
+    store_f32(scratch, 0, scaled)
+    for i in range(first_dim, out.shape[0]):
+        out[i] = scratch[i - first_dim]
 
 
 @_compile
@@ -190,11 +194,11 @@ def attend(out, query, keys, values, n_keys, scores):
     capacity = keys.shape[0] // head_dim
     _score(scores, query, keys, n_keys)
     inverse = float32(1) / _exponentiate(scores, n_keys)
-    zero, mixed = every_lane(float32(0)), scores[capacity:]
+    zero = every_lane(float32(0))
     for first_dim in range(0, head_dim, LANES):
         at = first_dim * capacity
-        store_f32(mixed, 0, _mix(values, at, scores, 0, n_keys, zero, zero, zero, zero))
-        _store_scaled(out, first_dim, mixed, inverse)
+        mixed = _mix(values, at, scores, 0, n_keys, zero, zero, zero, zero)
+        _store_scaled(out, first_dim, mixed, inverse, scores[capacity:])
 
 
 @_compile
@@ -215,7 +219,7 @@ def attend_four(outs, queries, keys, values, n_keys, scores):
     mixed = (scores[0][capacity:], scores[1][capacity:], scores[2][capacity:], scores[3][capacity:])
     for first_dim in range(0, head_dim, LANES):
         _mix_four(mixed, values, first_dim * capacity, scores, n_keys)
-        _store_scaled(outs[0], first_dim, mixed[0], inverse0)
-        _store_scaled(outs[1], first_dim, mixed[1], inverse1)
-        _store_scaled(outs[2], first_dim, mixed[2], inverse2)
-        _store_scaled(outs[3], first_dim, mixed[3], inverse3)
+        _store_scaled(outs[0], first_dim, load_f32(mixed[0], 0), inverse0, mixed[0])
+        _store_scaled(outs[1], first_dim, load_f32(mixed[1], 0), inverse1, mixed[1])
+        _store_scaled(outs[2], first_dim, load_f32(mixed[2], 0), inverse2, mixed[2])
+        _store_scaled(outs[3], first_dim, load_f32(mixed[3], 0), inverse3, mixed[3])

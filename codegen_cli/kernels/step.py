@@ -341,8 +341,11 @@ def _merge(worker, counter, layer, attended, inner, delta):
         if piece < 0:
             return
         first = piece * blocks
-        for block in range(first, min(first + blocks, layer.fc_out.n_blocks)):
+        last = min(first + blocks, layer.fc_out.n_blocks)
+        # One matrix after the other, as what is asked for ahead is of the same.
+        for block in range(first, last):
             _matmul_block(delta, layer.out_proj, block, attended, worker.tile, False)
+        for block in range(first, last):
             _matmul_block(delta, layer.fc_out, block, inner, worker.tile, True)
 
 
