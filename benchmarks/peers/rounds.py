@@ -70,6 +70,8 @@ def measure_round(series: Sequence[Series], number: int, limit: ReadLimit, recor
         measure_quantize(series[0], record)
     with ExitStack() as stack:
         engines = [stack.enter_context(EngineProcess(each)) for each in ordered]
+        for engine in engines:
+            engine.ask("describe")  # answered once it is loaded: no trial beside another's loading
         for depth in DEPTHS:
             measure_decode(engines, depth, limit, record)
         for n_tokens in PROMPTS:
