@@ -14,10 +14,10 @@ class Codegen:
         from codegen_cli.engine.model import load_model
 
         self._model = load_model(Path(path), threads)
-        self.forget()
+        self._cache = self._model.new_cache()
 
     def forget(self) -> None:
-        self._cache = self._model.new_cache()
+        self._cache.n_past = 0
 
     def scores(self, ids: list[int]) -> Any:
         return self._model.forward(ids, self._cache, 1)[-1]

@@ -117,7 +117,7 @@ def step_seconds(model: Model, cache: KVCache, n_past: int, n_steps: int) -> lis
 def prefill_speed(model: Model, ids: npt.NDArray[np.integer]) -> float:
     """Return tokens per second of a prompt, up to the logits after it."""
     started = time.perf_counter()
-    model.forward(ids, model.new_cache(), 1)  # type: ignore[arg-type]
+    model.forward(ids, model.new_cache(len(ids)), 1)  # type: ignore[arg-type]
     return len(ids) / (time.perf_counter() - started)
 
 

@@ -19,9 +19,9 @@ prompt of N  how fast a prompt of N tokens is read; all of its tokens share one 
 after N      how fast a text is continued, one token at a time, when N tokens stand before it
 MB/token     weights and cached keys and values that one such token makes the CPU read
 GB/s, limit  what was read so, and what the same threads read from memory just before and after,
-             doing nothing else
-share        of the limit that was reached; more than 100% is possible only for a model so small
-             that the CPU's caches hold it
+             in a plain loop
+share        of the limit that was reached; more than 100% where the CPU's caches hold a part of the
+             model, or memory became faster between the two
 All but the last column are medians of the rounds.
 """
 
