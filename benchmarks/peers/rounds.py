@@ -113,13 +113,15 @@ def measure_whole_runs(series: Sequence[Series], record: Record) -> None:
     for _ in range(WHOLE_RUNS):
         record(ours, "whole", n=WHOLE_PROMPT, **run_whole(complete_command(ours)))
         record(theirs, "whole", n=WHOLE_PROMPT, **run_whole(once))
-        record(ours, "libraries", n=0, **run_whole(libraries_command(ours.size)))
+        record(ours, "libraries", n=0, **run_whole(libraries_command(ours)))
 
 
-def libraries_command(size: str) -> list[str]:
-    """What every run of `codegen complete` begins with."""
+def libraries_command(series: Series) -> list[str]:
+    """What no run of `codegen complete` can do without."""
     script = Path(__file__).with_name("libraries.py")
-    return [sys.executable, str(script), str(places.checkpoint(size) / "tokenizer.json")]
+    tokenizer = places.checkpoint(series.size) / "tokenizer.json"
+    model = places.model(series.size, "codegen", series.format)
+    return [sys.executable, str(script), str(tokenizer), str(model), str(series.threads)]
 
 
 def measure_quantize(ours: Series, record: Record) -> None:

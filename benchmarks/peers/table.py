@@ -43,7 +43,7 @@ class Row:
 
     must, aim   the project's goals; at_most: values below them are good. None: there is no goal
     bounds      the values of the same rounds, had we only read memory as fast as the C loop, and of
-                whole processes imported the libraries; empty where other things bound them
+                whole processes done what libraries.py does; empty where other things bound them
     """
 
     title: str
@@ -197,9 +197,9 @@ def speed_of_reading(rounds: Rounds, series: Series) -> Callable[[Trial], float]
 def least_seconds(
     rounds: Rounds, series: Series, n_tokens: int, value: Callable[[Trial], float]
 ) -> Callable[[Trial], float]:
-    """Seconds of a run that only imports libraries, and reads the weights for each new token.
+    """Seconds of a run that only does what libraries.py does, and reads the weights for each token.
 
-    value  of a trial of importing: until it ends, or until its first byte
+    value  of a trial of that: until it ends, or until its first byte
     """
     weights = rounds.description(series)["touched_bytes"]
     imports = rounds.of(series, "libraries", 0)
