@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.engine.kv_cache import capacity_of
-from codegen_cli.kernels.step_table import ACTIVATIONS
+from codegen_cli.kernels.step_table import ACTIVATIONS, COUNTERS
 from quantize.config import ModelConfig
 from quantize.layout import round_up
 
@@ -44,7 +44,7 @@ class Buffers:
             "qkv": aligned_zeros((max_tokens, round_up(3 * config.n_embd, _LANES)), np.float32),
             "tiles": aligned_zeros((n_threads, max_tokens * _LANES), np.float32),
             "scores": aligned_zeros((n_threads, 4, capacity + _LANES), np.float32),
-            "counters": aligned_zeros((4 * config.n_layer + 1, n_threads, 8), np.int64),
+            "counters": aligned_zeros((COUNTERS * config.n_layer + 1, n_threads, 8), np.int64),
             "barrier": aligned_zeros((_BARRIER_SLOTS,), np.int64),
         }
         self.records = {

@@ -40,7 +40,7 @@ from codegen_cli.kernels.pointwise import (
     quantize_group,
     rotate,
 )
-from codegen_cli.kernels.step_table import LAYER, STEP
+from codegen_cli.kernels.step_table import COUNTERS, LAYER, STEP
 from codegen_cli.kernels.threading_primitives import (
     BARRIER_SLOTS,
     atomic_add,
@@ -53,8 +53,7 @@ _GROUP = 32
 _PIECE_BYTES = 131072  # of weights: long enough to hide the counter, short enough to balance
 
 # What has a counter of its own in each layer; lm_head has the one after the last layer's.
-_PROJECT, _ATTEND, _EXPAND, _MERGE = range(4)
-_COUNTERS = 4
+_PROJECT, _ATTEND, _EXPAND, _MERGE = range(COUNTERS)
 _LINE = 8  # int64 in a cache line: threads that count apart should not share one
 
 _layer = from_dtype(LAYER)
@@ -96,7 +95,7 @@ def _last_states(step):
 def _worker(step, thread):
     tiles = _floats(step.tiles, (step.n_threads, step.n_tokens * LANES))
     scores = _floats(step.scores, (step.n_threads, 4, step.capacity + LANES))
-    n_counters = (_COUNTERS * step.n_layer + 1) * step.n_threads
+    n_counters = (COUNTERS * step.n_layer + 1) * step.n_threads
     counters = carray(pointer_to(step.counters, int64), (n_counters * _LINE,))
     return _Worker(thread, step.n_threads, tiles[thread], scores[thread], counters)
 
@@ -389,7 +388,7 @@ def _run(step, thread):
 
     _embed(step, worker, hidden)
     for index in range(step.n_layer):
-        layer, counter = layers[index], _COUNTERS * index
+        layer, counter = layers[index], COUNTERS * index
         _normalize(step, worker, hidden, delta, index, normed, 0)
         if _wait(step):
             return 1
@@ -412,7 +411,7 @@ def _run(step, thread):
     if _wait(step):
         return 1
     logits = _floats(step.logits, (step.n_wanted, step.lm_head.n_blocks * LANES))
-    _classify(step, worker, _COUNTERS * step.n_layer, last, logits)
+    _classify(step, worker, COUNTERS * step.n_layer, last, logits)
     return 0
 
 

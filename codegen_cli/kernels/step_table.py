@@ -6,6 +6,9 @@ array of the shape that stands beside it. `padded` means up to a multiple of 32 
 
 import numpy as np
 
+COUNTERS = 4
+"""Kinds of work that each layer counts apart, see step.py."""
+
 MATRIX = np.dtype(
     [
         ("format", "i8"),  # matmul.INT8, INT4 or F16
@@ -77,7 +80,7 @@ STEP = np.dtype(
         ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
         ("tiles", "u8"),  # f32 [n_threads, n_tokens * 16]
         ("scores", "u8"),  # f32 [n_threads, 4, capacity + 16]
-        ("counters", "u8"),  # i64 [4 * n_layer + 1, n_threads, 8], all 0: pieces handed out
+        ("counters", "u8"),  # i64 [COUNTERS * n_layer + 1, n_threads, 8], all 0: pieces taken
         ("barrier", "u8"),  # i64 [24], all 0
         ("cancel", "u8"),  # i64 [1], set to 1 to end the step early
         ("yield_thread", "u8"),  # address of a C function `int f(void)`
