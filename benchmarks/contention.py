@@ -2,8 +2,9 @@
 
     python benchmarks/contention.py FILE [--rounds 5]
 
-In each round, in turn: one thread, all threads, and all threads in every step, which is what they
-would do if TeamSize left nobody out. The ratios are medians of the ratios within the rounds.
+In each round, each time in another order: one thread, all threads, and all threads in every step,
+which is what they would do if TeamSize left nobody out. The ratios are medians of the ratios within
+the rounds.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -45,13 +47,17 @@ def tokens_per_second(model: Model, *, learns: bool = True) -> float:
 
 def measure(one: Model, all_threads: Model, fixed: Model, rounds: int) -> None:
     """Print a line a round, then the medians."""
+    trials = [
+        partial(tokens_per_second, one),
+        partial(tokens_per_second, all_threads),
+        partial(tokens_per_second, fixed, learns=False),
+    ]
     lines = []
-    for _ in range(rounds):
-        line = (
-            tokens_per_second(one),
-            tokens_per_second(all_threads),
-            tokens_per_second(fixed, learns=False),
-        )
+    for number in range(rounds):
+        line = [0.0] * len(trials)
+        for turn in range(len(trials)):  # in a fixed order, one would always pay for the one before
+            index = (number + turn) % len(trials)
+            line[index] = trials[index]()
         lines.append(line)
         print("  ".join(f"{speed:8.1f}" for speed in line))
     print("  ".join(f"{median(speeds):8.1f}" for speeds in zip(*lines, strict=True)), " medians")

@@ -97,8 +97,8 @@ def report(rounds: Rounds) -> str:
         "Bound: what the line would say, had codegen only read its weights, keys and values, as "
         "fast as the C loop did in the same round, and as a process also imported the libraries "
         "that it is built on, parsed the tokenizer and mapped the file (peers/libraries.py); "
-        "median of the rounds that count. Memory drifts within a round, so single rounds may pass "
-        "it.",
+        "median of the rounds that count. An estimate: memory drifts within a round, and our "
+        "kernels ask memory ahead, as the plain loop does not, so values may pass it.",
         "",
         "Medians; speeds in tokens/s, `decode N`: after N tokens, `prefill N`: a prompt of N:",
         "",

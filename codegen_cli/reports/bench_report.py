@@ -21,7 +21,7 @@ MB/token     weights and cached keys and values that one such token makes the CP
 GB/s, limit  what was read so, and what the same threads read from memory just before and after,
              in a plain loop
 share        of the limit that was reached; more than 100% where the CPU's caches hold a part of the
-             model, or memory became faster between the two
+             model, memory became faster meanwhile, or asking it ahead paid more than in the loop
 All but the last column are medians of the rounds.
 """
 
