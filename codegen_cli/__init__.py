@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codegen_cli.analysis.likelihood import Score
-    from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, Summary
+    from codegen_cli.decoding.generate import Generation
+    from codegen_cli.decoding.options import GenerateOptions
+    from codegen_cli.decoding.summary import Piece, Summary
     from codegen_cli.language_model import LanguageModel, load
     from quantize.errors import UserError
 
@@ -30,12 +32,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "GenerateOptions": "codegen_cli.decoding.generate",
+    "GenerateOptions": "codegen_cli.decoding.options",
     "Generation": "codegen_cli.decoding.generate",
     "LanguageModel": "codegen_cli.language_model",
-    "Piece": "codegen_cli.decoding.generate",
+    "Piece": "codegen_cli.decoding.summary",
     "Score": "codegen_cli.analysis.likelihood",
-    "Summary": "codegen_cli.decoding.generate",
+    "Summary": "codegen_cli.decoding.summary",
     "UserError": "quantize.errors",
     "load": "codegen_cli.language_model",
 }

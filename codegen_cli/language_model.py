@@ -16,11 +16,14 @@ from codegen_cli import console
 from codegen_cli.analysis.embedding import Pool, embed_text
 from codegen_cli.analysis.likelihood import Progress, Score, score_text
 from codegen_cli.deadline import Deadline
-from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, generate
+from codegen_cli.decoding.generate import Generation, generate
+from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.stopping import Until
+from codegen_cli.decoding.summary import Piece
 from codegen_cli.engine.kv_cache import KVCache
-from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.model import Model
 from codegen_cli.model_choice import choose_model
+from codegen_cli.model_loading import load_chosen
 from codegen_cli.text.prompt import fit_prompt
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.config import ModelConfig
@@ -84,7 +87,7 @@ class LanguageModel:
             max_tokens=chosen.max_tokens,
             special_tokens=special_tokens,
         )
-        return generate(model, self.tokenizer, fitted.ids, chosen)
+        return generate(model, self.tokenizer.vocabulary(model.config), fitted.ids, chosen)
 
     def complete(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]
@@ -208,10 +211,10 @@ def load(
             return load(name_or_path, threads, notes=True)
     if isinstance(name_or_path, os.PathLike):
         name_or_path = str(Path(name_or_path).absolute())
-    packed = choose_model(name_or_path)
-    model = load_model(packed.path, threads, console.note_compiling)
+    chosen = choose_model(name_or_path)
+    model = load_chosen(chosen, threads)
     try:
-        return LanguageModel(model, packed.name)
+        return LanguageModel(model, chosen.name)
     except BaseException:
         model.close()
         raise

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from codegen_cli import console
 from codegen_cli.deadline import Deadline
-from codegen_cli.engine.memory import available_bytes, warn_if_short
 from codegen_cli.store import paths, settings
 from codegen_cli.store.registry import (
     BUNDLED,
@@ -27,15 +26,8 @@ def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
 
     model   what the user asked for; None: the configured default, else the bundled model
 
-    Says so when the machine's memory is too small for it. Raises UserError: an unknown name, or a
-    model that is not on this machine; TimeUp while packing.
+    Raises UserError: an unknown name, or a model that is not on this machine; TimeUp while packing.
     """
-    chosen = _choose(model, deadline)
-    warn_if_short(chosen.path, chosen.name, available_bytes())
-    return chosen
-
-
-def _choose(model: str | None, deadline: Deadline) -> PackedModel:
     if model:
         return _packed_model(model, deadline)
     model = settings.default_model()
@@ -62,10 +54,10 @@ def _packed_model(model: str, deadline: Deadline) -> PackedModel:
 
 
 def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
-    from codegen_cli.store.download import cached_checkpoint
-
     if model.packed is not None:
         return PackedModel(model.packed, model.name)
+    from codegen_cli.store.download import cached_checkpoint
+
     checkpoint = cached_checkpoint(model.entry)
     if checkpoint is None:
         raise UserError(

@@ -108,7 +108,7 @@ def _required(directory: Path, name: str) -> Path:
 
 def _map_weights(path: Path) -> tuple[tuple[Path, ...], dict[str, SourceTensor]]:
     """The weight files and the parameters in them; `path` is a weight file or an index."""
-    start = map_input(path)[:8].tobytes()
+    start = map_input(path)[:8]
     if start.startswith(b"{") and not _is_safetensors(start):
         return _map_shards(path)
     return (path,), _without_buffers(_map_file(path))
@@ -116,7 +116,7 @@ def _map_weights(path: Path) -> tuple[tuple[Path, ...], dict[str, SourceTensor]]
 
 def _map_file(path: Path) -> dict[str, SourceTensor]:
     """Map a weight file by what it begins with, whatever it is called."""
-    start = map_input(path)[:24].tobytes()
+    start = map_input(path)[:24]
     if _is_safetensors(start):
         return map_safetensors(path)[0]
     if start.startswith((b"PK\x03\x04", b"\x80")):

@@ -1,15 +1,11 @@
 """A path -> its bytes, read or memory-mapped; every failure is a UserError that names the path."""
 
-import contextlib
 import mmap
 import os
 import reprlib
 import stat
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import BinaryIO
 
 from quantize.errors import UserError
 
@@ -68,38 +64,15 @@ def read_input(path: Path, limit_bytes: int) -> bytes:
         raise unreadable(path, error) from error
 
 
-def map_input(path: Path) -> npt.NDArray[np.uint8]:
-    """A regular file as one read-only, memory-mapped array of bytes [size]; else a UserError."""
+def map_input(path: Path) -> mmap.mmap:
+    """A regular file that is not empty, memory-mapped to be read only; else a UserError."""
     try:
         with _open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError(f"{path} is empty", "Download the file again.")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise unreadable(path, error) from error
-    return np.frombuffer(mapped, np.uint8)
-
-
-def release_pages(view: npt.NDArray[np.generic]) -> None:
-    """Hand the mapped pages under `view` back to the system, where it can be told to take them.
-
-    A page that was read counts as memory of this process until then, so a checkpoint that is read
-    tensor by tensor would seem to fill as much memory as its file is long. The view stays valid.
-    """
-    whole: npt.NDArray[np.generic] = view
-    owner: object = view
-    while isinstance(owner, np.ndarray):
-        whole, owner = owner, cast(object, owner.base)
-    mapped = owner.obj if isinstance(owner, memoryview) else owner
-    advice = getattr(mmap, "MADV_DONTNEED", None)
-    if advice is None or not isinstance(mapped, mmap.mmap) or view.size == 0:
-        return
-    low, high = np.lib.array_utils.byte_bounds(view)
-    first = whole.ctypes.data
-    start = (low - first) // mmap.PAGESIZE * mmap.PAGESIZE
-    # Refused for memory that is locked in place; then it simply stays.
-    with contextlib.suppress(OSError):
-        mapped.madvise(advice, start, high - first - start)
 
 
 def _open_regular(path: Path) -> BinaryIO:

@@ -13,7 +13,7 @@ from quantize.blocks import Bytes, Format
 from quantize.config import ModelConfig, config_fields
 from quantize.errors import UserError
 from quantize.layout import ALIGNMENT, Shape, payload_bytes, round_up
-from quantize.packed_file import (
+from quantize.packed_header import (
     FORMAT_VERSION,
     HASH_START,
     MAGIC,

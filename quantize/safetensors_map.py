@@ -31,7 +31,7 @@ def map_safetensors(path: Path) -> tuple[dict[str, SourceTensor], dict[str, str]
     Raises UserError, naming the file, the tensor, what was found and needed, unless the header is
     sound and its tensors fill the rest of the file exactly.
     """
-    content = map_input(path)
+    content = np.frombuffer(map_input(path), np.uint8)
     n_header = _header_bytes(content, path)
     header = parse_json_object(content[8 : 8 + n_header].tobytes(), f"the header of {path}")
     metadata = _read_metadata(header.pop("__metadata__", {}), path)

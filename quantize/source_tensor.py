@@ -1,14 +1,16 @@
 """Mapped bytes of a checkpoint and what its header says of them -> one tensor, readable by rows."""
 
+import contextlib
 import math
+import mmap
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from quantize.errors import UserError
-from quantize.input_file import quoted, release_pages
+from quantize.input_file import quoted
 
 # The names are safetensors' own. A type that NumPy lacks is held as unsigned integers of its size;
 # BOOL too, because a byte other than 0 and 1 is no NumPy bool.
@@ -69,7 +71,7 @@ class SourceTensor:
             values = (view.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32)
         else:
             values = view.astype(np.float32, order="C")
-        release_pages(view)
+        _release_pages(view)
         return values
 
 
@@ -95,3 +97,25 @@ def view_tensor(
     """
     data = np.ndarray(shape, NUMPY_DTYPES[dtype], content, start_bytes, strides)
     return SourceTensor(name, dtype, shape, data)
+
+
+def _release_pages(view: npt.NDArray[np.generic]) -> None:
+    """Hand the mapped pages under `view` back to the system, where it can be told to take them.
+
+    A page that was read counts as memory of this process until then, so a checkpoint that is read
+    tensor by tensor would seem to fill as much memory as its file is long. The view stays valid.
+    """
+    whole: npt.NDArray[np.generic] = view
+    owner: object = view
+    while isinstance(owner, np.ndarray):
+        whole, owner = owner, cast(object, owner.base)
+    mapped = owner.obj if isinstance(owner, memoryview) else owner
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    if advice is None or not isinstance(mapped, mmap.mmap) or view.size == 0:
+        return
+    low, high = np.lib.array_utils.byte_bounds(view)
+    first = whole.ctypes.data
+    start = (low - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    # Refused for memory that is locked in place; then it simply stays.
+    with contextlib.suppress(OSError):
+        mapped.madvise(advice, start, high - first - start)

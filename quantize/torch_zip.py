@@ -49,7 +49,7 @@ def map_torch_zip(path: Path) -> dict[str, SourceTensor]:
     The numbers stay in the file until they are read. Raises UserError, naming the file, the entry
     or tensor, what was found and needed, for anything but a sound zip of a plain state dict.
     """
-    content = map_input(path)
+    content = np.frombuffer(map_input(path), np.uint8)
     _judge_start(content, path)
     entries = _map_entries(content, path)
     stem, pickle_bytes = _read_pickle(content, entries, path)

@@ -3,7 +3,8 @@
 import functools
 from pathlib import Path
 
-from codegen_cli.decoding.generate import GenerateOptions, generate
+from codegen_cli.decoding.generate import generate
+from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.engine import kernel_cache
 from codegen_cli.engine.model import load_model
 from codegen_cli.text.prompt import fit_prompt
@@ -21,7 +22,7 @@ def complete(path: Path, text: str = "ab a b\n" * 3) -> str:
         tokenizer = Tokenizer.from_packed(model.packed)
         prompt = fit_prompt(text, tokenizer, n_positions=model.n_positions, max_tokens=5)
         options = GenerateOptions(max_tokens=5, seed=1, until="none")
-        pieces = generate(model, tokenizer, prompt.ids, options)
+        pieces = generate(model, tokenizer.vocabulary(model.config), prompt.ids, options)
         return "".join(getattr(piece, "text", "") for piece in pieces)
     finally:
         model.close()

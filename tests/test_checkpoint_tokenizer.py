@@ -14,7 +14,7 @@ from hostile import TINY, TINY_TOKENIZER, refused
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
 import codegen_cli
-from codegen_cli.decoding.generate import Summary
+from codegen_cli.decoding.summary import Summary
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import options_from
 from quantize.errors import UserError

@@ -178,7 +178,7 @@ def test_every_command_shows_examples_in_its_help(codegen):
 def test_a_bug_keeps_its_traceback():
     script = (
         "import sys, codegen_cli.reports.completion\n"
-        "codegen_cli.reports.completion.fit_prompt = lambda *a, **k: 1 / 0\n"
+        "codegen_cli.reports.completion.choose_model = lambda *a, **k: 1 / 0\n"
         "sys.argv = ['codegen', 'complete', '-q', 'x']\n"
         "from codegen_cli.__main__ import main\n"
         "main()\n"

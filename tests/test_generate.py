@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON, VOCAB_SIZE
 
 from codegen_cli.deadline import TimeUp, check_deadline, remaining
-from codegen_cli.decoding.generate import GenerateOptions, Piece, Summary, generate
+from codegen_cli.decoding.generate import generate
+from codegen_cli.decoding.options import GenerateOptions
+from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.config import ModelConfig
 from quantize.errors import UserError
@@ -110,7 +112,9 @@ def options(**changes):
 
 
 def complete(model, prompt_ids=PROMPT_IDS, **changes):
-    *pieces, summary = generate(model, TOKENIZER, prompt_ids, options(**changes))
+    *pieces, summary = generate(
+        model, TOKENIZER.vocabulary(model.config), prompt_ids, options(**changes)
+    )
     assert all(isinstance(piece, Piece) and piece.text for piece in pieces)
     assert isinstance(summary, Summary)
     return "".join(piece.text for piece in pieces), pieces, summary
@@ -152,7 +156,7 @@ def test_a_special_token_in_eos_token_id_ends_the_completion():
     tokenizer = Tokenizer.from_json(json.dumps(fields).encode())
     model = Recital([*TOKENIZER.encode("\n    pass"), own_end, END_OF_TEXT_ID])
     model.config = replace(model.config, eos_token_id=(own_end,))
-    *pieces, summary = generate(model, tokenizer, PROMPT_IDS, options())
+    *pieces, summary = generate(model, tokenizer.vocabulary(model.config), PROMPT_IDS, options())
     assert "".join(piece.text for piece in pieces) == "\n    pass"
     assert summary.finish_reason == "stop"
 
@@ -292,7 +296,7 @@ def test_an_interrupt_passes_through_and_the_summary_tells_how_far_it_came():
             raise KeyboardInterrupt
 
     model = recital_of(" a b c", before_step=interrupt_third_step)
-    generation = generate(model, TOKENIZER, PROMPT_IDS, options())
+    generation = generate(model, TOKENIZER.vocabulary(model.config), PROMPT_IDS, options())
     assert [next(generation).text, next(generation).text] == [" a", " b"]
     with pytest.raises(KeyboardInterrupt):
         next(generation)
@@ -303,7 +307,7 @@ def test_an_interrupt_passes_through_and_the_summary_tells_how_far_it_came():
 
 def test_seconds_are_split_at_the_first_logits_and_leave_out_the_readers_time(clock):
     model = recital_of(" a b", before_step=lambda n_past: clock.advance(0.25 if n_past else 2.0))
-    generation = generate(model, TOKENIZER, PROMPT_IDS, options())
+    generation = generate(model, TOKENIZER.vocabulary(model.config), PROMPT_IDS, options())
     assert next(generation).text == " a"
     clock.advance(100.0)
     *_, summary = generation
@@ -321,7 +325,7 @@ def test_a_clock_too_coarse_to_see_a_step_gives_a_rate_of_zero(clock):
 
 def test_the_first_piece_comes_before_the_second_step():
     model = recital_of(" a b")
-    generation = generate(model, TOKENIZER, PROMPT_IDS, options())
+    generation = generate(model, TOKENIZER.vocabulary(model.config), PROMPT_IDS, options())
     assert next(generation) == Piece(" a", tuple(TOKENIZER.encode(" a")))
     assert len(model.calls) == 1
 
@@ -337,7 +341,7 @@ def test_the_first_piece_comes_before_the_second_step():
 def test_a_prompt_that_the_model_cannot_take_is_refused(ids, message):
     model = Recital([], n_positions=16, vocab_size=1000)
     with pytest.raises(UserError) as raised:
-        generate(model, TOKENIZER, ids, options())
+        generate(model, TOKENIZER.vocabulary(config_of(VOCAB_SIZE, 16)), ids, options())
     assert raised.value.message == message
     assert raised.value.hint.endswith(".")
 

@@ -33,7 +33,8 @@ from hypothesis import strategies as st
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize import packed_file
 from quantize.errors import UserError
-from quantize.packed_file import header_hash, read_packed_file
+from quantize.packed_file import read_packed_file
+from quantize.packed_header import HASH_START, N_DIGITS, header_hash, read_packed_text
 
 FORMATS = ("int8", "int4", "f16")
 
@@ -80,9 +81,10 @@ def test_every_bit_of_the_header_is_guarded(contents: dict[str, bytes], scratch:
             if place < 8 or place % 5 == 0:
                 scratch.write_bytes(flipped)
                 assert refused(lambda: read_packed_file(scratch)), (place, bit)
+                assert refused(lambda: read_packed_text(scratch)), (place, bit)
             else:
                 changed = packed_header(bytes(flipped))
-                digits = changed[packed_file.HASH_START :][: packed_file.N_DIGITS]
+                digits = changed[HASH_START:][:N_DIGITS]
                 assert header_hash(changed).encode() != digits, (place, bit)
 
 
@@ -337,6 +339,50 @@ def test_a_special_token_that_is_no_text_is_refused(
     error = refused(lambda: Tokenizer.from_packed(read_packed_file(scratch)))
     assert error
     assert f"its tokenizer_settings have {name} " in error.message
+
+
+TEXT_LIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no metadata": lambda header: header.pop("__metadata__"),
+    "no config": lambda header: header["__metadata__"].pop("config"),
+    "a config that is none": lambda header: header["__metadata__"]["config"].pop("n_head"),
+    "no tensors": lambda header: header["__metadata__"].pop("tensors"),
+    "no tokenizer": lambda header: header["__metadata__"]["tensors"].pop("tokenizer.json"),
+    "a tokenizer of two sizes": lambda header: _declared(header).update(shape=[8, 8]),
+    "a tokenizer of half a byte": lambda header: _declared(header).update(shape=[0.5]),
+    "a tokenizer of less than nothing": lambda header: _declared(header).update(shape=[-8]),
+    "a tokenizer larger than the file": lambda header: _declared(header).update(shape=[1 << 40]),
+    "a tokenizer in int8": lambda header: _declared(header).update(format="int8"),
+    "a tokenizer without a hash": lambda header: _declared(header).pop("sha256"),
+    "settings that are no object": lambda header: header["__metadata__"].update(
+        tokenizer_settings=[]
+    ),
+}
+
+
+def _declared(header: dict[str, Any]) -> dict[str, Any]:
+    return header["__metadata__"]["tensors"]["tokenizer.json"]
+
+
+@pytest.mark.parametrize("lie", TEXT_LIES)
+def test_what_it_says_of_text_is_judged_before_any_tensor(
+    contents: dict[str, bytes], scratch: Path, lie: str
+) -> None:
+    scratch.write_bytes(contents["int8"])
+    assert read_packed_text(scratch).tokenizer_json == read_packed_file(scratch).tokenizer_json
+    scratch.write_bytes(forged(contents["int8"], TEXT_LIES[lie]))
+    for read in (read_packed_text, read_packed_file):
+        error = refused(lambda read=read: read(scratch))
+        assert error, read
+        assert str(scratch) in error.message
+
+
+def test_a_header_of_gigabytes_is_refused_unread(contents: dict[str, bytes], scratch: Path) -> None:
+    scratch.write_bytes((1 << 33).to_bytes(8, "little") + contents["int8"][8:])
+    os.truncate(scratch, 1 << 34)  # a hole takes no room
+    for read in (read_packed_text, read_packed_file):
+        error = refused(lambda read=read: read(scratch))
+        assert error
+        assert "bytes of the header: found 8589934592, need at most 100000000" in error.message
 
 
 def test_texts_of_the_header_are_quoted(contents: dict[str, bytes], scratch: Path) -> None:

@@ -10,9 +10,10 @@ from codegen_cli.engine import memory
 from codegen_cli.engine.buffers import CHUNK, Buffers
 from codegen_cli.engine.kv_cache import KVCache
 from codegen_cli.engine.memory import available_bytes, needed, warn_if_short
-from codegen_cli.model_choice import choose_model
-from codegen_cli.store.registry import entries
+from codegen_cli.model_loading import load_chosen
+from codegen_cli.store.registry import PackedModel, entries
 from quantize.config import parse_config
+from quantize.packed_file import read_packed_file
 
 GB = 10**9
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:  1000000 kB\nMemAvailable:    8000000 kB\n"
@@ -143,10 +144,10 @@ def test_this_machine_states_a_number_above_nothing() -> None:
 def test_enough_memory_and_an_unknown_amount_need_no_word(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_packed(tmp_path / "m", "f16")
-    need = needed(config_of(), path.stat().st_size)
-    warn_if_short(path, "tiny", need.bytes)
-    warn_if_short(path, "tiny", None)
+    packed = read_packed_file(write_packed(tmp_path / "m", "f16"))
+    need = needed(config_of(), packed.path.stat().st_size)
+    warn_if_short(packed, "tiny", need.bytes)
+    warn_if_short(packed, "tiny", None)
     assert capsys.readouterr().err == ""
 
 
@@ -155,7 +156,7 @@ def test_too_little_memory_is_told_with_numbers_and_the_format_that_fits(
 ) -> None:
     wide = {"vocab_size": 400_000, "n_embd": 256, "n_positions": 2048, "n_layer": 1}
     path = write_packed(tmp_path / "m", "f16", **wide)
-    warn_if_short(path, "wide", 500_000_000)
+    warn_if_short(read_packed_file(path), "wide", 500_000_000)
     warning = capsys.readouterr().err
     assert warning.startswith("codegen: wide needs 0.6 GB of memory (file 0.4 GB, cache 2 MB)")
     assert "0.5 GB are available" in warning
@@ -165,7 +166,7 @@ def test_too_little_memory_is_told_with_numbers_and_the_format_that_fits(
 def test_where_no_format_fits_the_smallest_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warn_if_short(write_packed(tmp_path / "m", "f16"), "tiny", 1_000_000)
+    warn_if_short(read_packed_file(write_packed(tmp_path / "m", "f16")), "tiny", 1_000_000)
     assert "tiny:int4 needs 0.2 GB" in capsys.readouterr().err
 
 
@@ -177,18 +178,18 @@ def test_the_smallest_format_names_a_smaller_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], available: int, named: str
 ) -> None:
     path = write_packed(tmp_path / "m", "int4", n_positions=65536)
-    warn_if_short(path, "16B-multi", available)
+    warn_if_short(read_packed_file(path), "16B-multi", available)
     assert named in capsys.readouterr().err
 
 
 def test_a_small_model_of_ones_own_has_nothing_smaller(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warn_if_short(write_packed(tmp_path / "m", "int4"), "tiny", 1)
+    warn_if_short(read_packed_file(write_packed(tmp_path / "m", "int4")), "tiny", 1)
     assert capsys.readouterr().err.endswith("or be ended by the system\n")
 
 
-def test_choosing_a_model_too_large_for_this_machine_warns(
+def test_loading_a_model_too_large_for_this_machine_warns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     available = available_bytes()
@@ -196,12 +197,12 @@ def test_choosing_a_model_too_large_for_this_machine_warns(
     if available is None or n_layer > 1000:
         pytest.skip("no small file can need more memory than this machine has")
     path = write_packed(tmp_path / "m", "int8", n_positions=2**20, n_layer=n_layer)
-    assert choose_model(str(path)).path == path
+    load_chosen(PackedModel(path, "large"), 1).close()
     assert "GB are available: it may be very slow" in capsys.readouterr().err
 
 
-def test_choosing_a_model_that_fits_says_nothing(
+def test_loading_a_model_that_fits_says_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    choose_model(str(write_packed(tmp_path / "m")))
+    load_chosen(PackedModel(write_packed(tmp_path / "m"), "tiny"), 1).close()
     assert capsys.readouterr().err == ""

@@ -2,7 +2,7 @@
 
 import json
 
-from codegen_cli.decoding.generate import Summary
+from codegen_cli.decoding.summary import Summary
 from codegen_cli.reports.openai_json import completion_object
 
 

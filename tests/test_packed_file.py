@@ -22,7 +22,8 @@ from quantize.blocks import Bytes
 from quantize.config import parse_config
 from quantize.errors import UserError
 from quantize.layout import payload_bytes
-from quantize.packed_file import is_packed_file, read_packed_file
+from quantize.packed_file import read_packed_file
+from quantize.packed_header import is_packed_file
 from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.tensor_map import tensor_specs
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.text.prompt import check_argument, decode_input, fit_prompt
+from codegen_cli.text.prompt import fit_prompt
+from codegen_cli.text.prompt_input import check_argument, decode_input
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
 from quantize.errors import UserError

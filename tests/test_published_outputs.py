@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli.decoding.generate import GenerateOptions, Piece, generate
+from codegen_cli.decoding.generate import generate
+from codegen_cli.decoding.options import GenerateOptions
+from codegen_cli.decoding.summary import Piece
 from codegen_cli.engine.model import load_model
 from codegen_cli.text.tokenizer import Tokenizer
 
@@ -42,7 +44,7 @@ def test_greedy_text_is_the_published_one(codegen, tmp_path, name, prompt, expec
     model = load_model(packed)
     tokenizer = Tokenizer.from_packed(model.packed)
     options = GenerateOptions(temperature=0, until="none", max_tokens=n_tokens)
-    pieces = generate(model, tokenizer, tokenizer.encode(prompt), options)
+    pieces = generate(model, tokenizer.vocabulary(model.config), tokenizer.encode(prompt), options)
     text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
     model.close()
     assert text == expected

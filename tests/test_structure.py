@@ -22,6 +22,7 @@ quantize.added_tokens
 quantize.tokenizer_json
 quantize.tokenizer_files
 quantize.checkpoint
+quantize.packed_header
 quantize.blocks
 quantize.layout
 quantize.scale_search
@@ -31,6 +32,7 @@ quantize.packed_writer
 quantize.quantize_model
 quantize
 codegen_cli.deadline
+codegen_cli.child_process
 codegen_cli.console
 codegen_cli.store
 codegen_cli.store.paths
@@ -46,11 +48,13 @@ codegen_cli.text
 codegen_cli.text.tokenizer_file
 codegen_cli.text.token_text
 codegen_cli.text.tokenizer_options
+codegen_cli.text.vocabulary
 codegen_cli.text.vocabulary_files
 codegen_cli.text.tokenizer
 codegen_cli.text.text_stream
-codegen_cli.text.prompt
 codegen_cli.text.prompt_input
+codegen_cli.text.prompt
+codegen_cli.text.prompt_process
 codegen_cli.engine
 codegen_cli.engine.system_files
 codegen_cli.engine.cores
@@ -81,10 +85,13 @@ codegen_cli.reports.model_views
 codegen_cli.model_choice
 codegen_cli.engine.weights
 codegen_cli.engine.model
+codegen_cli.model_loading
 codegen_cli.decoding
 codegen_cli.decoding.random_draws
 codegen_cli.decoding.sampler
 codegen_cli.decoding.stopping
+codegen_cli.decoding.options
+codegen_cli.decoding.summary
 codegen_cli.decoding.generate
 codegen_cli.analysis
 codegen_cli.analysis.windows

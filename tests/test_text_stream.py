@@ -33,7 +33,7 @@ def decoded(ids):
 
 
 def stream(ids):
-    text_stream = TextStream(TOKENIZER)
+    text_stream = TextStream(TOKENIZER.token_bytes)
     return [*(text_stream.feed(token_id) for token_id in ids), text_stream.finish()]
 
 
@@ -91,7 +91,7 @@ def test_a_text_cut_inside_a_character_ends_as_decode_gives(text, n_cut):
 
 @given(st.text())
 def test_only_an_unfinished_character_is_held_back(text):
-    text_stream = TextStream(TOKENIZER)
+    text_stream = TextStream(TOKENIZER.token_bytes)
     shown, given_bytes = "", b""
     for token_id in TOKENIZER.encode(text):
         shown += text_stream.feed(token_id)

@@ -6,7 +6,8 @@ import pytest
 from packed import flip_bit, write_packed
 
 from quantize.errors import UserError
-from quantize.packed_file import TOKENIZER, PayloadCheck, read_packed_file, verify
+from quantize.packed_file import PayloadCheck, read_packed_file, verify
+from quantize.packed_header import TOKENIZER
 
 
 @pytest.fixture

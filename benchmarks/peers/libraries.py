@@ -2,8 +2,8 @@
 
     python libraries.py TOKENIZER_JSON PACKED_FILE THREADS
 
-It imports the libraries that the command is built on, parses the tokenizer, and takes the packed
-weights into its memory map. It ends as the command does.
+A child process parses the tokenizer while this one imports the libraries that the command is built
+on; then the packed weights are taken into its memory map. It ends as the command does.
 """
 
 import json
@@ -12,19 +12,29 @@ import sys
 import threading
 from pathlib import Path
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the command does
-
-import llvmlite.binding
-import numpy as np
-import tokenizers
 import typer
 
-NEEDED = (llvmlite.binding, np, typer)
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the command does
 PAGE_BYTES = 4096
+
+
+def parse_beside(tokenizer: str) -> int:
+    """Parse a tokenizer in a child process; return a pipe that has a byte when it is done."""
+    source, target = os.pipe()
+    if os.fork() == 0:
+        import tokenizers
+
+        tokenizers.Tokenizer.from_file(tokenizer)
+        os.write(target, b"1")
+        os._exit(0)
+    os.close(target)
+    return source
 
 
 def map_weights(path: Path, n_threads: int) -> None:
     """Touch all pages behind the embedding, of which a token reads a row, as a first token does."""
+    import numpy as np
+
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         embedding = json.loads(file.read(header_bytes))["wte.weight"]
@@ -38,7 +48,12 @@ def map_weights(path: Path, n_threads: int) -> None:
 
 
 if __name__ == "__main__":
-    tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1])
+    parsed = parse_beside(sys.argv[1])
+    import llvmlite.binding
+    import numpy
+
+    needed = (typer, numpy, llvmlite.binding)
+    os.read(parsed, 1)
     map_weights(Path(sys.argv[2]), int(sys.argv[3]))
-    print(len(NEEDED), flush=True)
+    print(len(needed), flush=True)
     os._exit(0)

@@ -105,7 +105,8 @@ def score_text(
     read = [*(tokenizer.first_ids or end_mark), *ids][:-1]
     first = len(ids) - len(read)
     found = np.full(len(ids), np.nan), np.full(len(ids), -1, np.int64), np.full(len(ids), np.nan)
-    targets, never = np.array(ids, np.int64), tokenizer.missing_ids(vocab_size)
+    targets = np.array(ids, np.int64)
+    never = np.array(tokenizer.missing_ids(vocab_size), np.int64)
     for at, logits in _logits(model, read):
         done = slice(first + at, first + at + len(logits))
         for array, values in zip(found, _log_softmax(logits, targets[done], never), strict=True):

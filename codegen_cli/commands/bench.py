@@ -37,13 +37,13 @@ def bench(
     from codegen_cli.analysis.speed import measure_speed
     from codegen_cli.engine.cores import usable_cores
     from codegen_cli.engine.memory import available_bytes
-    from codegen_cli.engine.model import load_model
     from codegen_cli.model_choice import choose_model
+    from codegen_cli.model_loading import load_chosen
     from codegen_cli.reports.bench_report import write_json, write_table
 
     chosen = choose_model(model)
     n_threads = threads or usable_cores().n_threads
-    loaded = load_model(chosen.path, n_threads, console.note_compiling)
+    loaded = load_chosen(chosen, n_threads)
     try:
         with (
             MemoryReader(n_threads, available_bytes()) as reader,

@@ -12,7 +12,7 @@ from codegen_cli.commands import options
 from quantize.errors import UserError
 
 if TYPE_CHECKING:
-    from codegen_cli.decoding.generate import GenerateOptions
+    from codegen_cli.decoding.options import GenerateOptions
 
 
 Prompt = Annotated[
@@ -132,7 +132,7 @@ def complete(
 
 
 def _options(**values: Any) -> "GenerateOptions":
-    from codegen_cli.decoding.generate import GenerateOptions
+    from codegen_cli.decoding.options import GenerateOptions
 
     try:
         return GenerateOptions(**values)

@@ -1,6 +1,6 @@
 """Logits and a uniform number -> the id of the next token; filters composed once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ Filter = Callable[[Ids, Weights], tuple[Ids, Weights]]
 _NEGLIGIBLE = 56.0
 
 
-def make_sampler(temperature: float, top_p: float, top_k: int, forbidden_ids: Ids) -> Sampler:
+def make_sampler(
+    temperature: float, top_p: float, top_k: int, forbidden_ids: Sequence[int]
+) -> Sampler:
     """Return a function (logits f32 [vocab_size], uniform in [0, 1)) -> id.
 
     temperature     divides the logits; 0 takes the largest, of equal ones the lowest id
@@ -26,6 +28,7 @@ def make_sampler(temperature: float, top_p: float, top_k: int, forbidden_ids: Id
 
     The logits are left as they are. Raises ValueError on logits that are not finite.
     """
+    forbidden = np.array(forbidden_ids, np.int64)
     filters: list[Filter] = []
     if top_k > 0:
         filters.append(lambda ids, weights: keep_top_k(ids, weights, top_k))
@@ -34,7 +37,7 @@ def make_sampler(temperature: float, top_p: float, top_k: int, forbidden_ids: Id
 
     def sample(logits: npt.NDArray[np.float32], uniform: float) -> int:
         allowed = logits.copy()
-        allowed[forbidden_ids] = -np.inf
+        allowed[forbidden] = -np.inf
         best = int(allowed.argmax())  # the first NaN, if there is one
         if not np.isfinite(allowed[best]):
             raise ValueError(f"logits are not finite: {logits[best]} for id {best}")

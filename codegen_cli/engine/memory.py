@@ -12,7 +12,7 @@ from codegen_cli.engine.kv_cache import cache_bytes
 from codegen_cli.engine.system_files import control_groups, lines_of, number_in
 from codegen_cli.store.registry import FORMATS, entries, split_name
 from quantize.config import ModelConfig
-from quantize.packed_file import read_packed_file
+from quantize.packed_file import PackedFile
 
 PROGRAM_BYTES = 150_000_000
 """Python, its libraries, compiled kernels and the tokenizer, as models.toml counts them.
@@ -47,17 +47,14 @@ def needed(config: ModelConfig, file_bytes: int) -> Need:
     return Need(file_bytes, cache_bytes(config), buffers.memory_bytes)
 
 
-def warn_if_short(path: Path, name: str, available: int | None) -> None:
+def warn_if_short(packed: PackedFile, name: str, available: int | None) -> None:
     """Say so on stderr when a packed file needs more memory than there is.
 
     available  bytes that programs may still take (available_bytes()); None: unknown, so say nothing
-
-    Raises UserError for a file that is no valid packed file.
     """
     if available is None:
         return
-    packed = read_packed_file(path)
-    need = needed(packed.config, path.stat().st_size)
+    need = needed(packed.config, packed.path.stat().st_size)
     if need.bytes <= available:
         return
     from quantize.quantize_model import packed_bytes  # a run that fits does without

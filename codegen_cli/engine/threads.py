@@ -171,9 +171,12 @@ def run_interruptibly(work: Callable[[], T], deadline: Deadline = None) -> T:
             outcome.put((None, error))
 
     # In the caller's context: there the console knows whether it may speak.
-    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(run,), daemon=True)
+    thread.start()
     while (end := _poll(outcome, deadline)) is None:
         check_deadline(deadline)
+    thread.join()  # it is at its end: whoever counts threads finds it gone
     result, error = end
     if error is not None:
         raise error

@@ -1,20 +1,24 @@
 """One run of `codegen complete`: a prompt's text -> bytes on stdout, and a report of the run."""
 
 import json
+import os
 import sys
 import time
-import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from codegen_cli import console
 from codegen_cli.deadline import TimeUp
-from codegen_cli.decoding.generate import GenerateOptions, Generation, Piece, Summary, generate
-from codegen_cli.engine.model import Model, load_model
+from codegen_cli.decoding.options import GenerateOptions
+from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.engine.threads import run_interruptibly
 from codegen_cli.model_choice import choose_model
 from codegen_cli.reports.openai_json import completion_object
-from codegen_cli.text.prompt import fit_prompt
-from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.prompt_process import PromptProcess
+from quantize.packed_header import read_packed_text
+
+if TYPE_CHECKING:
+    from codegen_cli.decoding.generate import Generation
 
 
 class Completion:
@@ -25,7 +29,7 @@ class Completion:
     special_tokens  `<|endoftext|>` in the prompt is the end mark, not text
 
     `summary` is None until the model is loaded; from then on text and summary tell what was made so
-    far, however the run ends. The model and its tokenizer live as long as this object.
+    far, however the run ends. The model lives as long as this object.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Completion:
         self._load_seconds = 0.0
         self.text = ""
         self.summary: Summary | None = None
+        self._prompt_process: PromptProcess | None = None
         self._generation: Generation | None = None
 
     def run(
@@ -50,29 +55,19 @@ class Completion:
         """
         try:
             prompt = run_interruptibly(read_prompt, self._options.deadline)
-            model = self._load(model_option, n_threads)
+            self._generation = generation = self._prepare(prompt, model_option, n_threads)
+            self._write_all(prompt, generation)
         except TimeUp:
             self.summary = Summary("time", 0, 0, 0.0, 0.0, self._options.seed)
-            return
-        self._generation = generation = self._prepare(model, prompt)
-        self.summary = generation.summary("interrupted")
-        self._write(prompt if self._echo else "")
-        try:
-            for item in generation:
-                if isinstance(item, Piece):
-                    self._write(item.text)
-                else:
-                    self.summary = item
         finally:
-            if self.summary.finish_reason == "interrupted":
-                self.summary = generation.summary("interrupted")
-            self._end_line()
+            if self._prompt_process:
+                self._prompt_process.close()
 
     def write_json(self) -> None:
         """Write the run as one line of JSON to stdout."""
         assert self.summary is not None
         report = completion_object(
-            hex_id=uuid.uuid4().hex,
+            hex_id=os.urandom(16).hex(),
             created=int(time.time()),
             model=self._model_name,
             text=self.text,
@@ -93,29 +88,47 @@ class Completion:
             f"{summary.finish_reason}, seed {summary.seed}"
         )
 
-    def _load(self, model_option: str | None, n_threads: int | None) -> Model:
+    def _prepare(
+        self, prompt: str, model_option: str | None, n_threads: int | None
+    ) -> "Generation":
+        """Load the model while another process reads the prompt."""
         started = time.monotonic()
-        packed = choose_model(model_option, self._options.deadline)
-        self._model_name = packed.name
-        model = load_model(packed.path, n_threads, console.note_compiling, self._options.deadline)
-        self._load_seconds = time.monotonic() - started
-        return model
-
-    def _prepare(self, model: Model, prompt: str) -> Generation:
-        tokenizer = Tokenizer.from_packed(model.packed)
-        fitted = fit_prompt(
+        options = self._options
+        chosen = choose_model(model_option, options.deadline)
+        self._model_name = chosen.name
+        self._prompt_process = PromptProcess(
+            read_packed_text(chosen.path),
             prompt,
-            tokenizer,
-            n_positions=model.n_positions,
-            max_tokens=self._options.max_tokens,
+            max_tokens=options.max_tokens,
             special_tokens=self._special_tokens,
         )
+        # NumPy and LLVM come with these: not before there is the other process to work meanwhile.
+        from codegen_cli.decoding.generate import generate
+        from codegen_cli.model_loading import load_chosen
+
+        model = load_chosen(chosen, n_threads, options.deadline)
+        self._load_seconds = time.monotonic() - started
+        fitted, vocabulary = self._prompt_process.result(options.deadline)
         if fitted.n_dropped_characters:
             console.note(
                 f"the prompt is too long: reading its last {len(fitted.ids)} tokens, "
                 f"from line {fitted.first_line} on ({model.n_positions} fit, completion included)"
             )
-        return generate(model, tokenizer, fitted.ids, self._options)
+        return generate(model, vocabulary, fitted.ids, options)
+
+    def _write_all(self, prompt: str, generation: "Generation") -> None:
+        self.summary = generation.summary("interrupted")
+        self._write(prompt if self._echo else "")
+        try:
+            for item in generation:
+                if isinstance(item, Piece):
+                    self._write(item.text)
+                else:
+                    self.summary = item
+        finally:
+            if self.summary.finish_reason == "interrupted":
+                self.summary = generation.summary("interrupted")
+            self._end_line()
 
     def _write(self, text: str) -> None:
         self.text += text

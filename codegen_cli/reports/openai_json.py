@@ -1,6 +1,6 @@
 """A finished completion -> the object that --json prints, in the shape of OpenAI's completions."""
 
-from codegen_cli.decoding.generate import Summary
+from codegen_cli.decoding.summary import Summary
 
 
 def completion_object(

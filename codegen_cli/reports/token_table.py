@@ -41,7 +41,7 @@ class Cell:
 
 def scored_tokens(score: Score, tokenizer: Tokenizer) -> Iterator[ScoredToken]:
     """Yield the tokens of a scored text in their order."""
-    stream = TextStream(tokenizer)
+    stream = TextStream(tokenizer.token_bytes, tokenizer.options.errors)
     line = column = 1
     for index, token_id in enumerate(score.ids.tolist()):
         likeliest_id = int(score.likeliest_ids[index])
@@ -62,7 +62,7 @@ def scored_tokens(score: Score, tokenizer: Tokenizer) -> Iterator[ScoredToken]:
 
 def cells(score: Score, tokenizer: Tokenizer) -> Iterator[Cell]:
     """Yield the text in pieces of whole characters, whose tokens' probabilities multiply."""
-    stream = TextStream(tokenizer)
+    stream = TextStream(tokenizer.token_bytes, tokenizer.options.errors)
     log_likelihood = 0.0
     for token_id, value in zip(score.ids.tolist(), score.log_likelihoods.tolist(), strict=True):
         log_likelihood += 0.0 if math.isnan(value) else value

@@ -221,7 +221,7 @@ def _registered_model(entry: ModelEntry, format: str | None) -> KnownModel | Pac
 
 def _local_model(path: Path) -> PackedModel | CheckpointModel:
     """Judge an existing path by what it holds."""
-    from quantize.packed_file import is_packed_file
+    from quantize.packed_header import is_packed_file
 
     if path.is_dir():
         if not _exists(path / "config.json"):

@@ -1,12 +1,14 @@
-"""Prompt bytes -> text -> the ids that fit the model's context, and how much was cut."""
+"""A prompt's text -> the ids that fit the model's context, and how much was cut."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from codegen_cli.text.token_text import check_unicode
-from codegen_cli.text.tokenizer import Tokenizer
 from quantize.errors import UserError
+
+if TYPE_CHECKING:
+    from codegen_cli.text.tokenizer import Tokenizer
 
 # Of a long text so much is encoded first, for each id to keep; code has 3 to 4.
 _CHARACTERS_PER_ID = 16
@@ -15,8 +17,7 @@ Encode = Callable[[str], tuple[list[int], list[int]]]
 """A text -> its ids and, for each, the index of its first character."""
 
 
-@dataclass(frozen=True, slots=True)
-class FittedPrompt:
+class FittedPrompt(NamedTuple):
     """The part of a prompt that the model reads.
 
     ids                    the ids of the kept text
@@ -29,44 +30,9 @@ class FittedPrompt:
     first_line: int
 
 
-def decode_input(data: bytes, where: str) -> str:
-    """Return the text of a file or pipe, every character kept: BOM, CRLF, no final newline.
-
-    Raises UserError naming `where` and the first byte that is not UTF-8, or is NUL.
-    """
-    try:
-        text = data.decode()
-        bad = data.find(0)
-    except UnicodeDecodeError as error:
-        text = ""
-        bad = data.find(0, 0, error.start)
-        bad = error.start if bad < 0 else bad
-    if bad < 0:
-        return text
-    raise UserError(
-        f"{where} is not UTF-8 text: found byte 0x{data[bad]:02X} at offset {bad}",
-        "Convert it from UTF-16 to UTF-8."
-        if data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        else "Give text in UTF-8; a binary file cannot be completed.",
-    )
-
-
-def check_argument(text: str, where: str) -> str:
-    """Return a command line argument as it is; UserError when its bytes were not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        # Python hands an undecodable byte 0xNN over as the character U+DCNN.
-        found = f"byte 0x{ord(text[error.start]) & 0xFF:02X} after {text[: error.start]!r}"
-        raise UserError(
-            f"{where} is not UTF-8 text: found {found}", "Give the text in UTF-8."
-        ) from error
-    return text
-
-
 def fit_prompt(
     text: str,
-    tokenizer: Tokenizer,
+    tokenizer: "Tokenizer",
     *,
     n_positions: int,
     max_tokens: int,

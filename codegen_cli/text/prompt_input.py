@@ -4,10 +4,44 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from codegen_cli.text.prompt import check_argument, decode_input
 from quantize.errors import UserError
 
 STDIN = "-"
+
+
+def decode_input(data: bytes, where: str) -> str:
+    """Return the text of a file or pipe, every character kept: BOM, CRLF, no final newline.
+
+    Raises UserError naming `where` and the first byte that is not UTF-8, or is NUL.
+    """
+    try:
+        text = data.decode()
+        bad = data.find(0)
+    except UnicodeDecodeError as error:
+        text = ""
+        bad = data.find(0, 0, error.start)
+        bad = error.start if bad < 0 else bad
+    if bad < 0:
+        return text
+    raise UserError(
+        f"{where} is not UTF-8 text: found byte 0x{data[bad]:02X} at offset {bad}",
+        "Convert it from UTF-16 to UTF-8."
+        if data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        else "Give text in UTF-8; a binary file cannot be completed.",
+    )
+
+
+def check_argument(text: str, where: str) -> str:
+    """Return a command line argument as it is; UserError when its bytes were not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Python hands an undecodable byte 0xNN over as the character U+DCNN.
+        found = f"byte 0x{ord(text[error.start]) & 0xFF:02X} after {text[: error.start]!r}"
+        raise UserError(
+            f"{where} is not UTF-8 text: found {found}", "Give the text in UTF-8."
+        ) from error
+    return text
 
 
 def read_prompt(arguments: list[str], file: Path | None) -> str:

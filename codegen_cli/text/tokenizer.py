@@ -3,10 +3,8 @@
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
-import numpy.typing as npt
 import tokenizers
 from tokenizers import processors
 
@@ -19,11 +17,17 @@ from codegen_cli.text.token_text import (
 )
 from codegen_cli.text.tokenizer_file import broken, judge_tokenizer
 from codegen_cli.text.tokenizer_options import DEFAULTS, TokenizerOptions, options_from
+from codegen_cli.text.vocabulary import Vocabulary
 from codegen_cli.text.vocabulary_files import vocabulary_files, write_files
 from quantize.added_tokens import END_OF_TEXT
+from quantize.config import ModelConfig
 from quantize.errors import UserError
 from quantize.input_file import quoted, shown
-from quantize.packed_file import TOKENIZER, PackedFile
+from quantize.packed_header import TOKENIZER, PackedText
+
+if TYPE_CHECKING:  # a prompt is read while NumPy is still being loaded
+    import numpy as np
+    import numpy.typing as npt
 
 _LONG_TEXT = 1 << 16  # characters
 
@@ -49,7 +53,7 @@ class Tokenizer:
         self._inner = inner
         self._reading = threading.Lock()  # guards encode_special_tokens, a state of `inner`
         self._n_dense = n_dense  # each id below it has a token
-        self._missing_ids: dict[int, npt.NDArray[np.int64]] = {}
+        self._missing_ids: dict[int, list[int]] = {}
         self._lacked_bytes = {
             byte for token, byte in BYTE_OF_CHARACTER.items() if inner.token_to_id(token) is None
         }
@@ -99,7 +103,7 @@ class Tokenizer:
         return cls(inner, options, judged.first_ids, judged.n_dense)
 
     @classmethod
-    def from_packed(cls, packed: PackedFile) -> Self:
+    def from_packed(cls, packed: PackedText) -> Self:
         """Return the tokenizer of a packed file, with its checkpoint's options."""
         where = f"{TOKENIZER} in {packed.path}"
         options = options_from(packed.tokenizer_settings, str(packed.path))
@@ -110,8 +114,8 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
-    def missing_ids(self, vocab_size: int) -> npt.NDArray[np.int64]:
-        """Return the ids below a model's vocab_size that no token has, ascending, int64 [n].
+    def missing_ids(self, vocab_size: int) -> list[int]:
+        """Return the ids below a model's vocab_size that no token has, ascending.
 
         The model's head scores them (CodeGen pads 50295 tokens to 51200 rows), but nothing may
         sample them. Raises UserError when an id that text may have is not below vocab_size: then
@@ -125,7 +129,7 @@ class Tokenizer:
             ]
             if vocab_size - len(missing) + len(self._unlearnt_ids) < self.vocab_size:
                 self._check_ids_below(vocab_size)
-            self._missing_ids[vocab_size] = np.array(missing, np.int64)
+            self._missing_ids[vocab_size] = missing
         return self._missing_ids[vocab_size]
 
     def end_ids(self, eos_token_id: Sequence[int]) -> frozenset[int]:
@@ -135,6 +139,15 @@ class Tokenizer:
         """
         ends = self._special_ids.intersection(eos_token_id)
         return frozenset(ends if self.end_of_text is None else {self.end_of_text, *ends})
+
+    def vocabulary(self, config: ModelConfig) -> Vocabulary:
+        """Return what generating with a model of this config needs; UserError as missing_ids."""
+        return Vocabulary(
+            self.token_bytes,
+            self.options.errors,
+            self.end_ids(config.eos_token_id),
+            self.missing_ids(config.vocab_size),
+        )
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token, spelled as in the vocabulary; unk_id for one it lacks."""
@@ -164,7 +177,7 @@ class Tokenizer:
 
     def inputs(
         self, texts: Sequence[str], *, special_tokens: bool = False
-    ) -> dict[str, npt.NDArray[np.int64]]:
+    ) -> "dict[str, npt.NDArray[np.int64]]":
         """Return several texts as the arrays that transformers' models take, int64 [n_texts, n].
 
         input_ids       the ids of each text, filled up to the longest with pad_id at the right
@@ -173,6 +186,8 @@ class Tokenizer:
 
         Raises UserError when texts differ in length and there is no pad_token, and as `encode`.
         """
+        import numpy as np
+
         rows = [self.encode(text, special_tokens=special_tokens) for text in texts]
         longest = max(map(len, rows), default=0)
         if self.pad_id is None and any(len(row) < longest for row in rows):

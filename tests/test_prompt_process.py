@@ -1,0 +1,152 @@
+"""A prompt read by a child process is what it is without one: ids, bytes and errors.
+
+Each test is a process of its own, as in test_child_process.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from codegen_cli.store.paths import bundled_model
+
+needs_a_child = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
+    reason="children are started on Linux only, and not on one core",
+)
+PREAMBLE = f"""
+import os, signal, sys
+from pathlib import Path
+from codegen_cli.text.prompt_process import PromptProcess
+from quantize.errors import UserError
+from quantize.packed_header import read_packed_text
+
+packed = read_packed_text(Path({str(bundled_model())!r}))
+n_positions = packed.config.n_positions
+
+def reading(prompt, max_tokens=16, special_tokens=False):
+    return PromptProcess(packed, prompt, max_tokens=max_tokens, special_tokens=special_tokens)
+
+def here(prompt, **options):
+    "The same without a child; the tokenizers library comes into this process."
+    from codegen_cli.text import prompt_process
+    start, prompt_process.start_child = prompt_process.start_child, lambda work: None
+    try:
+        return reading(prompt, **options).result(None)
+    finally:
+        prompt_process.start_child = start
+"""
+
+
+def run(script):
+    command = [sys.executable, "-c", PREAMBLE + script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
+@needs_a_child
+def test_a_child_gives_what_this_process_would():
+    run(
+        "prompts = ['def fib(n):', '日本 \\r\\n\\t  é\\0', '    x = 1\\n' * 400, 'a' * 3000]\n"
+        "prompts += ['x', '<|endoftext|>import os']\n"
+        "options = [{}, {'special_tokens': True}, {'max_tokens': n_positions}]\n"
+        "found = []\n"
+        "for prompt in prompts:\n"
+        "    for each in options:\n"
+        "        process = reading(prompt, **each)\n"
+        "        fitted, vocabulary = process.result(None)\n"
+        "        found.append((fitted, vocabulary[1:]))\n"
+        "        process.close()\n"
+        "ids = [0, 1, 2, 197, 220, 50255, 50256, 50257, 50294, 50295, 51199, 51200, 0, 220]\n"
+        "process = reading('x')\n"
+        "_, vocabulary = process.result(None)\n"
+        "bytes_found = [vocabulary.token_bytes(i) for i in ids]\n"
+        "process.close()\n"
+        "assert 'tokenizers' not in sys.modules\n"
+        "need = [here(prompt, **each) for prompt in prompts for each in options]\n"
+        "assert found == [(fitted, vocabulary[1:]) for fitted, vocabulary in need]\n"
+        "assert bytes_found == [need[0][1].token_bytes(i) for i in ids]\n"
+        "assert len(set(bytes_found)) > 5 and bytes_found[-1] == b' '\n"
+    )
+
+
+@needs_a_child
+@pytest.mark.parametrize("moment", ["before", "after", "never"])
+def test_a_child_that_is_killed_is_not_missed(moment):
+    """As by a system that is out of memory."""
+    kill = "os.kill(process._child._process, signal.SIGKILL)\n"
+    run(
+        "process = reading('def fib(n):')\n"
+        + (kill if moment == "before" else "")
+        + "fitted, vocabulary = process.result(None)\n"
+        + (kill if moment == "after" else "")
+        + "text = b''.join(map(vocabulary.token_bytes, fitted.ids))\n"
+        "process.close()\n"
+        "process.close()\n"
+        "assert text == b'def fib(n):'\n"
+        f"assert ('tokenizers' in sys.modules) == {moment != 'never'}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("prompt = ''", "the prompt is empty"),
+        ("prompt = '\\ud800'", "the prompt is not Unicode text"),
+        ("packed = replace(packed, tokenizer_json=b'{}')", "is not a tokenizer"),
+        (
+            "packed = replace(packed, config=replace(packed.config, vocab_size=300))",
+            "does not belong to this model",
+        ),
+        ("packed = replace(packed, tokenizer_settings={'bos_token': 7})", "have bos_token 7"),
+    ],
+)
+def test_errors_come_from_this_process(change, message):
+    run(
+        "from dataclasses import replace\n"
+        "prompt = 'x'\n"
+        f"{change}\n"
+        "process = reading(prompt)\n"
+        "try:\n"
+        "    process.result(None)\n"
+        "except UserError as error:\n"
+        f"    assert {message!r} in f'{{error.message}} {{error.hint}}', error.message\n"
+        "else:\n"
+        "    raise AssertionError('no error')\n"
+        "process.close()\n"
+    )
+
+
+@pytest.mark.usefixtures("compiled_kernels")
+@needs_a_child
+def test_the_command_parses_no_tokenizer_itself():
+    script = (
+        "import sys\n"
+        "from codegen_cli.commands.app import run\n"
+        "sys.argv = ['codegen', 'complete', '-q', '-t', '0', '-n', '8', 'def fib(n):']\n"
+        "try:\n"
+        "    run()\n"
+        "except SystemExit:\n"
+        "    print('tokenizers' in sys.modules, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", script]
+    two = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    core = f"import os\nos.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n"
+    command[-1] = core + script
+    one = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert two.stdout
+    assert two.stdout == one.stdout
+    assert (two.stderr, one.stderr) == ("False\n", "True\n")
+
+
+def test_what_comes_before_the_child_imports_neither_numpy_nor_the_tokenizers_library():
+    script = (
+        "import sys\n"
+        "import codegen_cli.__main__, codegen_cli.commands.app, codegen_cli.commands.complete\n"
+        "import codegen_cli.reports.completion\n"
+        "print({'numpy', 'tokenizers', 'rich', 'llvmlite', 'numba'} & set(sys.modules))\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "set()\n"
