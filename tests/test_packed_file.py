@@ -316,7 +316,7 @@ FORGERIES = {
     ),
     "a tokenizer of negative length": (
         lambda header, declared: declared["tokenizer.json"].update(shape=[-1]),
-        r"payload of tokenizer.json: found U8 \[64\], need U8 \[0\]",
+        "tokenizer.json: found .*, need a shape of one size",
     ),
     "a tokenizer of no length": (
         lambda header, declared: declared["tokenizer.json"].update(shape=[]),

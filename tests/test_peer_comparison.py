@@ -149,6 +149,20 @@ def test_the_bound_of_a_speed_is_reading_weights_and_cache_as_fast_as_the_loop(r
     assert found.used_bounds == [pytest.approx(30e9 / (200e6 + 82 * 81920) / 100)]
 
 
+def test_the_faster_of_two_loops_is_the_bound(rounds_of):
+    """Of trials in the round: the median of those that have one."""
+    rounds = rounds_of(
+        trial(1, INT4, read_gb=30.0, staged_gb=33.0),
+        trial(1, INT4, n=1024, read_gb=30.0, staged_gb=35.0),
+        trial(1, Q4, read_gb=30.0),
+        trial(2, INT4, read_gb=30.0, staged_gb=20.0),
+        trial(2, Q4, read_gb=30.0),
+    )
+    found = row(rounds, "decode int4 after 32 / llama.cpp Q4_0")
+    read_bytes = 200e6 + 82 * 81920
+    assert found.used_bounds == pytest.approx([34e9 / read_bytes / 100, 30e9 / read_bytes / 100])
+
+
 def test_bounds_are_of_the_rounds_that_count(rounds_of):
     """The second round is disturbed, and memory twice as fast in it."""
     rounds = rounds_of(

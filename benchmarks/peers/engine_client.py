@@ -62,7 +62,7 @@ class EngineProcess:
 
 
 class ReadLimit:
-    """What a plain C loop reads from memory at the moment it is asked; a context manager."""
+    """What a C loop reads from memory at the moment it is asked; a context manager."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -73,10 +73,11 @@ class ReadLimit:
             env=os.environ | {"OMP_WAIT_POLICY": "passive"},  # no spinning into what is timed next
         )
 
-    def gb_per_second(self, threads: int) -> float:
+    def gb_per_second(self, threads: int, stage_bytes: int = 0) -> float:
+        """What a plain loop reads, or one in stages of so many bytes that asks ahead: limits.c."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(threads, file=self._process.stdin, flush=True)
+        print(threads, stage_bytes, file=self._process.stdin, flush=True)
         return float(self._process.stdout.readline())
 
     def __enter__(self) -> Self:

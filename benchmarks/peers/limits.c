@@ -1,6 +1,11 @@
-/* What reading memory can deliver, asked again and again: a number of threads on each line of stdin,
- * GB/s on a line of stdout. Each thread reads its own part of a buffer of 1 GiB, far beyond any cache;
- * the answer is the median of five passes.
+/* What reading memory can deliver, asked again and again: on each line of stdin a number of threads and
+ * of bytes; on a line of stdout GB/s, the median of five passes over a buffer of 1 GiB, far beyond any
+ * cache.
+ *
+ * With 0 bytes each thread reads its own part by a plain loop. Else the buffer is read as a model's weights
+ * are: in stages of so many bytes, of which each thread reads a part and then waits for the others, for a
+ * stage needs what the one before has made; and asking ahead for what lies a page further, with the hint
+ * that it is read once.
  *
  * gcc -O3 -march=native -fopenmp limits.c -o limits */
 #include <omp.h>
@@ -10,16 +15,19 @@
 #include <string.h>
 
 typedef int64_t vec __attribute__((vector_size(64)));
-enum { UNROLL = 4, STEP = UNROLL * sizeof(vec), PASSES = 5 };
+enum { UNROLL = 4, STEP = UNROLL * sizeof(vec), PASSES = 5, PAGE = 4096 };
 static const size_t BUFFER = 1ull << 30;
 
 static volatile int64_t sink; /* sums go here so that no loop is optimised away */
 
-/* Four independent chains of xor, so that the loads and not the xors are the limit. */
-static int64_t read_once(const char *p, size_t bytes) {
+/* Four independent chains of xor, so that the loads and not the xors are the limit. `ahead` is known when
+ * this is compiled, so the plain loop has no trace of it. */
+static inline __attribute__((always_inline)) int64_t read_once(const char *p, size_t bytes, size_t ahead) {
   vec a = {0}, b = {0}, c = {0}, d = {0};
   for (const char *end = p + bytes; p < end; p += STEP) {
     const vec *v = (const vec *)p;
+    if (ahead)
+      for (int i = 0; i < UNROLL; i++) __builtin_prefetch((const char *)(v + i) + ahead, 0, 0);
     a ^= v[0]; b ^= v[1]; c ^= v[2]; d ^= v[3];
   }
   a ^= b ^ c ^ d;
@@ -28,14 +36,25 @@ static int64_t read_once(const char *p, size_t bytes) {
   return sum;
 }
 
-static double gb_per_second(const char *buffer, int threads) {
-  size_t part = BUFFER / threads / STEP * STEP;
+static double gb_per_second(const char *buffer, int threads, size_t stage) {
+  size_t part = (stage ? stage : BUFFER) / threads / STEP * STEP;
+  size_t stages = stage ? BUFFER / stage : 1;
   int64_t total = 0;
+  int arrived = 0;
   double start = omp_get_wtime();
-  #pragma omp parallel num_threads(threads) reduction(+ : total)
-  total += read_once(buffer + omp_get_thread_num() * part, part);
+  #pragma omp parallel num_threads(threads) reduction(+ : total) shared(arrived)
+  {
+    const char *own = buffer + omp_get_thread_num() * part;
+    if (!stage) total += read_once(own, part, 0);
+    for (size_t i = 0; stage && i < stages; i++) {
+      total += read_once(own + i * threads * part, part, PAGE);
+      /* OpenMP's own barrier may put threads to sleep; a stage is over in some 50 us. */
+      __atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL);
+      while (__atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < (int)(i + 1) * threads) {}
+    }
+  }
   sink = total;
-  return (double)part * threads / (omp_get_wtime() - start) / 1e9;
+  return (double)part * threads * stages / (omp_get_wtime() - start) / 1e9;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -48,10 +67,11 @@ int main(void) {
   if (!buffer) { fprintf(stderr, "limits: cannot allocate 1 GiB\n"); return 1; }
   memset(buffer, 1, BUFFER);
   int threads;
-  while (scanf("%d", &threads) == 1 && threads > 0) {
+  size_t stage;
+  while (scanf("%d %zu", &threads, &stage) == 2 && threads > 0 && stage <= BUFFER) {
     double values[PASSES];
-    gb_per_second(buffer, threads); /* wakes the threads */
-    for (int i = 0; i < PASSES; i++) values[i] = gb_per_second(buffer, threads);
+    gb_per_second(buffer, threads, stage); /* wakes the threads */
+    for (int i = 0; i < PASSES; i++) values[i] = gb_per_second(buffer, threads, stage);
     qsort(values, PASSES, sizeof *values, by_value);
     printf("%.2f\n", values[PASSES / 2]);
     fflush(stdout);

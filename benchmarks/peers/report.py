@@ -95,10 +95,11 @@ def report(rounds: Rounds) -> str:
         *ratio_table(rows(rounds)),
         "",
         "Bound: what the line would say, had codegen only read its weights, keys and values, as "
-        "fast as the C loop did in the same round, and as a process also imported the libraries "
-        "that it is built on, parsed the tokenizer and mapped the file (peers/libraries.py); "
-        "median of the rounds that count. An estimate: memory drifts within a round, and our "
-        "kernels ask memory ahead, as the plain loop does not, so values may pass it.",
+        "fast as a C loop did in the same round (the plain one, or the one that asks ahead and "
+        "waits after each stage as a forward pass must, whichever was faster: peers/limits.c), "
+        "and as a process also imported the libraries that it is built on, parsed the tokenizer "
+        "beside that and mapped the file (peers/libraries.py); median of the rounds that count. "
+        "Memory drifts within a round, so single values may pass it.",
         "",
         "Medians; speeds in tokens/s, `decode N`: after N tokens, `prefill N`: a prompt of N:",
         "",

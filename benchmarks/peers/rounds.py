@@ -27,6 +27,8 @@ DEPTHS = (32, 256, 512, 1024, 1536, 1792)
 COMPARED_DEPTHS = (32, 1024)
 COMPARED_TOKENS, PLOTTED_TOKENS = 128, 32
 PROMPTS = (512, 1536)
+STAGES = 4 * 20 + 1
+"""A token's forward pass of the 350M shape: four in each layer, and lm_head."""
 WHOLE_RUNS, WHOLE_PROMPT, WHOLE_NEW = 3, 32, 64
 QUANTIZE_ROUNDS = 3
 PROMPT_TEXT = (
@@ -83,7 +85,10 @@ def measure_round(series: Sequence[Series], number: int, limit: ReadLimit, recor
 def measure_decode(
     engines: Sequence[EngineProcess], depth: int, limit: ReadLimit, record: Record
 ) -> None:
-    """Each engine's greedy steps, with what memory delivers right before and after."""
+    """Each engine's greedy steps, with what memory delivers right before and after.
+
+    staged_gb  of ours, after COMPARED_DEPTHS: what the loop in stages reads
+    """
     n_tokens = COMPARED_TOKENS if depth in COMPARED_DEPTHS else PLOTTED_TOKENS
     for engine in engines:
         threads = engine.series.threads
@@ -92,8 +97,11 @@ def measure_decode(
         engine.ask("read_to", n_past=depth)
         before = limit.gb_per_second(threads)
         trial = engine.ask("decode", n_tokens=n_tokens)
-        read_gb = (before + limit.gb_per_second(threads)) / 2
-        record(engine.series, "decode", n=depth, n_tokens=n_tokens, read_gb=read_gb, **trial)
+        trial["read_gb"] = (before + limit.gb_per_second(threads)) / 2
+        if engine.series.engine == "codegen" and depth in COMPARED_DEPTHS:
+            stage_bytes = engine.ask("describe")["touched_bytes"] // STAGES
+            trial["staged_gb"] = limit.gb_per_second(threads, stage_bytes)
+        record(engine.series, "decode", n=depth, n_tokens=n_tokens, **trial)
 
 
 def measure_prefill(engines: Sequence[EngineProcess], n_tokens: int, record: Record) -> None:
