@@ -23,8 +23,8 @@ class PromptProcess:
     packed                      the file whose tokenizer and context are meant
     max_tokens, special_tokens  as for `prompt.fit_prompt`
 
-    Where there can be no child, all is done here when it is asked for; where a child fails as well,
-    for whatever reason: it says nothing of that, and here the same errors come again.
+    Where there can be no child all is done here, when it is asked for. So it is where a child fails:
+    it says nothing of that, and whatever it met is met again here.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class PromptProcess:
         self._max_tokens = max_tokens
         self._special_tokens = special_tokens
         self._known_bytes: dict[int, bytes] = {}
+        self._tokenizer: Tokenizer | None = None
         self._child = start_child(self._work)
 
     def result(self, deadline: Deadline) -> tuple[FittedPrompt, Vocabulary]:
@@ -58,7 +59,8 @@ class PromptProcess:
         if token_id not in self._known_bytes:
             answer = self._child.ask(token_id) if self._child else None
             if answer is None:
-                answer = self._encode()[1].token_bytes(token_id)
+                self._tokenizer = self._tokenizer or self._encode()[1]
+                answer = self._tokenizer.token_bytes(token_id)
             self._known_bytes[token_id] = answer
         return self._known_bytes[token_id]
 
