@@ -23,7 +23,7 @@ class PromptProcess:
     packed                      the file whose tokenizer and context are meant
     max_tokens, special_tokens  as for `prompt.fit_prompt`
 
-    Where there can be no child all is done here, when it is asked for. So it is where a child fails:
+    Where there can be no child all is done here, when it is asked for; and so where a child fails:
     it says nothing of that, and whatever it met is met again here.
     """
 
