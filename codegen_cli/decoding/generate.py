@@ -106,7 +106,7 @@ class Generation(Iterator[Piece | Summary]):
                 check_deadline(options.deadline)
                 logits = self._model.forward(ids, cache, 1, options.deadline)[-1]
             with self._timed("decode"):
-                token_id = self._draw(logits, uniform(options.seed, options.sample, position))
+                token_id = self._draw(logits, position)
                 self._n_sampled += 1
                 if token_id in self._end_ids:
                     return "stop"
@@ -119,7 +119,10 @@ class Generation(Iterator[Piece | Summary]):
             ids = [token_id]
         return "length"
 
-    def _draw(self, logits: npt.NDArray[np.float32], number: float) -> int:
+    def _draw(self, logits: npt.NDArray[np.float32], position: int) -> int:
+        options = self._options
+        is_drawn = options.temperature > 0
+        number = uniform(options.seed, options.sample, position) if is_drawn else 0.0
         try:
             return self._sample(logits, number)
         except ValueError as error:  # not finite: a file may hold any numbers

@@ -28,7 +28,7 @@ def make_sampler(
 
     The logits are left as they are. Raises ValueError on logits that are not finite.
     """
-    forbidden = np.array(forbidden_ids, np.int64)
+    forbidden, never = np.array(forbidden_ids, np.int64), frozenset(forbidden_ids)
     filters: list[Filter] = []
     if top_k > 0:
         filters.append(lambda ids, weights: keep_top_k(ids, weights, top_k))
@@ -36,9 +36,12 @@ def make_sampler(
         filters.append(lambda ids, weights: keep_top_p(ids, weights, top_p))
 
     def sample(logits: npt.NDArray[np.float32], uniform: float) -> int:
-        allowed = logits.copy()
-        allowed[forbidden] = -np.inf
-        best = int(allowed.argmax())  # the first NaN, if there is one
+        best = int(logits.argmax())  # the first NaN, if there is one
+        allowed = logits
+        if temperature > 0 or best in never:  # else a copy would change nothing
+            allowed = logits.copy()
+            allowed[forbidden] = -np.inf
+            best = int(allowed.argmax())
         if not np.isfinite(allowed[best]):
             raise ValueError(f"logits are not finite: {logits[best]} for id {best}")
         if temperature == 0:
