@@ -51,11 +51,13 @@ class Child:
         return _receive(self._answers)
 
     def close(self) -> None:
-        """Let it end: it does so once it finds nobody here. That takes milliseconds, so no wait."""
-        # The system then takes it away unasked, once it ends; if it has ended, it is asked here.
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        """End it, whatever it is doing, and wait until it is gone: some milliseconds."""
+        # Asked for first: where SIGCHLD is ignored its number may be another process's by now.
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._process, os.WNOHANG)
+            ended, _ = os.waitpid(self._process, os.WNOHANG)
+            if not ended:
+                os.kill(self._process, signal.SIGKILL)
+                os.waitpid(self._process, 0)
         self._answers.close()
         with contextlib.suppress(OSError):  # a question that nobody read is still in there
             self._questions.close()
