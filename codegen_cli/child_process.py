@@ -53,7 +53,7 @@ class Child:
     def close(self) -> None:
         """End it, whatever it is doing, and wait until it is gone: some milliseconds."""
         # Asked for first: where SIGCHLD is ignored its number may be another process's by now.
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
             ended, _ = os.waitpid(self._process, os.WNOHANG)
             if not ended:
                 os.kill(self._process, signal.SIGKILL)
