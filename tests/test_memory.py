@@ -1,5 +1,8 @@
 """What a model needs is what it allocates; what the machine has is what its files state."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,3 +209,32 @@ def test_loading_a_model_that_fits_says_nothing(
 ) -> None:
     load_chosen(PackedModel(write_packed(tmp_path / "m"), "tiny"), 1).close()
     assert capsys.readouterr().err == ""
+
+
+# --- memory that comes and goes -------------------------------------------------------------------
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_a_draw_among_a_whole_vocabulary_takes_no_fresh_pages_each_time() -> None:
+    script = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from codegen_cli.decoding.sampler import make_sampler\n"
+        "from codegen_cli.engine.allocator import keep_freed_memory\n"
+        "if sys.argv[1] == 'kept':\n"
+        "    keep_freed_memory()\n"
+        "logits = np.random.RandomState(0).randn(51200).astype(np.float32)\n"
+        "sample = make_sampler(1.0, 0.95, 0, range(50295, 51200))\n"
+        "sample(logits, 0.5)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for i in range(50):\n"
+        "    sample(logits, i / 50)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = {}
+    for mode in ("kept", "handed back"):
+        command = [sys.executable, "-c", script, mode]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        faults[mode] = int(found.stdout)
+    assert faults["kept"] < 50 * 20
+    assert faults["kept"] < faults["handed back"] / 4

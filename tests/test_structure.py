@@ -56,6 +56,7 @@ codegen_cli.text.prompt_input
 codegen_cli.text.prompt
 codegen_cli.text.prompt_process
 codegen_cli.engine
+codegen_cli.engine.allocator
 codegen_cli.engine.system_files
 codegen_cli.engine.cores
 codegen_cli.engine.cpu

@@ -104,8 +104,10 @@ class Completion:
         )
         # NumPy and LLVM come with these: not before there is the other process to work meanwhile.
         from codegen_cli.decoding.generate import generate
+        from codegen_cli.engine.allocator import keep_freed_memory
         from codegen_cli.model_loading import load_chosen
 
+        keep_freed_memory()
         model = load_chosen(chosen, n_threads, options.deadline)
         self._load_seconds = time.monotonic() - started
         fitted, vocabulary = self._prompt_process.result(options.deadline)
