@@ -50,6 +50,14 @@ class PackedText:
     tokenizer_sha256: str = field(repr=False)
     tokenizer_settings: dict[str, object] = field(default_factory=dict)
 
+    def has_text_of(self, other: "PackedText") -> bool:
+        """Whether text and ids are the same for both, as far as their headers tell."""
+        return (self.config, self.tokenizer_sha256, self.tokenizer_settings) == (
+            other.config,
+            other.tokenizer_sha256,
+            other.tokenizer_settings,
+        )
+
 
 def is_packed_file(path: Path) -> bool:
     """Whether this is a readable regular file that begins as packed files of any version do."""

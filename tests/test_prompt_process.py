@@ -4,6 +4,7 @@ Each test is a process of its own, as in test_child_process.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -164,3 +165,25 @@ def test_a_model_that_is_packed_runs_by_its_name_without_the_hubs_client(tmp_pat
     environment = os.environ | {"CODEGEN_HOME": str(tmp_path)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert result.stdout == "350M-mono.int8.safetensors False\n"
+
+
+@pytest.mark.usefixtures("compiled_kernels")
+def test_a_file_that_is_replaced_meanwhile_is_no_mixture(tmp_path):
+    model, other = tmp_path / "model.safetensors", write_packed(tmp_path / "other")
+    shutil.copy(bundled_model(), model)
+    script = (
+        "import os, sys\n"
+        "from codegen_cli import model_loading\n"
+        "load = model_loading.load_chosen\n"
+        "def replace_and_load(*arguments):\n"
+        f"    os.replace({str(other)!r}, {str(model)!r})\n"
+        "    return load(*arguments)\n"
+        "model_loading.load_chosen = replace_and_load\n"
+        f"sys.argv = ['codegen', 'complete', '-m', {str(model)!r}, 'x']\n"
+        "from codegen_cli.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    expected = f"error: {model} was replaced while it was being read\nhint: Try again.\n"
+    assert (result.stdout, result.stderr, result.returncode) == ("", expected, 1)

@@ -15,6 +15,7 @@ from codegen_cli.engine.threads import run_interruptibly
 from codegen_cli.model_choice import choose_model
 from codegen_cli.reports.openai_json import completion_object
 from codegen_cli.text.prompt_process import PromptProcess
+from quantize.errors import UserError
 from quantize.packed_header import read_packed_text
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ class Completion:
         options = self._options
         chosen = choose_model(model_option, options.deadline)
         self._model_name = chosen.name
+        packed_text = read_packed_text(chosen.path)
         self._prompt_process = PromptProcess(
-            read_packed_text(chosen.path),
+            packed_text,
             prompt,
             max_tokens=options.max_tokens,
             special_tokens=self._special_tokens,
@@ -110,6 +112,8 @@ class Completion:
         keep_freed_memory()
         model = load_chosen(chosen, n_threads, options.deadline)
         self._load_seconds = time.monotonic() - started
+        if not model.packed.has_text_of(packed_text):
+            raise UserError(f"{chosen.path} was replaced while it was being read", "Try again.")
         fitted, vocabulary = self._prompt_process.result(options.deadline)
         if fitted.n_dropped_characters:
             console.note(
