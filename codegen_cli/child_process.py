@@ -71,24 +71,25 @@ def start_child(work: Work) -> Child | None:
     """
     if not _can_fork():
         return None
-    answers, questions = os.pipe(), os.pipe()
+    pipes: list[int] = []
     # A signal that comes between fork and _serve would run handlers of this process in both.
     handled = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
+        pipes += os.pipe()
+        pipes += os.pipe()
         process = os.fork()
-        if process == 0:
-            os.close(answers[0])
-            os.close(questions[1])
-            _serve(questions[0], answers[1], work, handled)
-    except OSError:  # no process is to be had
-        os.close(answers[0])
-        os.close(questions[1])
-        return None
-    finally:
-        os.close(answers[1])
-        os.close(questions[0])
+    except OSError:  # no process, or no pipe, is to be had
+        for handle in pipes:
+            os.close(handle)
         signal.pthread_sigmask(signal.SIG_SETMASK, handled)
-    return Child(process, os.fdopen(answers[0], "rb"), os.fdopen(questions[1], "wb"))
+        return None
+    answers, its_answers, its_questions, questions = pipes
+    if process == 0:
+        _serve(its_questions, its_answers, (answers, questions), work, handled)
+    os.close(its_answers)
+    os.close(its_questions)
+    signal.pthread_sigmask(signal.SIG_SETMASK, handled)
+    return Child(process, os.fdopen(answers, "rb"), os.fdopen(questions, "wb"))
 
 
 def _can_fork() -> bool:
@@ -105,8 +106,16 @@ def _can_fork() -> bool:
     )
 
 
-def _serve(source: int, target: int, work: Work, signals: set[int | signal.Signals]) -> NoReturn:
+def _serve(
+    source: int,
+    target: int,
+    not_its: tuple[int, int],
+    work: Work,
+    signals: set[int | signal.Signals],
+) -> NoReturn:
     try:
+        for handle in not_its:  # or it would keep its own questions from ending
+            os.close(handle)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)

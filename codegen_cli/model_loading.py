@@ -3,8 +3,9 @@
 from codegen_cli import console
 from codegen_cli.deadline import Deadline
 from codegen_cli.engine.memory import available_bytes, warn_if_short
-from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.model import Model, prepare_model
 from codegen_cli.store.registry import PackedModel
+from quantize.packed_file import read_packed_file
 
 
 def load_chosen(
@@ -13,8 +14,8 @@ def load_chosen(
     """Return the model; n_threads None: one for each core that the process may use.
 
     Says so when the machine's memory is too small for it, and when kernels have to be compiled.
-    Raises UserError and TimeUp as load_model does.
+    Raises UserError and TimeUp as engine.model.load_model does.
     """
-    model = load_model(chosen.path, n_threads, console.note_compiling, deadline)
-    warn_if_short(model.packed, chosen.name, available_bytes())
-    return model
+    packed = read_packed_file(chosen.path)
+    warn_if_short(packed, chosen.name, available_bytes())
+    return prepare_model(packed, n_threads, console.note_compiling, deadline)

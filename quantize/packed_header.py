@@ -31,7 +31,7 @@ MAGIC = b'{"__metadata__":{"format":"codegen-packed","format_version":"'
 HASH_START = len(MAGIC) + len('1","header_sha256":"')
 N_DIGITS = 64
 
-_LARGEST_HEADER_BYTES = 100_000_000  # of any safetensors file; CodeGen 16B has some 100 KB
+_LARGEST_HEADER_BYTES = 100_000_000  # of any safetensors file; the 350M shape has 40 KB
 
 HINT_DAMAGED = "The file is damaged or incomplete; quantize the checkpoint again."
 

@@ -265,11 +265,16 @@ def test_there_is_none_where_it_would_be_unsound_or_slower(circumstance):
     run(f"{circumstance}\nassert start_child(echo) is None\n")
 
 
-def test_there_is_none_where_the_system_gives_no_process():
+@pytest.mark.parametrize("given", ["fork", "pipe"])
+def test_there_is_none_where_the_system_gives_no_process_or_pipe(given):
     run(
+        f"give, left = os.{given}, [{int(given == 'pipe')}]\n"
         "def refuse():\n"
+        "    if left.pop():\n"
+        "        left.append(0)\n"
+        "        return give()\n"
         "    raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
-        "os.fork = refuse\n"
+        f"os.{given} = refuse\n"
         "handles = len(os.listdir('/proc/self/fd'))\n"
         "assert start_child(echo) is None\n"
         "assert len(os.listdir('/proc/self/fd')) == handles\n"

@@ -35,7 +35,16 @@ def load_model(
     Raises UserError for a file that is no valid packed file, or needs more memory than there is,
     TimeUp.
     """
-    packed = read_packed_file(path)
+    return prepare_model(read_packed_file(path), n_threads, on_compile, deadline)
+
+
+def prepare_model(
+    packed: PackedFile,
+    n_threads: int | None = None,
+    on_compile: Callable[[], None] = lambda: None,
+    deadline: Deadline = None,
+) -> "Model":
+    """Return the model of a packed file that has been read; all else as `load_model`."""
     step = run_interruptibly(lambda: kernel_cache.load_step(on_compile), deadline)
     try:
         return Model(packed, step, n_threads or usable_cores().n_threads)
