@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     until: Until
     deadline: Deadline
     sample: int
+    draft: int
 
 
 class LanguageModel:

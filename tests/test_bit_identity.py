@@ -1,5 +1,6 @@
 """Logits are the same bits however ids are grouped into calls and however many threads run."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from golden import sharpened
 
+from codegen_cli.decoding.id_stream import IdStream
+from codegen_cli.decoding.options import GenerateOptions
+from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.engine.model import Model, load_model
 from quantize.quantize_model import quantize
 
@@ -94,3 +98,23 @@ def test_ids_after_a_rewind_do_not_see_the_forgotten_ones(
     model.forward(IDS[:100], cache)
     cache.n_past = 37
     assert np.array_equal(model.forward(IDS[37:120], cache), expected[37:120])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_a_completion_has_the_same_ids_with_and_without_drafts(
+    model: Model, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a clock nothing is learned about costs: how much is drafted depends on the ids alone.
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+
+    def complete(draft: int) -> tuple[list[int], int]:
+        options = GenerateOptions(max_tokens=200, temperature=temperature, seed=3, draft=draft)
+        stream = IdStream(model, IDS[:20].tolist(), [], options, PhaseTimes())
+        return list(stream), stream.n_drafted
+
+    ids, _ = complete(0)
+    assert len(ids) == 200
+    for draft in (1, 8, 100):
+        drafted_ids, n_drafted = complete(draft)
+        assert drafted_ids == ids
+        assert n_drafted > 20

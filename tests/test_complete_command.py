@@ -45,6 +45,21 @@ def test_the_same_seed_gives_the_same_text_on_any_number_of_threads(codegen):
     assert sample("7", "1") != sample("8", "1")
 
 
+def test_drafts_change_no_byte(codegen):
+    def sample(*options, **environment):
+        options = ("-q", "-t", "0.5", "-n", "64", "--until", "none", "--seed", "3", *options)
+        return text_of(codegen("complete", *options, "import os\nimport sys\n", **environment))
+
+    whole = sample()
+    assert sample("--draft", "0") == whole
+    assert sample("--draft", "100") == whole
+    usage = json.loads(sample("--json"))["usage"]["completion_tokens_details"]
+    assert usage["accepted_prediction_tokens"] > 0
+    assert usage["rejected_prediction_tokens"] >= 0
+    usage = json.loads(sample("--json", CODEGEN_DRAFT="0"))["usage"]["completion_tokens_details"]
+    assert usage == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
+
+
 def test_arguments_are_joined_as_they_are_and_a_dash_is_stdin(codegen):
     whole = text_of(codegen("complete", *GREEDY, "--echo", "import math\n\ndef area("))
     piped = codegen("complete", *GREEDY, "--echo", "-", "def ", "area(", stdin=b"import math\n\n")
@@ -213,6 +228,7 @@ def test_a_terminal_without_a_prompt_is_wrong_usage():
         (("-t", "nan"), "temperature is nan"),
         (("--top-p", "0"), "top_p is 0.0"),
         (("--top-k", "-3"), "top_k is -3"),
+        (("--draft", "-1"), "draft is -1"),
         (("--seed", "-1"), "seed is -1"),
         (("--stop", ""), "stop is"),
         (("--until", "class"), "class"),

@@ -40,6 +40,15 @@ def config_of(vocab_size, n_positions):
 class PastIds:
     ids: list[int]
 
+    @property
+    def n_past(self):
+        return len(self.ids)
+
+    @n_past.setter
+    def n_past(self, n_past):
+        assert 0 <= n_past <= len(self.ids)
+        del self.ids[n_past:]
+
 
 class Recital:
     """Gives the next id of a script the best logit, whatever it is fed; `calls` lists the feeds."""
@@ -62,7 +71,9 @@ class Recital:
         self.deadlines.append(deadline)
         cache.ids += ids
         logits = np.zeros((n_logits, self.config.vocab_size), np.float32)
-        logits[-1, self.script[len(cache.ids)]] = 50
+        first = len(cache.ids) - n_logits + 1
+        for row, script_id in enumerate(self.script[first : first + n_logits]):
+            logits[row, script_id] = 50
         return logits
 
 
@@ -163,7 +174,7 @@ def test_a_special_token_in_eos_token_id_ends_the_completion():
 
 def test_the_prompt_is_fed_once_and_then_each_id_that_is_needed():
     model = recital_of("\n    return 1")
-    _, _, summary = complete(model)
+    _, _, summary = complete(model, draft=0)
     ids = TOKENIZER.encode("\n    return 1")
     assert model.calls == [PROMPT_IDS, *([i] for i in ids)]
     assert summary.prompt_tokens == len(PROMPT_IDS)
@@ -171,7 +182,7 @@ def test_the_prompt_is_fed_once_and_then_each_id_that_is_needed():
 
 def test_max_tokens_ends_with_length_and_computes_nothing_more():
     model = recital_of(" a b c d e")
-    text, _, summary = complete(model, max_tokens=3)
+    text, _, summary = complete(model, max_tokens=3, draft=0)
     assert text == " a b c"
     assert (summary.finish_reason, summary.completion_tokens) == ("length", 3)
     assert len(model.calls) == 3
@@ -192,7 +203,7 @@ def test_a_character_cut_by_max_tokens_ends_as_decode_gives():
 
 def test_a_stop_text_ends_at_once_and_is_not_shown():
     model = recital_of(" a b END c d")
-    text, _, summary = complete(model, stop=("ND", "zz"))
+    text, _, summary = complete(model, stop=("ND", "zz"), draft=0)
     assert text == " a b E"
     assert summary.finish_reason == "stop"
     # Those of " a b END", the last of which is not fed.
@@ -203,7 +214,7 @@ def test_a_stop_text_ends_at_once_and_is_not_shown():
 
 def test_until_function_ends_before_the_second_def():
     model = recital_of("\n    return 1\n\ndef g():\n    pass\n\ndef h():\n    pass")
-    text, _, summary = complete(model, until="function")
+    text, _, summary = complete(model, until="function", draft=0)
     assert text == "\n    return 1\n\ndef g():\n    pass\n\n"
     assert summary.finish_reason == "stop"
     # Those up to and with the second "def".
@@ -258,6 +269,62 @@ def test_draws_go_by_absolute_position(n_given):
     assert [i for piece in rest for i in piece.ids] == ids[n_given:]
 
 
+@given(
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([0.0, 0.5, 1.5]),
+    st.integers(1, 60),
+    st.sampled_from([1, 2, 8, 1000]),
+)
+@settings(max_examples=40)
+def test_drafts_change_the_number_of_steps_and_nothing_else(seed, temperature, max_tokens, draft):
+    changes = {
+        "seed": seed,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "stop": ("return b\n\nd",),
+    }
+    text, pieces, summary = complete(Pairs(TRAINING), draft=0, **changes)
+    assert (summary.drafted_tokens, summary.accepted_tokens) == (0, 0)
+    drafted_text, drafted_pieces, drafted = complete(Pairs(TRAINING), draft=draft, **changes)
+    assert (drafted_text, drafted_pieces) == (text, pieces)
+    assert drafted.completion_tokens == summary.completion_tokens
+    assert drafted.finish_reason == summary.finish_reason
+    assert 0 <= drafted.accepted_tokens <= drafted.drafted_tokens
+
+
+def test_a_text_that_repeats_itself_takes_fewer_steps(clock):
+    model = recital_of(" a b c" * 30)
+    text, _, summary = complete(model)
+    assert text == " a b c" * 30
+    assert len(model.calls) < 40
+    # Each step gives one id, and one more for each guess that held.
+    assert summary.completion_tokens == len(model.calls) + summary.accepted_tokens
+    assert sum(map(len, model.calls[1:])) == len(model.calls) - 1 + summary.drafted_tokens
+
+
+def test_a_draft_ends_with_the_completion():
+    model = recital_of(" a" * 200, n_positions=len(PROMPT_IDS) + 40)
+    text, _, summary = complete(model, max_tokens=30)
+    assert text == " a" * 30
+    assert (summary.finish_reason, summary.completion_tokens) == ("length", 30)
+    text, _, summary = complete(model)
+    assert text == " a" * 40
+    assert (summary.finish_reason, summary.completion_tokens) == ("length", 40)
+
+
+def test_time_up_while_a_draft_is_checked_keeps_the_text_so_far(clock):
+    def end_late_step(n_past):
+        if n_past >= len(PROMPT_IDS) + 20:
+            raise TimeUp
+
+    model = recital_of(" a" * 100, before_step=end_late_step)
+    text, _, summary = complete(model)
+    assert len(model.calls) < 20
+    assert text == " a" * summary.completion_tokens
+    assert summary.completion_tokens > 20
+    assert summary.finish_reason == "time"
+
+
 def test_time_up_inside_a_step_keeps_the_text_so_far():
     def end_third_step(n_past):
         if n_past == len(PROMPT_IDS) + 1:
@@ -278,7 +345,7 @@ def test_a_deadline_in_the_past_computes_nothing():
 
 def test_the_deadline_is_checked_before_each_step_for_models_that_do_not(clock):
     model = recital_of(" a" * 200, before_step=lambda n_past: clock.advance(2.0))
-    text, _, summary = complete(model, deadline=clock.now + 5.0)
+    text, _, summary = complete(model, draft=0, deadline=clock.now + 5.0)
     assert text == " a a a"
     assert (summary.finish_reason, summary.completion_tokens) == ("time", 3)
 
@@ -357,6 +424,7 @@ def test_a_prompt_that_the_model_cannot_take_is_refused(ids, message):
         ("top_p", 1.01, "above 0 and at most 1"),
         ("top_p", float("nan"), "above 0 and at most 1"),
         ("top_k", -1, "at least 0"),
+        ("draft", -1, "at least 0"),
         ("seed", -1, "0 to 2**64 - 1"),
         ("seed", 2**64, "0 to 2**64 - 1"),
         ("stop", ("a", ""), "texts that are not empty"),
@@ -372,7 +440,7 @@ def test_an_option_out_of_range_is_named_with_what_was_found_and_needed(option, 
 def test_options_default_to_the_authors_with_a_fresh_seed():
     made = GenerateOptions()
     assert (made.max_tokens, made.temperature, made.top_p, made.top_k) == (128, 0.2, 0.95, 0)
-    assert (made.stop, made.until, made.sample) == ((), "function", 0)
+    assert (made.stop, made.until, made.sample, made.draft) == ((), "function", 0, 8)
     assert len({GenerateOptions().seed for _ in range(8)}) > 4
 
 

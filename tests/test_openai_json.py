@@ -7,7 +7,16 @@ from codegen_cli.reports.openai_json import completion_object
 
 
 def test_the_object_has_the_shape_of_openais_text_completion():
-    summary = Summary("length", 8, 5, prefill_seconds=0.5, decode_seconds=2.0, seed=2**64 - 1)
+    summary = Summary(
+        finish_reason="length",
+        seed=2**64 - 1,
+        prompt_tokens=8,
+        completion_tokens=5,
+        drafted_tokens=7,
+        accepted_tokens=3,
+        prefill_seconds=0.5,
+        decode_seconds=2.0,
+    )
     made = completion_object(
         hex_id="00ff",
         created=1_700_000_000,
@@ -22,7 +31,15 @@ def test_the_object_has_the_shape_of_openais_text_completion():
         "created": 1_700_000_000,
         "model": "nano",
         "choices": [{"text": "\n  é", "index": 0, "finish_reason": "length", "logprobs": None}],
-        "usage": {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13},
+        "usage": {
+            "prompt_tokens": 8,
+            "completion_tokens": 5,
+            "total_tokens": 13,
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": 3,
+                "rejected_prediction_tokens": 4,
+            },
+        },
         "seed": 2**64 - 1,
         "timings": {
             "load_seconds": 0.25,

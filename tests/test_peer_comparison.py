@@ -179,11 +179,16 @@ def test_bounds_are_of_the_rounds_that_count(rounds_of):
 def test_the_bound_of_a_process_is_importing_libraries_and_reading_weights(rounds_of):
     rounds = rounds_of(
         trial(1, INT4),  # in a round in which memory gives 30 GB/s
-        trial(1, INT4, "whole", seconds=0.9, first_byte_seconds=0.4, peak_rss_mib=300),
+        trial(1, INT4, "whole", seconds=0.7, first_byte_seconds=0.4, peak_rss_mib=300),
+        trial(1, INT4, "undrafted", seconds=0.9, first_byte_seconds=0.4, peak_rss_mib=300),
         trial(1, Q4, "whole", seconds=1.0, first_byte_seconds=0.5, peak_rss_mib=300),
         trial(1, INT4, "libraries", 0, seconds=0.25, first_byte_seconds=0.2, peak_rss_mib=90),
     )
-    whole = row(rounds, "whole process, int4 / llama.cpp Q4_0")
+    drafted = row(rounds, "whole process, int4 / llama.cpp Q4_0")
+    assert drafted.used == [0.7]
+    assert drafted.bounds == []
+    whole = row(rounds, "whole process without drafts, int4 / llama.cpp Q4_0")
+    assert whole.used == [0.9]
     assert whole.used_bounds == [pytest.approx(0.25 + 64 * 0.2 / 30)]
     first = row(rounds, "start to first byte, int4 / llama.cpp Q4_0")
     assert first.used == [pytest.approx(0.8)]

@@ -93,6 +93,10 @@ codegen_cli.decoding.sampler
 codegen_cli.decoding.stopping
 codegen_cli.decoding.options
 codegen_cli.decoding.summary
+codegen_cli.decoding.phase_times
+codegen_cli.decoding.prompt_lookup
+codegen_cli.decoding.drafter
+codegen_cli.decoding.id_stream
 codegen_cli.decoding.generate
 codegen_cli.analysis
 codegen_cli.analysis.windows

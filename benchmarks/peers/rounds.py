@@ -120,6 +120,8 @@ def measure_whole_runs(series: Sequence[Series], record: Record) -> None:
     once = [*theirs.command, "--once", str(WHOLE_PROMPT), str(WHOLE_NEW)]
     for _ in range(WHOLE_RUNS):
         record(ours, "whole", n=WHOLE_PROMPT, **run_whole(complete_command(ours)))
+        without_drafts = complete_command(ours, "--draft", "0")
+        record(ours, "undrafted", n=WHOLE_PROMPT, **run_whole(without_drafts))
         record(theirs, "whole", n=WHOLE_PROMPT, **run_whole(once))
         record(ours, "libraries", n=0, **run_whole(libraries_command(ours)))
 

@@ -47,6 +47,14 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", envvar="CODEGEN_SEED", help="The same seed gives the same text."),
 ]
+Draft = Annotated[
+    int,
+    typer.Option(
+        "--draft",
+        envvar="CODEGEN_DRAFT",
+        help="Most tokens to guess from the text and check at once; 0: none. Same text, faster.",
+    ),
+]
 Stop = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated."),
@@ -75,6 +83,7 @@ def complete(
     top_p: TopP = 0.95,
     top_k: TopK = 0,
     seed: Seed = None,
+    draft: Draft = 8,
     stop: Stop = None,
     until: Until = "function",
     echo: Echo = False,
@@ -106,6 +115,7 @@ def complete(
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
+        draft=draft,
         stop=tuple(stop or ()),
         until=until,
         deadline=None if max_time is None else started + max_time,

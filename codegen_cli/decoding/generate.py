@@ -1,47 +1,17 @@
 """Prompt ids and anything that has forward -> pieces of text as they are made, then a summary."""
 
-import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from codegen_cli.deadline import Deadline, TimeUp, check_deadline
+from codegen_cli.deadline import TimeUp
+from codegen_cli.decoding.id_stream import Forward, IdStream
 from codegen_cli.decoding.options import GenerateOptions
-from codegen_cli.decoding.random_draws import uniform
-from codegen_cli.decoding.sampler import make_sampler
+from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.decoding.stopping import StopWatch
 from codegen_cli.decoding.summary import FinishReason, Piece, Summary
 from codegen_cli.text.text_stream import TextStream
 from codegen_cli.text.vocabulary import Vocabulary
-from quantize.config import ModelConfig
 from quantize.errors import UserError
-
-Cache = TypeVar("Cache")
-
-
-class Forward(Protocol[Cache]):
-    """A model that generate can run.
-
-    new_cache(n_positions) has room for so many ids. forward(ids, cache, n_logits, deadline) appends
-    ids to those the cache holds and returns the logits that follow the last n_logits of them, f32
-    [n_logits, vocab_size]. It may raise TimeUp once the deadline has passed.
-    """
-
-    config: ModelConfig
-    n_positions: int
-
-    def new_cache(self, n_positions: int) -> Cache: ...
-
-    def forward(
-        self,
-        ids: Sequence[int],
-        cache: Cache,
-        n_logits: int | None = None,
-        deadline: Deadline = None,
-    ) -> npt.NDArray[np.float32]: ...
 
 
 class Generation(Iterator[Piece | Summary]):
@@ -58,18 +28,15 @@ class Generation(Iterator[Piece | Summary]):
         options: GenerateOptions,
     ) -> None:
         _check_prompt(prompt_ids, model)
-        self._model = model
-        self._prompt_ids = prompt_ids
-        self._options = options
+        self._n_prompt_ids = len(prompt_ids)
+        self._seed = options.seed
         self._end_ids = vocabulary.end_ids
-        self._sample = make_sampler(
-            options.temperature, options.top_p, options.top_k, vocabulary.missing_ids
-        )
+        self._times = PhaseTimes()
+        self._ids = IdStream(model, prompt_ids, vocabulary.missing_ids, options, self._times)
         self._stream = TextStream(vocabulary.token_bytes, vocabulary.errors)
         self._watch = StopWatch(options.stop, options.until)
         self._n_sampled = 0
         self._ids_since_piece: list[int] = []
-        self._seconds = {"prefill": 0.0, "decode": 0.0}
         self._items = self._run()
 
     def __next__(self) -> Piece | Summary:
@@ -79,11 +46,13 @@ class Generation(Iterator[Piece | Summary]):
         """Return what was done so far, as if it ended now."""
         return Summary(
             finish_reason=finish_reason,
-            prompt_tokens=len(self._prompt_ids),
+            seed=self._seed,
+            prompt_tokens=self._n_prompt_ids,
             completion_tokens=self._n_sampled,
-            prefill_seconds=self._seconds["prefill"],
-            decode_seconds=self._seconds["decode"],
-            seed=self._options.seed,
+            drafted_tokens=self._ids.n_drafted,
+            accepted_tokens=self._ids.n_accepted,
+            prefill_seconds=self._times.seconds["prefill"],
+            decode_seconds=self._times.seconds["decode"],
         )
 
     def _run(self) -> Iterator[Piece | Summary]:
@@ -97,52 +66,23 @@ class Generation(Iterator[Piece | Summary]):
         yield self.summary("stop" if self._watch.stopped else finish_reason)
 
     def _decode(self) -> Generator[Piece, None, FinishReason]:
-        options, ids = self._options, self._prompt_ids
-        first = len(ids)
-        end = min(first + options.max_tokens, self._model.n_positions)
-        cache = self._model.new_cache(end)
-        for position in range(first, end):
-            with self._timed("prefill" if position == first else "decode"):
-                check_deadline(options.deadline)
-                logits = self._model.forward(ids, cache, 1, options.deadline)[-1]
-            with self._timed("decode"):
-                token_id = self._draw(logits, position)
-                self._n_sampled += 1
-                if token_id in self._end_ids:
-                    return "stop"
+        for token_id in self._ids:
+            self._n_sampled += 1
+            if token_id in self._end_ids:
+                return "stop"
+            with self._times.measured("decode"):
                 self._ids_since_piece.append(token_id)
                 text = self._watch.feed(self._stream.feed(token_id))
             if text:
                 yield self._piece(text)
             if self._watch.stopped:
                 return "stop"
-            ids = [token_id]
         return "length"
-
-    def _draw(self, logits: npt.NDArray[np.float32], position: int) -> int:
-        options = self._options
-        is_drawn = options.temperature > 0
-        number = uniform(options.seed, options.sample, position) if is_drawn else 0.0
-        try:
-            return self._sample(logits, number)
-        except ValueError as error:  # not finite: a file may hold any numbers
-            raise UserError(
-                f"the model computes no probabilities: {error}",
-                "Its file is damaged: `codegen models verify` tells where.",
-            ) from error
 
     def _piece(self, text: str) -> Piece:
         piece = Piece(text, tuple(self._ids_since_piece))
         self._ids_since_piece.clear()
         return piece
-
-    @contextmanager
-    def _timed(self, phase: Literal["prefill", "decode"]) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[phase] += time.perf_counter() - started
 
 
 def generate(

@@ -22,6 +22,7 @@ class GenerateOptions:
     until         "function" ends it where one function ends (stopping.FUNCTION_STOPS)
     deadline      time.monotonic() in seconds after which nothing more is computed
     sample        index among several completions of one prompt and seed
+    draft         most ids to guess and check in one step; the text is the same for any number
 
     Raises UserError on a value out of range.
     """
@@ -35,6 +36,7 @@ class GenerateOptions:
     until: Until = "function"
     deadline: Deadline = None
     sample: int = 0
+    draft: int = 8
 
     def __post_init__(self) -> None:
         in_range = 0 <= self.temperature < math.inf  # False for NaN too
@@ -42,6 +44,7 @@ class GenerateOptions:
         _check("temperature", self.temperature, in_range, "a finite number of at least 0")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("top_k", self.top_k, self.top_k >= 0, "at least 0")
+        _check("draft", self.draft, self.draft >= 0, "at least 0")
         _check("seed", self.seed, 0 <= self.seed < 2**64, "0 to 2**64 - 1")
         _check("stop", self.stop, "" not in self.stop, "texts that are not empty")
         _check("until", self.until, self.until in ("function", "none"), "'function' or 'none'")

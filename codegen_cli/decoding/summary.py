@@ -14,21 +14,24 @@ class Piece:
     ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """How a completion ended and what it took.
 
     completion_tokens counts every id sampled, as OpenAI's usage does: the end-of-text id and those
-    of a stop text too. prefill_seconds lead to the first logits; decode_seconds follow, without
-    the time that whoever takes the pieces spends on them.
+    of a stop text too. Of drafted_tokens, guessed from the text before them, accepted_tokens were
+    then sampled. prefill_seconds lead to the first logits; decode_seconds follow, without the time
+    that whoever takes the pieces spends on them.
     """
 
     finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-    prefill_seconds: float
-    decode_seconds: float
     seed: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
     @property
     def prefill_tokens_per_second(self) -> float:

@@ -59,7 +59,7 @@ class Completion:
             self._generation = generation = self._prepare(prompt, model_option, n_threads)
             self._write_all(prompt, generation)
         except TimeUp:
-            self.summary = Summary("time", 0, 0, 0.0, 0.0, self._options.seed)
+            self.summary = Summary(finish_reason="time", seed=self._options.seed)
         finally:
             if self._prompt_process:
                 self._prompt_process.close()
@@ -81,12 +81,15 @@ class Completion:
         """Return token counts and speeds, in words."""
         assert self.summary is not None
         summary = self.summary
+        guesses = ""
+        if summary.drafted_tokens:
+            guesses = f", {summary.accepted_tokens} of {summary.drafted_tokens} guesses right"
         return (
             f"prompt {summary.prompt_tokens} tokens in {summary.prefill_seconds:.2f} s "
             f"({summary.prefill_tokens_per_second:.1f}/s), "
             f"completion {summary.completion_tokens} tokens in {summary.decode_seconds:.2f} s "
-            f"({summary.decode_tokens_per_second:.1f}/s), load {self._load_seconds:.2f} s, "
-            f"{summary.finish_reason}, seed {summary.seed}"
+            f"({summary.decode_tokens_per_second:.1f}/s{guesses}), "
+            f"load {self._load_seconds:.2f} s, {summary.finish_reason}, seed {summary.seed}"
         )
 
     def _prepare(

@@ -35,6 +35,10 @@ def completion_object(
             "prompt_tokens": summary.prompt_tokens,
             "completion_tokens": summary.completion_tokens,
             "total_tokens": summary.prompt_tokens + summary.completion_tokens,
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": summary.accepted_tokens,
+                "rejected_prediction_tokens": summary.drafted_tokens - summary.accepted_tokens,
+            },
         },
         "seed": summary.seed,
         "timings": {
