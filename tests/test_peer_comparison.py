@@ -176,6 +176,15 @@ def test_bounds_are_of_the_rounds_that_count(rounds_of):
     assert found.used_bounds == [pytest.approx(30e9 / (200e6 + 82 * 81920) / 100)]
 
 
+def test_decoding_with_drafts_is_compared_with_the_same_trial_of_the_peer(rounds_of):
+    drafted = trial(1, INT4, "drafted", seconds=0.5)
+    rounds = rounds_of(trial(1, INT4, seconds=1.0), drafted, trial(1, Q4, seconds=2.0))
+    assert row(rounds, "decode int4 after 32 / llama.cpp Q4_0").used == [2.0]
+    found = row(rounds, "decode int4 after 32 / llama.cpp Q4_0, with drafts")
+    assert found.used == [4.0]
+    assert not found.bounds
+
+
 def test_the_bound_of_a_process_is_importing_libraries_and_reading_weights(rounds_of):
     rounds = rounds_of(
         trial(1, INT4),  # in a round in which memory gives 30 GB/s
@@ -239,6 +248,7 @@ def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, bundle
         {"do": "read_to", "n_past": 400},
         {"do": "read_to", "n_past": 500},
         {"do": "prefill", "n_tokens": 70},
+        {"do": "complete", "n_past": 90, "n_tokens": 20},
         {"do": "scores", "path": str(path)},
         {"do": "describe"},
     ]
@@ -246,7 +256,7 @@ def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, bundle
     done = subprocess.run(engine_command, input=lines, capture_output=True, text=True, check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer.keys() >= {"seconds", "other_cores"} for answer in answers] == [
-        request["do"] in ("decode", "prefill") for request in requests
+        request["do"] in ("decode", "prefill", "complete") for request in requests
     ]
     assert (np.load(path) == bundled.forward(prompt(64), bundled.new_cache(), 1)[-1]).all()
     assert answers[-1]["touched_bytes"] < answers[-1]["file_bytes"]

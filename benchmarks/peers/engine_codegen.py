@@ -1,6 +1,7 @@
 """This project's engine. MODEL is a packed file."""
 
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ class Codegen:
 
     def scores(self, ids: list[int]) -> Any:
         return self._model.forward(ids, self._cache, 1)[-1]
+
+    def complete(self, ids: list[int], n_tokens: int) -> Iterator[int]:
+        """The greedy ids as `codegen complete` gets them, with drafts."""
+        from codegen_cli.decoding.id_stream import IdStream
+        from codegen_cli.decoding.options import GenerateOptions
+        from codegen_cli.decoding.phase_times import PhaseTimes
+
+        options = GenerateOptions(max_tokens=n_tokens, temperature=0)
+        return IdStream(self._model, ids, [], options, PhaseTimes())
 
     def describe(self) -> dict[str, object]:
         from codegen_cli.analysis.token_bytes import bits_per_weight, weight_bytes

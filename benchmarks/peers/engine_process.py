@@ -10,6 +10,9 @@ Requests and answers:
     {"do": "prefill", "n_tokens"}    forget all, read a prompt    {"seconds", "other_cores"}
     {"do": "read_to", "n_past"}      untimed: forget all if need be, read on up to there    {}
     {"do": "decode", "n_tokens"}     greedy steps, end mark ignored    {"seconds", "other_cores"}
+    {"do": "complete", "n_past", "n_tokens"}    of engines that have complete(): as their users get
+                                                them, the greedy ids after those of a prompt and
+                                                one more    {"seconds", "other_cores"}
     {"do": "scores", "path"}         those after 64 ids, [vocab_size] float32, to a .npy file    {}
 
 An engine_NAME.py gives main() a function load(path, threads) -> Engine that imports the engine's
@@ -111,13 +114,15 @@ class Session:
                 self._read_to(request["n_past"])
             case "decode":
                 return self._timed(lambda: self._decode(request["n_tokens"]))
+            case "complete":
+                return self._complete(request["n_past"], request["n_tokens"])
             case "scores":
                 self._write_scores(request["path"])
             case other:
                 raise ValueError(f"no such request: {other}")
         return {}
 
-    def _timed(self, run: Callable[[], None]) -> dict[str, object]:
+    def _timed(self, run: Callable[[], object]) -> dict[str, object]:
         with Stopwatch() as watch:
             run()
         return watch.answer()
@@ -136,6 +141,12 @@ class Session:
     def _decode(self, n_tokens: int) -> None:
         for _ in range(n_tokens):
             self._read([self._next])
+
+    def _complete(self, n_past: int, n_tokens: int) -> dict[str, object]:
+        """Time n_tokens, without the prompt and the first id, which comes with it."""
+        ids = self._engine.complete(prompt(n_past), n_tokens + 1)  # type: ignore[attr-defined]
+        next(ids)
+        return self._timed(lambda: [*ids])
 
     def _read(self, ids: list[int]) -> None:
         self._next = int(self._engine.scores(ids).argmax())

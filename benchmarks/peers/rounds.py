@@ -88,6 +88,8 @@ def measure_decode(
     """Each engine's greedy steps, with what memory delivers right before and after.
 
     staged_gb  of ours, after COMPARED_DEPTHS: what the loop in stages reads
+
+    And there once more as `codegen complete` does it, with drafts.
     """
     n_tokens = COMPARED_TOKENS if depth in COMPARED_DEPTHS else PLOTTED_TOKENS
     for engine in engines:
@@ -102,6 +104,9 @@ def measure_decode(
             stage_bytes = engine.ask("describe")["touched_bytes"] // STAGES
             trial["staged_gb"] = limit.gb_per_second(threads, stage_bytes)
         record(engine.series, "decode", n=depth, n_tokens=n_tokens, **trial)
+        if engine.series.engine == "codegen" and depth in COMPARED_DEPTHS:
+            drafted = engine.ask("complete", n_past=depth, n_tokens=n_tokens)
+            record(engine.series, "drafted", n=depth, n_tokens=n_tokens, **drafted)
 
 
 def measure_prefill(engines: Sequence[EngineProcess], n_tokens: int, record: Record) -> None:

@@ -249,6 +249,8 @@ def speed_rows(r: Rounds) -> Iterator[Row]:
         bounds = ratios(r, ours, theirs, "decode", n, speed_of_reading(r, ours), speed)
         found = [*ratios(r, ours, theirs, "decode", n)]
         yield Row(title, found, must, aim, bounds=[*bounds])
+        drafted = ratios(r, ours, theirs, "drafted", n, their_metric="decode")
+        yield Row(f"{title}, with drafts", [*drafted], must, aim)
     large = r.series("codegen", "int4", size="2B")
     for ours, title in ((int8, "decode int8"), (large, "decode int4, 2B shape")):
         shares = values(r, ours, "decode", 32, read_share(r, ours))

@@ -84,11 +84,11 @@ class IdStream(Iterator[int]):
         position = len(prompt_ids)
         end = min(position + self._options.max_tokens, self._model.n_positions)
         cache = self._model.new_cache(end)
-        drafter = Drafter(prompt_ids, self._options.draft)
         with self._times.measured("prefill"):
             logits = self._forward(prompt_ids, cache, 1)
         drawn = yield from self._draw(logits, [], position)
         position += 1
+        drafter = Drafter(prompt_ids, self._options.draft)
         while position < end:
             with self._times.measured("decode"):
                 drafter.extend(drawn)
