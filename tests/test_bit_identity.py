@@ -117,4 +117,4 @@ def test_a_completion_has_the_same_ids_with_and_without_drafts(
     for draft in (1, 8, 100):
         drafted_ids, n_drafted = complete(draft)
         assert drafted_ids == ids
-        assert n_drafted > 20
+        assert n_drafted > 3

@@ -5,9 +5,10 @@ from collections.abc import Collection, Sequence
 
 from codegen_cli.decoding.prompt_lookup import Match, PromptLookup
 
-# How often a guess held after a match of 1, 2, ... ids, in completions of the bundled model; a run
-# soon goes by its own.
-_USUAL_HIT_RATES = (0.4, 0.55, 0.65, 0.75)
+# How often a guess holds after a match of 1 to 4 ids; a run soon goes by its own. Measured in
+# people's Python and, the larger ones, in completions of the bundled model at temperatures 0 to
+# 0.8: 0.31 to 0.41, 0.45 to 0.51, 0.50 to 0.66, 0.66 to 0.97.
+_USUAL_HIT_RATES = (0.35, 0.5, 0.6, 0.75)
 _REMEMBERED_GUESSES = 8
 
 # What one more id costs, as a share of a step with a single id, until it has been measured: little
