@@ -20,13 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import codegen_cli
 from codegen_cli.deadline import Deadline
 from codegen_cli.decoding.generate import generate
+from codegen_cli.decoding.id_stream import Forward
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Summary
 from codegen_cli.engine.kv_cache import KVCache
 from codegen_cli.engine.model import Model
+from codegen_cli.model_choice import choose_model
+from codegen_cli.model_loading import load_chosen
+from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent
 MAX_TOKENS = 128
@@ -55,15 +59,30 @@ class Replay:
         return logits
 
 
-def decode(
-    model: Any, language_model: codegen_cli.LanguageModel, prompt_ids: Sequence[int], draft: int
+def complete(
+    model: Forward[Any], vocabulary: Vocabulary, prompt_ids: Sequence[int], draft: int
 ) -> tuple[list[int], Summary]:
     """Return the ids of a completion and what it took."""
     options = GenerateOptions(max_tokens=MAX_TOKENS, until="none", seed=1, draft=draft)
-    vocabulary = language_model.tokenizer.vocabulary(model.config)
     *pieces, summary = generate(model, vocabulary, prompt_ids, options)
     assert isinstance(summary, Summary)
     return [i for piece in pieces for i in piece.ids], summary
+
+
+def compare(
+    model: Forward[Any], vocabulary: Vocabulary, prompt_ids: Sequence[int], rounds: int
+) -> tuple[float, float]:
+    """Return how many times as fast drafts made it, and the tokens of a step with them."""
+    ratios, tokens_a_step = [], []
+    for _ in range(rounds):
+        plain_ids, plain = complete(model, vocabulary, prompt_ids, draft=0)
+        drafted_ids, drafted = complete(model, vocabulary, prompt_ids, draft=8)
+        if drafted_ids != plain_ids:
+            raise SystemExit("the ids differ")
+        ratios.append(plain.decode_seconds / drafted.decode_seconds)
+        n_tokens = drafted.completion_tokens
+        tokens_a_step.append(n_tokens / (n_tokens - drafted.accepted_tokens))
+    return median(ratios), median(tokens_a_step)
 
 
 def main() -> None:
@@ -74,37 +93,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--replay", action="store_true", help="Write what the files go on with.")
     arguments = parser.parse_args()
-    paths = arguments.files or sorted(ROOT.glob("codegen_cli/**/*.py"))
-    all_ratios, all_lengths = [], []
-    with codegen_cli.load(arguments.model, arguments.threads, notes=True) as language_model:
-        model = language_model._model()
-        longest = model.n_positions - MAX_TOKENS
-        for path in paths:
-            ids = language_model.tokenizer.encode(path.read_text("utf-8"))
-            if len(ids) < 2 * MAX_TOKENS:
-                continue
-            ids = ids[: 2 * longest]
-            prompt_ids = ids[: len(ids) // 2]
-            writer = Replay(model, ids) if arguments.replay else model
-            ratios = []
-            for _ in range(arguments.rounds):
-                plain_ids, plain = decode(writer, language_model, prompt_ids, draft=0)
-                drafted_ids, drafted = decode(writer, language_model, prompt_ids, draft=8)
-                if drafted_ids != plain_ids:
-                    raise SystemExit(f"{path}: the ids differ")
-                ratios.append(plain.decode_seconds / drafted.decode_seconds)
-            n_steps = drafted.completion_tokens - drafted.accepted_tokens
-            all_ratios.append(median(ratios))
-            all_lengths.append(drafted.completion_tokens / n_steps)
-            print(
-                f"{all_ratios[-1]:6.2f}x  {all_lengths[-1]:5.2f} tokens a step  "
-                f"{plain.decode_tokens_per_second:6.1f} -> "
-                f"{drafted.decode_tokens_per_second:6.1f} tokens/s  {path}"
-            )
-    print(
-        f"medians of {len(all_ratios)} files: {median(all_ratios):.2f} times as fast, "
-        f"{median(all_lengths):.2f} tokens a step; the ids were the same"
-    )
+    model = load_chosen(choose_model(arguments.model), arguments.threads)
+    tokenizer = Tokenizer.from_packed(model.packed)
+    vocabulary = tokenizer.vocabulary(model.config)
+    found = []
+    for path in arguments.files or sorted(ROOT.glob("codegen_cli/**/*.py")):
+        ids = tokenizer.encode(path.read_text("utf-8"))[: 2 * (model.n_positions - MAX_TOKENS)]
+        if len(ids) >= 2 * MAX_TOKENS:
+            writer: Forward[Any] = Replay(model, ids) if arguments.replay else model
+            found.append(compare(writer, vocabulary, ids[: len(ids) // 2], arguments.rounds))
+            print("{:6.2f} times as fast, {:5.2f} tokens a step: {}".format(*found[-1], path))
+    model.close()
+    if found:
+        ratio, tokens_a_step = (median(column) for column in zip(*found, strict=True))
+        print(f"medians of {len(found)} files: {ratio:.2f} and {tokens_a_step:.2f}; the same ids")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_a_completion_has_the_same_ids_with_and_without_drafts(
 
     ids, _ = complete(0)
     assert len(ids) == 200
-    for draft in (1, 8, 100):
+    for draft in (1, 8, 64):
         drafted_ids, n_drafted = complete(draft)
         assert drafted_ids == ids
         assert n_drafted > 3

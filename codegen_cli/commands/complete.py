@@ -102,6 +102,7 @@ def complete(
     cat shapes.py | codegen complete - "def area("
     codegen complete -m 2B-mono:int4 --until none "# parse a CSV file"
     codegen complete --json --seed 7 "def add(a, b):" | jq -r .choices[0].text
+    codegen complete --usage --draft 0 "class Stack:"
     codegen complete --special-tokens "<|endoftext|>import os"
     """
     started = time.monotonic()

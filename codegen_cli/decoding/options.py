@@ -8,6 +8,8 @@ from codegen_cli.decoding.random_draws import fresh_seed
 from codegen_cli.decoding.stopping import Until
 from quantize.errors import UserError
 
+_LONGEST_DRAFT = 64  # few are right for so long, and each takes the memory of a token's logits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateOptions:
@@ -22,7 +24,7 @@ class GenerateOptions:
     until         "function" ends it where one function ends (stopping.FUNCTION_STOPS)
     deadline      time.monotonic() in seconds after which nothing more is computed
     sample        index among several completions of one prompt and seed
-    draft         most ids to guess and check in one step; the text is the same for any number
+    draft         most ids to guess and check in one step, 0 to 64; the text is always the same
 
     Raises UserError on a value out of range.
     """
@@ -44,7 +46,7 @@ class GenerateOptions:
         _check("temperature", self.temperature, in_range, "a finite number of at least 0")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("top_k", self.top_k, self.top_k >= 0, "at least 0")
-        _check("draft", self.draft, self.draft >= 0, "at least 0")
+        _check("draft", self.draft, 0 <= self.draft <= _LONGEST_DRAFT, f"0 to {_LONGEST_DRAFT}")
         _check("seed", self.seed, 0 <= self.seed < 2**64, "0 to 2**64 - 1")
         _check("stop", self.stop, "" not in self.stop, "texts that are not empty")
         _check("until", self.until, self.until in ("function", "none"), "'function' or 'none'")
