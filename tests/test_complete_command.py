@@ -54,8 +54,9 @@ def test_drafts_change_no_byte(codegen):
     assert sample("--draft", "0") == whole
     assert sample("--draft", "64") == whole
     usage = json.loads(sample("--json"))["usage"]["completion_tokens_details"]
-    assert usage["accepted_prediction_tokens"] > 0
-    assert usage["rejected_prediction_tokens"] >= 0
+    # At least one, whatever steps cost here: it is how that is learned.
+    assert usage["accepted_prediction_tokens"] + usage["rejected_prediction_tokens"] > 0
+    assert min(usage.values()) >= 0
     usage = json.loads(sample("--json", CODEGEN_DRAFT="0"))["usage"]["completion_tokens_details"]
     assert usage == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
 
