@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import __version__, console
+from codegen_cli import __version__, console, streams
 from codegen_cli.commands.bench import bench
 from codegen_cli.commands.complete import complete
 from codegen_cli.commands.doctor import doctor
@@ -49,7 +49,7 @@ More: codegen --help, codegen COMMAND --help, codegen --install-completion"""
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        console.write_line(f"codegen {__version__}")
+        streams.write_line(f"codegen {__version__}")
         raise typer.Exit
 
 
@@ -62,7 +62,7 @@ def _options(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        console.write_line(START)
+        streams.write_line(START)
 
 
 def run() -> None:
@@ -76,7 +76,7 @@ def run() -> None:
         # typer writes help itself. Our own files have names, and errors of their own.
         if error.filename is not None or error.errno != errno.ENOSPC:
             raise
-        console.error(console.refused_by_stdout(error).message)
+        console.error(streams.refused_by_stdout(error).message)
         sys.exit(1)
     except MemoryError:
         console.error("not enough memory", "Close other programs, or give less to read at once.")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console
+from codegen_cli import console, drawing
 from codegen_cli.commands import options
 
 
@@ -47,7 +47,7 @@ def bench(
     try:
         with (
             MemoryReader(n_threads, available_bytes()) as reader,
-            console.progress(f"measuring {chosen.name}") as advance,
+            drawing.progress(f"measuring {chosen.name}") as advance,
         ):
             others = OtherPrograms()
             measures = measure_speed(loaded, reader, rounds, advance)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console
+from codegen_cli import console, drawing
 from codegen_cli.commands import options
 
 
@@ -29,7 +29,7 @@ def doctor(
     from codegen_cli.analysis.checkup import examine
     from codegen_cli.reports.doctor_report import write_json, write_report
 
-    with console.progress("examining this machine") as advance:
+    with drawing.progress("examining this machine") as advance:
         checkup = examine(threads, console.note_compiling, advance)
     write = write_json if as_json else write_report
     write(checkup)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console
+from codegen_cli import console, drawing, streams
 from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
 
@@ -46,9 +46,9 @@ def download(
     if directory is None:
         size = f", about {entry.size.download_bytes / 1e6:,.0f} MB" if entry.size else ""
         console.note(f"fetching {entry.name} from {entry.repository}{size}")
-        with console.progress(entry.name) as advance:
+        with drawing.progress(entry.name) as advance:
             directory = fetch(entry, lambda event: advance(event.done_bytes, event.total_bytes))
     else:
         console.note(f"{entry.name} is in the cache")
-    console.write_line(os.fsencode(directory))
+    streams.write_line(os.fsencode(directory))
     console.note(f"next: codegen quantize {entry.name} --format int4")

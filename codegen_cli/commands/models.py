@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from codegen_cli import console
+from codegen_cli import console, drawing, streams
 from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
 from quantize.errors import UserError
@@ -74,7 +74,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
         )
         return
     rows = [model_views.list_row(state, default, available) for state in states]
-    console.table(rows, model_views.LIST_HEADERS)
+    drawing.table(rows, model_views.LIST_HEADERS)
     if available is not None:
         console.note(f"{console.size(available)} of memory are available")
     for line in model_views.leftover_lines(others):
@@ -101,7 +101,7 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
     if as_json:
         _write_json(model_views.as_object(state, default, available))
         return
-    console.table(model_views.show_rows(state, default, available))
+    drawing.table(model_views.show_rows(state, default, available))
 
 
 @app.command()
@@ -134,7 +134,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         _write_json({"name": model.name, "kind": kind, "path": str(place)})
     else:
-        console.write_line(os.fsencode(place))  # bytes: a path need not be valid text
+        streams.write_line(os.fsencode(place))  # bytes: a path need not be valid text
 
 
 @app.command()
@@ -172,7 +172,7 @@ def default(
     if as_json:
         _write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
     elif name is None:
-        console.write_line(os.fsencode(chosen or BUNDLED))
+        streams.write_line(os.fsencode(chosen or BUNDLED))
 
 
 @app.command("rm")
@@ -278,7 +278,7 @@ def verify(
         results.append(result)
         if not as_json:
             for line in result.lines():
-                console.write_line(console.printable(line))
+                streams.write_line(console.printable(line))
     is_sound = all(result.is_sound for result in results)
     if as_json:
         _write_json({"is_sound": is_sound, "files": [result.as_object() for result in results]})
@@ -320,8 +320,8 @@ def import_model(
     if as_json:
         _write_json({"name": chosen, "format": packed.format, "path": str(target)})
     else:
-        console.write_line(os.fsencode(target))
+        streams.write_line(os.fsencode(target))
 
 
 def _write_json(value: dict[str, Any]) -> None:
-    console.write_line(json.dumps(value))
+    streams.write_line(json.dumps(value))

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Sequence
 from statistics import median
 
-from codegen_cli import __version__, console
+from codegen_cli import __version__, console, drawing, streams
 from codegen_cli.analysis.disturbance import NOTICEABLE_CORES
 from codegen_cli.analysis.speed import Measure
 from codegen_cli.analysis.token_bytes import bits_per_weight
@@ -39,11 +39,11 @@ def write_table(
         f"{_counted(n_threads, 'thread')}, {cpu.kernel_path()} kernels, {cpu.name()}; "
         f"{_counted(n_rounds, 'round')}"
     )
-    console.write_result(f"{console.printable(title)}\n\n")
-    console.table([_row(measure) for measure in measures], _HEADERS)
-    console.write_result(f"\n{_LEGEND}")
+    streams.write_result(f"{console.printable(title)}\n\n")
+    drawing.table([_row(measure) for measure in measures], _HEADERS)
+    streams.write_result(f"\n{_LEGEND}")
     if other_cores is not None and other_cores > NOTICEABLE_CORES:
-        console.write_result(
+        streams.write_result(
             f"\nOther programs kept {other_cores:.1f} cores busy meanwhile: on an idle machine "
             "the model is faster.\n"
         )
@@ -67,7 +67,7 @@ def write_json(
         "other_cores": other_cores,
         "measures": [_object(measure) for measure in measures],
     }
-    console.write_result(f"{json.dumps(report, allow_nan=False)}\n")
+    streams.write_result(f"{json.dumps(report, allow_nan=False)}\n")
 
 
 def _row(measure: Measure) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from codegen_cli import console
+from codegen_cli import console, streams
 from codegen_cli.deadline import TimeUp
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
@@ -75,7 +75,7 @@ class Completion:
             summary=self.summary,
             load_seconds=self._load_seconds,
         )
-        console.write_line(json.dumps(report))
+        streams.write_line(json.dumps(report))
 
     def usage_line(self) -> str:
         """Return token counts and speeds, in words."""
@@ -142,7 +142,7 @@ class Completion:
     def _write(self, text: str) -> None:
         self.text += text
         if self._streams and text:
-            console.write_result(text)
+            streams.write_result(text)
 
     def _end_line(self) -> None:
         """Let the shell's next prompt begin on a line of its own, without a byte on stdout."""

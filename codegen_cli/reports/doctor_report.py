@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from codegen_cli import console
+from codegen_cli import console, drawing, streams
 from codegen_cli.analysis.checkup import Checkup, Forecast, Kernels, Problem
 
 _MODEL_HEADERS = ("model", "format", "here", "needs, GB", "fits", "GB per token", "tokens/s")
@@ -21,26 +21,26 @@ To measure a model: codegen bench -m NAME
 
 def write_report(checkup: Checkup) -> None:
     """Write the report to stdout."""
-    console.table(list(_facts(checkup)))
+    drawing.table(list(_facts(checkup)))
     if checkup.forecasts:
-        console.write_result("\n")
-        console.table(list(_model_rows(checkup.forecasts)), _MODEL_HEADERS)
+        streams.write_result("\n")
+        drawing.table(list(_model_rows(checkup.forecasts)), _MODEL_HEADERS)
         kernels = ", ".join(
             f"{format} {speed / 1e9:.1f}" for format, speed in checkup.reading.kernels.items()
         )
         limit = f"{checkup.reading.limit / 1e9:.1f}"
-        console.write_result("\n" + _LEGEND.format(kernels=kernels or "none runs", limit=limit))
-    console.write_result("\n")
+        streams.write_result("\n" + _LEGEND.format(kernels=kernels or "none runs", limit=limit))
+    streams.write_result("\n")
     for problem in checkup.problems:
         _write_problem(problem)
     if not checkup.problems:
-        console.write_result("Nothing is wrong.\n")
+        streams.write_result("Nothing is wrong.\n")
 
 
 def write_json(checkup: Checkup) -> None:
     """Write one object to stdout: the fields of Checkup by their names, paths as text."""
     fields = {**dataclasses.asdict(checkup), "is_broken": checkup.is_broken}
-    console.write_result(json.dumps(fields, default=str, allow_nan=False) + "\n")
+    streams.write_result(json.dumps(fields, default=str, allow_nan=False) + "\n")
 
 
 def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
@@ -100,6 +100,6 @@ def _cells(forecast: Forecast) -> tuple[str, ...]:
 
 def _write_problem(problem: Problem) -> None:
     kind = "Broken" if problem.is_broken else "Not good"
-    console.write_result(f"{kind}: {console.printable(problem.sentence)}\n")
+    streams.write_result(f"{kind}: {console.printable(problem.sentence)}\n")
     if problem.hint:
-        console.write_result(f"  {console.printable(problem.hint)}\n")
+        streams.write_result(f"  {console.printable(problem.hint)}\n")

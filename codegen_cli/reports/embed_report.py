@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli import console
+from codegen_cli import console, drawing, streams
 from codegen_cli.analysis.embedding import Pool
 from codegen_cli.analysis.windows import stride_of
 from codegen_cli.language_model import LanguageModel
@@ -52,7 +52,7 @@ def write_vectors(
     The file is written whole or not at all. Raises UserError: an empty text, or a file that cannot
     be written.
     """
-    with contextlib.nullcontext(console.write_result) if output is None else _file(output) as write:
+    with contextlib.nullcontext(streams.write_result) if output is None else _file(output) as write:
         if not as_json:
             write(_npy_header(n_texts, model.config.n_embd))
         for name, text in texts:
@@ -82,7 +82,7 @@ def _vector(
 ) -> npt.NDArray[np.float32]:
     n_positions = model.config.n_positions
 
-    with console.progress(name) as advance:
+    with drawing.progress(name) as advance:
 
         def on_progress(done: int, total: int) -> None:
             if done == total and total > n_positions:

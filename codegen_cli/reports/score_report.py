@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from codegen_cli import console
+from codegen_cli import console, drawing, streams
 from codegen_cli.analysis.likelihood import Score, bits_per_byte, perplexity
 from codegen_cli.analysis.windows import stride_of
 from codegen_cli.language_model import LanguageModel
@@ -72,7 +72,7 @@ def write_scores(
     writer = _writer(model, with_tokens=with_tokens, as_json=as_json)
     try:
         for name, text in texts:
-            with console.progress(name) as advance:
+            with drawing.progress(name) as advance:
                 score = model.score(text, special_tokens=special_tokens, on_progress=advance)
             _note_windows(model, name, score)
             sums = _Sums(name, score.log_likelihood, score.n_scored, score.n_bytes)
@@ -90,14 +90,14 @@ def _writer(model: LanguageModel, *, with_tokens: bool, as_json: bool) -> _Write
         return _JsonWriter(model, with_tokens)
     if not with_tokens:
         return _TableWriter()
-    return _HeatWriter(model) if console.shows_colours() else _RowWriter(model)
+    return _HeatWriter(model) if drawing.shows_colours() else _RowWriter(model)
 
 
 class _TableWriter:
     """One line a file, the numbers first, as `wc` has it."""
 
     def __init__(self) -> None:
-        console.write_line(
+        streams.write_line(
             f"{'bits/byte':>9}  {'perplexity':>10}  {'tokens':>8}  {'bytes':>9}  file"
         )
 
@@ -112,7 +112,7 @@ class _TableWriter:
         bits = _shown(bits_per_byte(sums.log_likelihood, sums.n_bytes))
         likelihood = _shown(perplexity(sums.log_likelihood, sums.n_tokens))
         name = console.printable(sums.name)
-        console.write_line(
+        streams.write_line(
             f"{bits:>9}  {likelihood:>10}  {sums.n_tokens:8}  {sums.n_bytes:9}  {name}"
         )
 
@@ -122,11 +122,11 @@ class _RowWriter:
 
     def __init__(self, model: LanguageModel) -> None:
         self._tokenizer = model.tokenizer
-        console.write_line(token_table.HEADER)
+        streams.write_line(token_table.HEADER)
 
     def file(self, sums: _Sums, score: Score) -> None:
         for token in token_table.scored_tokens(score, self._tokenizer):
-            console.write_line(token_table.row(token, console.printable(sums.name)))
+            streams.write_line(token_table.row(token, console.printable(sums.name)))
         console.note(sums.sentence())
 
     def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
@@ -141,17 +141,17 @@ class _HeatWriter:
         self._tokenizer = model.tokenizer
 
     def file(self, sums: _Sums, score: Score) -> None:
-        console.write_line(sums.sentence())
+        streams.write_line(sums.sentence())
         cells = token_table.cells(score, self._tokenizer)
-        console.heat_map((cell.text, cell.probability) for cell in cells)
+        drawing.heat_map((cell.text, cell.probability) for cell in cells)
         tokens = token_table.scored_tokens(score, self._tokenizer)
         for token in token_table.most_surprising(tokens, _N_SURPRISES):
-            console.write_line(token_table.description(token))
-        console.write_line("")
+            streams.write_line(token_table.description(token))
+        streams.write_line("")
 
     def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         if n_files > 1:
-            console.write_line(total.sentence())
+            streams.write_line(total.sentence())
 
 
 class _JsonWriter:
@@ -163,19 +163,19 @@ class _JsonWriter:
         self._separator = "\n"
         n_positions = model.config.n_positions
         head = {"model": model.name, "n_positions": n_positions, "stride": stride_of(n_positions)}
-        console.write_result(f'{json.dumps(head)[:-1]}, "files": [')
+        streams.write_result(f'{json.dumps(head)[:-1]}, "files": [')
 
     def file(self, sums: _Sums, score: Score) -> None:
         fields = {"file": sums.name, **sums.fields(), "windows": score.n_windows}
         if self._with_tokens:
             tokens = token_table.scored_tokens(score, self._tokenizer)
             fields["token_scores"] = [token_table.json_token(token) for token in tokens]
-        console.write_result(f"{self._separator}{json.dumps(fields, allow_nan=False)}")
+        streams.write_result(f"{self._separator}{json.dumps(fields, allow_nan=False)}")
         self._separator = ",\n"
 
     def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         tail = {"total": total.fields(), "is_complete": is_complete}
-        console.write_result(f"\n], {json.dumps(tail, allow_nan=False)[1:]}\n")
+        streams.write_result(f"\n], {json.dumps(tail, allow_nan=False)[1:]}\n")
 
 
 def _note_windows(model: LanguageModel, name: str, score: Score) -> None:

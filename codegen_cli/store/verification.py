@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codegen_cli import console
+from codegen_cli import drawing
 from codegen_cli.store import paths
 from codegen_cli.store.local_models import find_local_files, local_files
 from codegen_cli.store.registry import BUNDLED, CheckpointModel, PackedModel, resolve
@@ -94,7 +94,7 @@ def verify_file(path: Path) -> Verification:
     started, count, done_bytes = time.monotonic(), 0, 0
     file_bytes = 0
     try:
-        with console.progress(path.name) as advance:
+        with drawing.progress(path.name) as advance:
 
             def on_payload(check: PayloadCheck) -> None:
                 nonlocal count, done_bytes
