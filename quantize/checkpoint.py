@@ -10,6 +10,7 @@ from quantize.input_file import exists, map_input, quoted, read_input
 from quantize.json_object import parse_json_object
 from quantize.safetensors_map import map_safetensors
 from quantize.source_tensor import SourceTensor
+from quantize.tensor_map import is_unused
 from quantize.tokenizer_files import CheckpointTokenizer, read_tokenizer
 from quantize.torch_zip import map_torch_zip
 
@@ -19,10 +20,6 @@ _WEIGHT_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-)
-# Constants that old versions of transformers saved among the parameters; 4 MiB of them a layer.
-_BUFFERS = re.compile(
-    r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias|embed_positions)", re.ASCII
 )
 _PLAIN_NAME = re.compile(r"(?!\.\.?$)[^/\\:\0]{1,255}")
 _LARGEST_INDEX_BYTES = 64 << 20
@@ -39,7 +36,8 @@ class Checkpoint:
     """A model as its authors published it; the tensors stay in their files until they are read.
 
     path            the directory
-    tensors         by the checkpoint's own names, without mask buffers
+    tensors         by the checkpoint's own names
+    unused          names of those that are left out (tensor_map.is_unused)
     tokenizer       tokenizer.json, built from older files where it is absent, and settings
     files           the weight files
     weights_bytes   their size
@@ -48,6 +46,7 @@ class Checkpoint:
     path: Path
     config: ModelConfig
     tensors: dict[str, SourceTensor]
+    unused: tuple[str, ...]
     tokenizer: CheckpointTokenizer
     files: tuple[Path, ...]
     weights_bytes: int
@@ -65,13 +64,15 @@ def open_checkpoint(source: Path) -> Checkpoint:
     weights = _find_weights(directory) if is_directory else source
     config = read_config(_required(directory, "config.json"))
     tokenizer = read_tokenizer(directory)
-    files, tensors = _map_weights(weights)
+    files, found = _map_weights(weights)
+    tensors = {name: tensor for name, tensor in found.items() if not is_unused(name)}
     weights_bytes = sum(file.stat().st_size for file in files)
     _judge_sharing(tensors, weights_bytes, weights)
     return Checkpoint(
         path=directory,
         config=config,
         tensors=tensors,
+        unused=tuple(name for name in found if name not in tensors),
         tokenizer=tokenizer,
         files=files,
         weights_bytes=weights_bytes,
@@ -107,11 +108,11 @@ def _required(directory: Path, name: str) -> Path:
 
 
 def _map_weights(path: Path) -> tuple[tuple[Path, ...], dict[str, SourceTensor]]:
-    """The weight files and the parameters in them; `path` is a weight file or an index."""
+    """The weight files and the tensors in them; `path` is a weight file or an index."""
     start = map_input(path)[:8]
     if start.startswith(b"{") and not _is_safetensors(start):
         return _map_shards(path)
-    return (path,), _without_buffers(_map_file(path))
+    return (path,), _map_file(path)
 
 
 def _map_file(path: Path) -> dict[str, SourceTensor]:
@@ -146,8 +147,8 @@ def _map_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, SourceTensor]]
         )
     tensors: dict[str, SourceTensor] = {}
     for name, listed in shards.items():
-        found = _without_buffers(_map_file(index.parent / name))
-        _judge_shard(index, name, listed, set(found))
+        found = _map_file(index.parent / name)
+        _judge_shard(index, name, listed, {name for name in found if not is_unused(name)})
         tensors |= found
     return tuple(index.parent / name for name in shards), tensors
 
@@ -170,7 +171,7 @@ def _read_index(index: Path) -> dict[str, set[str]]:
                 "Use the index as it was published.",
             )
         names = shards.setdefault(file, set())
-        if not _BUFFERS.fullmatch(tensor):
+        if not is_unused(tensor):
             names.add(tensor)
     return shards
 
@@ -200,10 +201,6 @@ def _judge_sharing(tensors: dict[str, SourceTensor], weights_bytes: int, path: P
             f"weights, need at most {most_bytes}",
             "Use the checkpoint as its authors published it.",
         )
-
-
-def _without_buffers(tensors: dict[str, SourceTensor]) -> dict[str, SourceTensor]:
-    return {name: tensor for name, tensor in tensors.items() if not _BUFFERS.fullmatch(name)}
 
 
 def _listed(names: list[str]) -> str:

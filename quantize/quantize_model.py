@@ -45,7 +45,7 @@ from quantize.layout import (
 from quantize.packed_file import MATRIX_FORMATS
 from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.source_tensor import SourceTensor
-from quantize.tensor_map import TensorSpec, match_tensors, tensor_specs
+from quantize.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
 from quantize.tokenizer_files import tokenizer_files
 
 # Weights of a block of rows: about 4 MB as float32, of which a thread holds a handful at a time.
@@ -79,7 +79,7 @@ class QuantizeSummary:
     bytes            of the file
     bits_per_weight  of all payloads, over all weights, norms and biases
     worst            the tensor with the largest relative error
-    warnings         what was packed all the same but is not as it should be, a sentence each
+    warnings         what was left out, and what is not as it should be, a sentence each
     """
 
     path: Path
@@ -95,12 +95,12 @@ def quantize(
     target: str | os.PathLike[str],
     format: str,
     *,
-    name: str = "",
+    name: str | None = None,
     on_tensor: Callable[[TensorReport], None] | None = None,
 ) -> QuantizeSummary:
     """Pack the checkpoint at `source` (a directory or a weight file) as int8, int4 or f16.
 
-    `name` is what the packed file calls its model, "": nothing. Calls on_tensor as each tensor is
+    `name` is what the packed file calls its model, if anything. Calls on_tensor as each tensor is
     done. Raises UserError for a checkpoint that cannot be read or holds a value beyond fp16's
     range, and for a target that cannot be written or holds something else than a packed model; the
     source is never touched, and the target stays as it was unless all went well.
@@ -110,7 +110,7 @@ def quantize(
     if format not in MATRIX_FORMATS:
         raise UserError(f"unknown format {format!r}", f"Use {', '.join(MATRIX_FORMATS)}.")
     checkpoint = open_checkpoint(source)
-    model = _describe(checkpoint, cast(Format, format), name)
+    model = _describe(checkpoint, cast(Format, format), name or "")
     specs = tensor_specs(checkpoint.config)
     pairs = match_tensors(specs, checkpoint.tensors, str(checkpoint.path))
     entries = [
@@ -141,7 +141,7 @@ def quantize(
         bits_per_weight=_bits_per_weight(entries),
         worst=max(reports, key=lambda report: report.relative_error),
         seconds=time.perf_counter() - start_seconds,
-        warnings=_warnings(checkpoint),
+        warnings=tuple(_warnings(checkpoint)),
     )
 
 
@@ -269,15 +269,16 @@ def _describe(checkpoint: Checkpoint, format: Format, name: str) -> ModelDescrip
     )
 
 
-def _warnings(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _warnings(checkpoint: Checkpoint) -> Iterator[str]:
     """A tokenizer of another model is no reason not to pack: ids may come from elsewhere."""
+    if checkpoint.unused:
+        yield f"left out, as CodeGen computes nothing with them: {listed(checkpoint.unused)}"
     largest_id, vocab_size = checkpoint.tokenizer.largest_id, checkpoint.config.vocab_size
-    if largest_id < vocab_size:
-        return ()
-    return (
-        f"the tokenizer has ids up to {largest_id}, the model's vocab_size is {vocab_size}: they "
-        "do not belong together, so the packed model takes ids but no text",
-    )
+    if largest_id >= vocab_size:
+        yield (
+            f"the tokenizer has ids up to {largest_id}, the model's vocab_size is {vocab_size}: "
+            "they do not belong together, so the packed model takes ids but no text"
+        )
 
 
 def _unicode(text: str) -> str:

@@ -1,6 +1,8 @@
 """A ModelConfig -> the one table of its tensors: our name, source name, shape, kind, row order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,9 +11,19 @@ import numpy.typing as npt
 
 from quantize.config import ModelConfig
 from quantize.errors import UserError
-from quantize.input_file import quoted
+from quantize.input_file import quoted, shown
 from quantize.source_tensor import FLOAT_DTYPES, SourceTensor
 
+# What transformers saves beside CodeGen's parameters, or once did, and its forward pass does not
+# read from a checkpoint: masks and tables of positions (`_keys_to_ignore_on_load_unexpected` of
+# CodeGenPreTrainedModel and of GPTJModel, whose code CodeGen's was made from; `inv_freq` where
+# PreTrainedModel loads weights), and the heads that models of other tasks have.
+_UNUSED = re.compile(
+    r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias|embed_positions)"
+    r"|(\w+\.)*inv_freq"
+    r"|(score|qa_outputs)\.(weight|bias)",
+    re.ASCII,
+)
 _NAMED_PROBLEMS = 8
 _COMPARED_ROWS = 1024
 _HINT = "The weights and config.json must be of one CodeGen checkpoint; download both again."
@@ -77,6 +89,21 @@ def qkv_row_order(config: ModelConfig) -> npt.NDArray[np.int64]:
     shards = source.reshape(config.mp_num, 3, config.n_head // config.mp_num, config.head_dim)
     query_key_value = shards[:, [0, 2, 1]]
     return query_key_value.transpose(0, 2, 1, 3).reshape(-1)
+
+
+def is_unused(name: str) -> bool:
+    """Tell whether a checkpoint may have this tensor though the model is the same without it."""
+    return bool(_UNUSED.fullmatch(name))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the names of tensors in words, those of all layers as one with their number."""
+    counts = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
+    parts = [
+        f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in counts.items()
+    ]
+    more = len(parts) - _NAMED_PROBLEMS
+    return ", ".join(parts[:_NAMED_PROBLEMS]) + (f" and {more} more" if more > 0 else "")
 
 
 def match_tensors(

@@ -91,7 +91,9 @@ def test_mask_buffers_are_dropped_and_biases_of_layers_are_not(tmp_path: Path) -
     kept = ("transformer.h.0.mlp.fc_in.bias", "transformer.h.0.attn.qkv_proj.bias", "attn.bias")
     others = {name: ("F32", np.zeros(2, np.float32)) for name in kept}
     write_safetensors(tmp_path / "model.safetensors", buffers | others)
-    assert set(open_checkpoint(tmp_path).tensors) == set(kept)
+    checkpoint = open_checkpoint(tmp_path)
+    assert set(checkpoint.tensors) == set(kept)
+    assert set(checkpoint.unused) == set(buffers)
 
 
 def test_weight_file_opens_with_its_directory(directory: Path) -> None:

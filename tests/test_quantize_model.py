@@ -295,3 +295,44 @@ except UserError as error:
     )
     assert run.stdout == f"cannot write {tmp_path / 'p'}: File too large\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_transformers_ignores_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    unused = {
+        "transformer.h.0.attn.rotary_emb.inv_freq": random.standard_normal(4),
+        "transformer.h.1.attn.rotary_emb.inv_freq": random.standard_normal(4),
+        "transformer.h.0.attn.masked_bias": np.float32(-1e9).reshape(()),
+        "score.weight": random.standard_normal((2, CONFIG["n_embd"])),
+        "score.bias": np.full(2, np.nan),
+    }
+    source = write_checkpoint(tmp_path / "more", CONFIG, TENSORS | unused, dtype="f32")
+    summary = quantize(source, tmp_path / "more.packed", "int8")
+    assert summary.warnings[0] == (
+        "left out, as CodeGen computes nothing with them: "
+        "transformer.h.*.attn.rotary_emb.inv_freq (2), transformer.h.*.attn.masked_bias, "
+        "score.weight, score.bias"
+    )
+    plain = write_checkpoint(tmp_path / "plain", CONFIG, TENSORS, dtype="f32")
+    quantized = quantize(plain, tmp_path / "plain.packed", "int8")
+    assert quantized.warnings == summary.warnings[1:]
+    found, expected = (
+        read_packed_file(tmp_path / f"{name}.packed").tensors for name in ("more", "plain")
+    )
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(restored(found[name]), restored(tensor))
+
+
+def test_another_surplus_tensor_is_refused_by_name(tmp_path: Path) -> None:
+    surplus = {"score.weight": np.ones(4), "transformer.wpe.weight": np.ones((4, 40))}
+    source = write_checkpoint(tmp_path / "source", CONFIG, TENSORS | surplus)
+    with pytest.raises(UserError, match=r"'transformer\.wpe\.weight' .* surplus") as caught:
+        quantize(source, tmp_path / "packed", "int8")
+    assert "score" not in caught.value.message
+    assert "must be of one CodeGen checkpoint" in caught.value.hint
+
+
+def test_a_name_of_none_is_no_name(tmp_path: Path, checkpoint: Path) -> None:
+    quantize(checkpoint, tmp_path / "packed", "int8", name=None)
+    assert read_packed_file(tmp_path / "packed").name == ""

@@ -7,7 +7,7 @@ from checkpoints import parameter_shapes, random_tensors, small_config
 from quantize.config import parse_config
 from quantize.errors import UserError
 from quantize.source_tensor import SourceTensor
-from quantize.tensor_map import match_tensors, qkv_row_order, tensor_specs
+from quantize.tensor_map import is_unused, listed, match_tensors, qkv_row_order, tensor_specs
 
 CONFIG = parse_config(small_config(), "config.json")
 TIED = parse_config(small_config(tie_word_embeddings=True), "config.json")
@@ -110,6 +110,43 @@ def test_surplus_tensor_is_named() -> None:
     tensors = source_tensors()
     tensors["transformer.wpe.weight"] = SourceTensor("w", "F32", (9, 4), np.zeros((9, 4)))
     assert "'transformer.wpe.weight' [9, 4] is surplus" in refusal(tensors).message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer.h.0.attn.causal_mask",
+        "transformer.h.19.attn.bias",
+        "transformer.h.19.attn.masked_bias",
+        "transformer.h.3.attn.embed_positions",
+        "transformer.h.3.attn.rotary_emb.inv_freq",
+        "transformer.rotary_emb.inv_freq",
+        "inv_freq",
+        "score.weight",
+        "score.bias",
+        "qa_outputs.weight",
+        "qa_outputs.bias",
+    ],
+)
+def test_what_transformers_does_not_read_is_unused(name: str) -> None:
+    assert is_unused(name)
+    for other in (f"x{name}x", f"{name}.weight", name.replace(".", "_") + "_"):
+        assert not is_unused(other)
+
+
+def test_no_parameter_is_unused() -> None:
+    assert not any(is_unused(spec.source) for spec in tensor_specs(CONFIG))
+    for name in ("transformer.h.0.attn.qkv_proj.bias", "attn.bias", "h.0.attn.bias", "v.weight"):
+        assert not is_unused(name)
+
+
+def test_tensors_of_all_layers_are_listed_as_one() -> None:
+    masks = [f"transformer.h.{layer}.attn.causal_mask" for layer in range(20)]
+    assert listed([*masks, "score.weight"]) == (
+        "transformer.h.*.attn.causal_mask (20), score.weight"
+    )
+    assert listed(f"n{i}.inv_freq" for i in range(10)).endswith("n7.inv_freq and 2 more")
+    assert len(listed(["x" * 10_000 + ".inv_freq"])) < 500
 
 
 def test_misshapen_tensor_is_named_with_both_shapes() -> None:
