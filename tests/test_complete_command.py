@@ -182,7 +182,13 @@ def test_time_that_is_up_ends_the_completion_without_an_error(codegen):
     options = ("-q", "--json", "--until", "none", "-n", "400", "--max-time", "0.000001")
     completion = json.loads(text_of(codegen("complete", *options, "x")))
     assert completion["choices"] == [
-        {"text": "", "index": 0, "finish_reason": "time", "logprobs": None}
+        {
+            "text": "",
+            "index": 0,
+            "finish_reason": "length",
+            "end_reason": "time",
+            "logprobs": None,
+        }
     ]
 
 

@@ -142,7 +142,7 @@ def test_pieces_join_to_the_text_of_the_ids_sampled(text):
     joined, pieces, summary = complete(recital_of(text))
     assert joined == text
     assert [i for piece in pieces for i in piece.ids] == TOKENIZER.encode(text)
-    assert summary.finish_reason == "stop"
+    assert summary.end_reason == "stop"
     assert summary.completion_tokens == len(TOKENIZER.encode(text)) + 1
 
 
@@ -169,7 +169,7 @@ def test_a_special_token_in_eos_token_id_ends_the_completion():
     model.config = replace(model.config, eos_token_id=(own_end,))
     *pieces, summary = generate(model, tokenizer.vocabulary(model.config), PROMPT_IDS, options())
     assert "".join(piece.text for piece in pieces) == "\n    pass"
-    assert summary.finish_reason == "stop"
+    assert summary.end_reason == "stop"
 
 
 def test_the_prompt_is_fed_once_and_then_each_id_that_is_needed():
@@ -184,14 +184,14 @@ def test_max_tokens_ends_with_length_and_computes_nothing_more():
     model = recital_of(" a b c d e")
     text, _, summary = complete(model, max_tokens=3, draft=0)
     assert text == " a b c"
-    assert (summary.finish_reason, summary.completion_tokens) == ("length", 3)
+    assert (summary.end_reason, summary.completion_tokens) == ("length", 3)
     assert len(model.calls) == 3
 
 
 def test_a_full_context_ends_with_length():
     text, _, summary = complete(recital_of(" a" * 50, n_positions=len(PROMPT_IDS) + 4))
     assert text == " a" * 4
-    assert (summary.finish_reason, summary.completion_tokens) == ("length", 4)
+    assert (summary.end_reason, summary.completion_tokens) == ("length", 4)
 
 
 def test_a_character_cut_by_max_tokens_ends_as_decode_gives():
@@ -205,7 +205,7 @@ def test_a_stop_text_ends_at_once_and_is_not_shown():
     model = recital_of(" a b END c d")
     text, _, summary = complete(model, stop=("ND", "zz"), draft=0)
     assert text == " a b E"
-    assert summary.finish_reason == "stop"
+    assert summary.end_reason == "stop"
     # Those of " a b END", the last of which is not fed.
     n_sampled = len(TOKENIZER.encode(" a b END"))
     assert summary.completion_tokens == n_sampled
@@ -216,7 +216,7 @@ def test_until_function_ends_before_the_second_def():
     model = recital_of("\n    return 1\n\ndef g():\n    pass\n\ndef h():\n    pass")
     text, _, summary = complete(model, until="function", draft=0)
     assert text == "\n    return 1\n\ndef g():\n    pass\n\n"
-    assert summary.finish_reason == "stop"
+    assert summary.end_reason == "stop"
     # Those up to and with the second "def".
     n_sampled = len(TOKENIZER.encode("\n    return 1\n\ndef g():\n    pass\n\ndef"))
     assert summary.completion_tokens == len(model.calls) == n_sampled
@@ -225,13 +225,13 @@ def test_until_function_ends_before_the_second_def():
 def test_text_that_was_held_for_a_stop_is_shown_at_the_end():
     text, _, summary = complete(recital_of(" a EN"), stop=("END",))
     assert text == " a EN"
-    assert summary.finish_reason == "stop"
+    assert summary.end_reason == "stop"
 
 
 def test_a_stop_found_in_the_held_text_counts_at_the_end():
     text, _, summary = complete(recital_of(" abcd"), stop=("abcdef", "cd"), max_tokens=2)
     assert TOKENIZER.decode(TOKENIZER.encode(" abcd")[:2]) == " abcd"
-    assert (text, summary.finish_reason) == (" ab", "stop")
+    assert (text, summary.end_reason) == (" ab", "stop")
 
 
 def test_ids_without_a_token_are_never_sampled():
@@ -288,7 +288,7 @@ def test_drafts_change_the_number_of_steps_and_nothing_else(seed, temperature, m
     drafted_text, drafted_pieces, drafted = complete(Pairs(TRAINING), draft=draft, **changes)
     assert (drafted_text, drafted_pieces) == (text, pieces)
     assert drafted.completion_tokens == summary.completion_tokens
-    assert drafted.finish_reason == summary.finish_reason
+    assert drafted.end_reason == summary.end_reason
     assert 0 <= drafted.accepted_tokens <= drafted.drafted_tokens
 
 
@@ -306,10 +306,10 @@ def test_a_draft_ends_with_the_completion():
     model = recital_of(" a" * 200, n_positions=len(PROMPT_IDS) + 40)
     text, _, summary = complete(model, max_tokens=30)
     assert text == " a" * 30
-    assert (summary.finish_reason, summary.completion_tokens) == ("length", 30)
+    assert (summary.end_reason, summary.completion_tokens) == ("length", 30)
     text, _, summary = complete(model)
     assert text == " a" * 40
-    assert (summary.finish_reason, summary.completion_tokens) == ("length", 40)
+    assert (summary.end_reason, summary.completion_tokens) == ("length", 40)
 
 
 def test_time_up_while_a_draft_is_checked_keeps_the_text_so_far(clock):
@@ -322,7 +322,7 @@ def test_time_up_while_a_draft_is_checked_keeps_the_text_so_far(clock):
     assert len(model.calls) < 20
     assert text == " a" * summary.completion_tokens
     assert summary.completion_tokens > 20
-    assert summary.finish_reason == "time"
+    assert summary.end_reason == "time"
 
 
 def test_time_up_inside_a_step_keeps_the_text_so_far():
@@ -332,14 +332,14 @@ def test_time_up_inside_a_step_keeps_the_text_so_far():
 
     text, _, summary = complete(recital_of(" a EN x", before_step=end_third_step), stop=("END",))
     assert text == " a EN"
-    assert (summary.finish_reason, summary.completion_tokens) == ("time", 2)
+    assert (summary.end_reason, summary.completion_tokens) == ("time", 2)
 
 
 def test_a_deadline_in_the_past_computes_nothing():
     model = recital_of(" a")
     text, _, summary = complete(model, deadline=time.monotonic() - 1)
     assert (text, model.calls) == ("", [])
-    assert (summary.finish_reason, summary.completion_tokens) == ("time", 0)
+    assert (summary.end_reason, summary.completion_tokens) == ("time", 0)
     assert summary.prefill_tokens_per_second == summary.decode_tokens_per_second == 0
 
 
@@ -347,7 +347,7 @@ def test_the_deadline_is_checked_before_each_step_for_models_that_do_not(clock):
     model = recital_of(" a" * 200, before_step=lambda n_past: clock.advance(2.0))
     text, _, summary = complete(model, draft=0, deadline=clock.now + 5.0)
     assert text == " a a a"
-    assert (summary.finish_reason, summary.completion_tokens) == ("time", 3)
+    assert (summary.end_reason, summary.completion_tokens) == ("time", 3)
 
 
 def test_every_step_knows_the_deadline():
@@ -368,7 +368,7 @@ def test_an_interrupt_passes_through_and_the_summary_tells_how_far_it_came():
     with pytest.raises(KeyboardInterrupt):
         next(generation)
     summary = generation.summary("interrupted")
-    assert (summary.finish_reason, summary.completion_tokens) == ("interrupted", 2)
+    assert (summary.end_reason, summary.completion_tokens) == ("interrupted", 2)
     assert summary.prefill_seconds > 0
 
 

@@ -73,7 +73,8 @@ def test_an_interrupted_run_still_writes_its_json():
     assert result.returncode == 130
     completion = json.loads(result.stdout)
     [choice] = completion["choices"]
-    assert choice["finish_reason"] == "interrupted"
+    assert choice["end_reason"] == "interrupted"
+    assert choice["finish_reason"] == "length"
     assert choice["text"]
     assert completion["usage"]["completion_tokens"] > 0
     assert b"interrupted" in result.stderr
@@ -105,7 +106,7 @@ def test_time_runs_while_stdin_is_awaited():
         completion = json.loads(process.stdout.readline())  # while stdin is still open
         process.stdin.close()
         assert process.wait(timeout=30) == 0
-    assert completion["choices"][0]["finish_reason"] == "time"
+    assert completion["choices"][0]["end_reason"] == "time"
 
 
 def test_packing_for_a_run_ends_when_time_is_up(codegen, tmp_path):
@@ -114,5 +115,5 @@ def test_packing_for_a_run_ends_when_time_is_up(codegen, tmp_path):
     home = {"CODEGEN_HOME": str(tmp_path / "home")}
     options = ("-q", "--json", "--max-time", "0.000001", "-m", str(checkpoint), "x")
     result = codegen("complete", *options, **home)
-    assert json.loads(result.stdout)["choices"][0]["finish_reason"] == "time"
+    assert json.loads(result.stdout)["choices"][0]["end_reason"] == "time"
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]

@@ -1,14 +1,17 @@
 """The --json object, field by field."""
 
 import json
+from typing import get_args
 
-from codegen_cli.decoding.summary import Summary
+import pytest
+
+from codegen_cli.decoding.summary import EndReason, FinishReason, Summary
 from codegen_cli.reports.openai_json import completion_object
 
 
 def test_the_object_has_the_shape_of_openais_text_completion():
     summary = Summary(
-        finish_reason="length",
+        end_reason="time",
         seed=2**64 - 1,
         prompt_tokens=8,
         completion_tokens=5,
@@ -30,7 +33,15 @@ def test_the_object_has_the_shape_of_openais_text_completion():
         "object": "text_completion",
         "created": 1_700_000_000,
         "model": "nano",
-        "choices": [{"text": "\n  é", "index": 0, "finish_reason": "length", "logprobs": None}],
+        "choices": [
+            {
+                "text": "\n  é",
+                "index": 0,
+                "finish_reason": "length",
+                "end_reason": "time",
+                "logprobs": None,
+            }
+        ],
         "usage": {
             "prompt_tokens": 8,
             "completion_tokens": 5,
@@ -49,3 +60,15 @@ def test_the_object_has_the_shape_of_openais_text_completion():
             "decode_tokens_per_second": 2.0,
         },
     }
+
+
+# Of openai.types.completion_choice.CompletionChoice, which refuses all other words.
+OPENAI_WORDS = ("stop", "length", "content_filter")
+
+
+@pytest.mark.parametrize("end_reason", get_args(EndReason))
+def test_a_finish_reason_is_a_word_of_openais(end_reason):
+    finish_reason = Summary(end_reason=end_reason, seed=1).finish_reason
+    assert finish_reason in OPENAI_WORDS
+    assert finish_reason in get_args(FinishReason)
+    assert (finish_reason == "stop") == (end_reason == "stop")

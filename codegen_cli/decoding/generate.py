@@ -8,7 +8,7 @@ from codegen_cli.decoding.id_stream import Forward, IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.decoding.stopping import StopWatch
-from codegen_cli.decoding.summary import FinishReason, Piece, Summary
+from codegen_cli.decoding.summary import EndReason, Piece, Summary
 from codegen_cli.text.text_stream import TextStream
 from codegen_cli.text.vocabulary import Vocabulary
 from quantize.errors import UserError
@@ -42,10 +42,10 @@ class Generation(Iterator[Piece | Summary]):
     def __next__(self) -> Piece | Summary:
         return next(self._items)
 
-    def summary(self, finish_reason: FinishReason) -> Summary:
+    def summary(self, end_reason: EndReason) -> Summary:
         """Return what was done so far, as if it ended now."""
         return Summary(
-            finish_reason=finish_reason,
+            end_reason=end_reason,
             seed=self._seed,
             prompt_tokens=self._n_prompt_ids,
             completion_tokens=self._n_sampled,
@@ -57,15 +57,15 @@ class Generation(Iterator[Piece | Summary]):
 
     def _run(self) -> Iterator[Piece | Summary]:
         try:
-            finish_reason = yield from self._decode()
+            end_reason = yield from self._decode()
         except TimeUp:
-            finish_reason = "time"
+            end_reason = "time"
         rest = self._watch.feed(self._stream.finish()) + self._watch.finish()
         if rest:
             yield self._piece(rest)
-        yield self.summary("stop" if self._watch.stopped else finish_reason)
+        yield self.summary("stop" if self._watch.stopped else end_reason)
 
-    def _decode(self) -> Generator[Piece, None, FinishReason]:
+    def _decode(self) -> Generator[Piece, None, EndReason]:
         for token_id in self._ids:
             self._n_sampled += 1
             if token_id in self._end_ids:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "time", "interrupted"]
+EndReason = Literal["stop", "length", "time", "interrupted"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,15 @@ class Piece:
 class Summary:
     """How a completion ended and what it took.
 
+    end_reason is "stop" where the text ended: an end mark, a stop, the function's end. It was cut
+    by max_tokens or the context ("length"), the deadline ("time") or Ctrl-C ("interrupted").
     completion_tokens counts every id sampled, as OpenAI's usage does: the end-of-text id and those
     of a stop text too. Of drafted_tokens, guessed from the text before them, accepted_tokens were
     then sampled. prefill_seconds lead to the first logits; decode_seconds follow, without the time
     that whoever takes the pieces spends on them.
     """
 
-    finish_reason: FinishReason
+    end_reason: EndReason
     seed: int
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -32,6 +35,11 @@ class Summary:
     accepted_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """The end reason in the words that OpenAI's API has: a text that was cut is "length"."""
+        return "stop" if self.end_reason == "stop" else "length"
 
     @property
     def prefill_tokens_per_second(self) -> float:

@@ -59,7 +59,7 @@ class Completion:
             self._generation = generation = self._prepare(prompt, model_option, n_threads)
             self._write_all(prompt, generation)
         except TimeUp:
-            self.summary = Summary(finish_reason="time", seed=self._options.seed)
+            self.summary = Summary(end_reason="time", seed=self._options.seed)
         finally:
             if self._prompt_process:
                 self._prompt_process.close()
@@ -89,7 +89,7 @@ class Completion:
             f"({summary.prefill_tokens_per_second:.1f}/s), "
             f"completion {summary.completion_tokens} tokens in {summary.decode_seconds:.2f} s "
             f"({summary.decode_tokens_per_second:.1f}/s{guesses}), "
-            f"load {self._load_seconds:.2f} s, {summary.finish_reason}, seed {summary.seed}"
+            f"load {self._load_seconds:.2f} s, {summary.end_reason}, seed {summary.seed}"
         )
 
     def _prepare(
@@ -135,7 +135,7 @@ class Completion:
                 else:
                     self.summary = item
         finally:
-            if self.summary.finish_reason == "interrupted":
+            if self.summary.end_reason == "interrupted":
                 self.summary = generation.summary("interrupted")
             self._end_line()
 

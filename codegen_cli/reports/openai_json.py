@@ -15,8 +15,8 @@ def completion_object(
     """Return one `text_completion` object, ready for json.dumps.
 
     hex_id and created are unique to the run: random hexadecimal digits, and time.time() as an int.
-    The shape is https://platform.openai.com/docs/api-reference/completions/object; `seed` and
-    `timings` are additions. logprobs are not computed.
+    The shape is https://platform.openai.com/docs/api-reference/completions/object; `end_reason`,
+    `seed` and `timings` are additions. logprobs are not computed.
     """
     return {
         "id": f"cmpl-{hex_id}",
@@ -28,6 +28,7 @@ def completion_object(
                 "text": text,
                 "index": 0,
                 "finish_reason": summary.finish_reason,
+                "end_reason": summary.end_reason,
                 "logprobs": None,
             }
         ],
