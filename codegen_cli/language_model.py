@@ -24,7 +24,7 @@ from codegen_cli.engine.kv_cache import KVCache
 from codegen_cli.engine.model import Model
 from codegen_cli.model_choice import choose_model
 from codegen_cli.model_loading import load_chosen
-from codegen_cli.text.prompt import fit_prompt
+from codegen_cli.text.prompt import fit_prompt, last_document
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.config import ModelConfig
 from quantize.errors import UserError
@@ -88,7 +88,13 @@ class LanguageModel:
             max_tokens=chosen.max_tokens,
             special_tokens=special_tokens,
         )
-        return generate(model, self.tokenizer.vocabulary(model.config), fitted.ids, chosen)
+        return generate(
+            model,
+            self.tokenizer.vocabulary(model.config),
+            fitted.ids,
+            chosen,
+            last_document(prompt, special_tokens=special_tokens),
+        )
 
     def complete(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]

@@ -222,6 +222,19 @@ def test_until_function_ends_before_the_second_def():
     assert summary.completion_tokens == len(model.calls) == n_sampled
 
 
+def test_until_function_reads_in_the_prompt_what_the_completion_begins_with():
+    def text_of(prompt, text):
+        model = recital_of(text)
+        vocabulary = TOKENIZER.vocabulary(model.config)
+        *pieces, _ = generate(model, vocabulary, PROMPT_IDS, options(until="function"), prompt)
+        return "".join(piece.text for piece in pieces)
+
+    assert text_of("x = 1\n", "# 1") == ""
+    assert text_of("x = 1  ", "# 1") == "# 1"
+    method = "\n        pass\n\n"
+    assert text_of("class A:\n    def f(self):", f"{method}    def g(self):") == method
+
+
 def test_text_that_was_held_for_a_stop_is_shown_at_the_end():
     text, _, summary = complete(recital_of(" a EN"), stop=("END",))
     assert text == " a EN"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.text.prompt import fit_prompt
+from codegen_cli.text.prompt import fit_prompt, last_document
 from codegen_cli.text.prompt_input import check_argument, decode_input
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
@@ -181,6 +181,14 @@ def test_end_of_text_in_a_prompt_is_text_unless_asked_for():
     room = {"n_positions": 64, "max_tokens": 16}
     assert fit_prompt(text, TOKENIZER, **room).ids == TOKENIZER.encode(text)
     assert fit_prompt(text, TOKENIZER, special_tokens=True, **room).ids == [50256, 4299, 277]
+
+
+def test_the_last_document_begins_after_an_end_mark_and_not_after_its_text():
+    text = "a<|endoftext|>b<|endoftext|>c"
+    assert last_document(text, special_tokens=True) == "c"
+    assert last_document("a", special_tokens=True) == "a"
+    assert last_document("a<|endoftext|>", special_tokens=True) == ""
+    assert last_document(text, special_tokens=False) == text
 
 
 def test_the_cut_of_a_long_prompt_reads_special_tokens_as_asked():

@@ -12,24 +12,29 @@ from codegen_cli.decoding.stopping import StopWatch
 # Pieces of stops and of text around them, so that random texts meet every rule.
 FRAGMENTS = [
     *("\n", "\n\n", "def", "de", "f", "print", "prin", "t", "#", "'", "''", '"""', '"', " ", "x"),
-    *("<|endoftext|>", "<|endof", "text|>", "\r\n", "é", "END", "EN", "D"),
+    *("<|endoftext|>", "<|endof", "text|>", "\r\n", "\r", "é", "END", "EN", "D"),
 ]
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
 STOPS = st.lists(
-    st.sampled_from(["END", "N", "D\n", "\n\n", "xx", "x\nx", "def", "ENDEND", "é#"]), max_size=3
+    st.sampled_from(["END", "N", "D\n", "\n\n", "xx", "x\nx", "def", "ENDEND", "é#", "\r", "D\r"]),
+    max_size=3,
 )
 UNTIL = st.sampled_from(["function", "none"])
 
 
+def first(pattern, text):
+    match = re.search(pattern, text, re.MULTILINE)
+    return match.start() if match else -1
+
+
 def cut_whole(text, stops, until):
     """The rules on a finished text: the authors' truncation, then the user's stops."""
-    cuts = [text.find(stop) for stop in stops]
+    cuts = [first(re.escape(stop).replace("\\\n", "\r?\n"), text) for stop in stops]
     if until == "function":
         for word in ("print", "def"):
             cuts += [match.start() for match in re.finditer(f"^{word}", text, re.MULTILINE)][1:2]
-        for pattern in ("^#", "^'''", '^"""', "\n\n\n", re.escape("<|endoftext|>")):
-            match = re.search(pattern, text, re.MULTILINE)
-            cuts += [match.start()] if match else []
+        for pattern in ("^#", "^'''", '^"""', r"(\r?\n){3}", re.escape("<|endoftext|>")):
+            cuts.append(first(pattern, text))
     return text[: min((cut for cut in cuts if cut >= 0), default=len(text))]
 
 
@@ -44,8 +49,8 @@ def common_prefix(texts):
     return first[:n_common]
 
 
-def stream(pieces, stops=(), until="none"):
-    watch = StopWatch(stops, until)
+def stream(pieces, stops=(), until="none", prompt=""):
+    watch = StopWatch(stops, until, prompt)
     return "".join([*map(watch.feed, pieces), watch.finish()])
 
 
@@ -58,6 +63,7 @@ def test_streamed_text_equals_the_whole_text_cut(text, boundaries, stops, until)
 @given(TEXTS, st.lists(st.integers(0, 60), max_size=8), STOPS, UNTIL)
 def test_what_is_shown_is_all_that_no_continuation_can_take_back(text, boundaries, stops, until):
     ends = [*stops, "print", "def", "'''", '"""', "<|endoftext|>", "\n\n\n"]
+    ends += [end.replace("\n", "\r\n") for end in ends]
     continuations = [end[i:] for end in ends for i in range(len(end) + 1)] + ["\0"]
     watch = StopWatch(stops, until)
     given_text = shown = ""
@@ -90,13 +96,53 @@ def test_what_is_shown_is_all_that_no_continuation_can_take_back(text, boundarie
         ("x = 1<|endoftext|>y", "x = 1"),
         ("a\n\nb\n\n\nc", "a\n\nb"),
         ("a\n\n\n\n\nc", "a"),
-        ("a\r\n\r\n\r\nb", "a\r\n\r\n\r\nb"),
+        ("a\r\n\r\n\r\nb", "a"),
+        ("a\r\n\r\nb\r\n\n\r\nc", "a\r\n\r\nb"),
+        ("a\r\r\rb\r# c", "a\r\r\rb\r# c"),
+        ("def f(): pass\r\ndef g(): pass", "def f(): pass\r\n"),
+        ("x = 1\r\n# text", "x = 1\r\n"),
         ("''\n'' x", "''\n'' x"),
     ],
 )
 def test_a_function_ends_where_the_authors_cut_it(text, kept):
     assert cut_whole(text, (), "function") == kept
     assert stream(text, until="function") == kept
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_line_start"),
+    [
+        ("", True),
+        ("x = 1\n", True),
+        ("x = 1\r\n", True),
+        ("x = 1  ", False),
+        ("    ", False),
+        ("x = 1\r", False),  # no line end, neither to Git nor to today's editors
+    ],
+)
+def test_a_completion_begins_at_a_line_start_if_the_prompt_ends_with_a_line_end(
+    prompt, is_line_start
+):
+    for text in ("# text\n", "'''text", '"""text'):
+        assert stream(text, until="function", prompt=prompt) == ("" if is_line_start else text)
+    text = "default\nprint\ndef\nprint\ndef\n"
+    kept = 14 if is_line_start else 18
+    assert stream(text, until="function", prompt=prompt) == text[:kept]
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "kept"),
+    [
+        ("a\r\nb", "\n", "a"),
+        ("a\nb", "\r\n", "a"),
+        ("a\r\nEND", "\nEND", "a"),
+        ("a\r\nb", "\r", "a"),
+        ("a\rb\nc", "\n", "a\rb"),
+        ("a\r\nb", "\n\n", "a\r\nb"),
+    ],
+)
+def test_line_ends_of_stops_and_texts_match_each_other(text, stop, kept):
+    assert stream(text, [stop]) == stream([text], [stop]) == kept
 
 
 def test_without_until_nothing_but_the_users_stops_ends_the_text():

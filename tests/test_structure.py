@@ -92,6 +92,7 @@ codegen_cli.model_loading
 codegen_cli.decoding
 codegen_cli.decoding.random_draws
 codegen_cli.decoding.sampler
+codegen_cli.decoding.open_method
 codegen_cli.decoding.stopping
 codegen_cli.decoding.options
 codegen_cli.decoding.summary

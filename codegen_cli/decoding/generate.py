@@ -26,6 +26,7 @@ class Generation(Iterator[Piece | Summary]):
         vocabulary: Vocabulary,
         prompt_ids: Sequence[int],
         options: GenerateOptions,
+        prompt: str,
     ) -> None:
         _check_prompt(prompt_ids, model)
         self._n_prompt_ids = len(prompt_ids)
@@ -34,7 +35,7 @@ class Generation(Iterator[Piece | Summary]):
         self._times = PhaseTimes()
         self._ids = IdStream(model, prompt_ids, vocabulary.missing_ids, options, self._times)
         self._stream = TextStream(vocabulary.token_bytes, vocabulary.errors)
-        self._watch = StopWatch(options.stop, options.until)
+        self._watch = StopWatch(options.stop, options.until, prompt)
         self._n_sampled = 0
         self._ids_since_piece: list[int] = []
         self._items = self._run()
@@ -90,14 +91,20 @@ def generate(
     vocabulary: Vocabulary,
     prompt_ids: Sequence[int],
     options: GenerateOptions | None = None,
+    prompt: str = "",
 ) -> Generation:
     """Return an iterator over the completion of prompt_ids: Piece after Piece, then one Summary.
 
     The joined texts of the pieces are the completion, up to its stop. The draw for each id is keyed
-    by seed, sample and the id's position from the start of the prompt. Raises UserError for a
-    prompt that is empty, fills the model's context or holds ids that the model lacks.
+    by seed, sample and the id's position from the start of the prompt.
+
+    prompt  the text of prompt_ids, and perhaps what was cut before them: StopWatch reads in it what
+            the completion begins with
+
+    Raises UserError for a prompt that is empty, fills the model's context or holds ids that the
+    model lacks.
     """
-    return Generation(model, vocabulary, prompt_ids, options or GenerateOptions())
+    return Generation(model, vocabulary, prompt_ids, options or GenerateOptions(), prompt)
 
 
 def _check_prompt(ids: Sequence[int], model: Forward[Any]) -> None:

@@ -14,6 +14,7 @@ from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.engine.threads import run_interruptibly
 from codegen_cli.model_choice import choose_model
 from codegen_cli.reports.openai_json import completion_object
+from codegen_cli.text.prompt import last_document
 from codegen_cli.text.prompt_process import PromptProcess
 from quantize.errors import UserError
 from quantize.packed_header import read_packed_text
@@ -123,7 +124,8 @@ class Completion:
                 f"the prompt is too long: reading its last {len(fitted.ids)} tokens, "
                 f"from line {fitted.first_line} on ({model.n_positions} fit, completion included)"
             )
-        return generate(model, vocabulary, fitted.ids, options)
+        document = last_document(prompt, special_tokens=self._special_tokens)
+        return generate(model, vocabulary, fitted.ids, options, document)
 
     def _write_all(self, prompt: str, generation: "Generation") -> None:
         self.summary = generation.summary("interrupted")
