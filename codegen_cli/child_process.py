@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, BinaryIO, NoReturn
 
-from codegen_cli.deadline import Deadline, TimeUp, remaining
+from codegen_cli.deadline import Deadline, check_deadline, remaining
 
 Work = Callable[[], Generator[Any, Any, None]]
 """Yields an answer of its own accord, then one to each question that it is sent."""
@@ -37,9 +37,8 @@ class Child:
         Raises TimeUp, and what a signal handler raises.
         """
         if deadline is not None:
-            ready, _, _ = select.select([self._answers], [], [], remaining(deadline))
-            if not ready:
-                raise TimeUp
+            while not select.select([self._answers], [], [], remaining(deadline))[0]:
+                check_deadline(deadline)
         return _receive(self._answers)
 
     def ask(self, question: Any) -> Any:

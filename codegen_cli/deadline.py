@@ -1,5 +1,6 @@
 """A moment on the monotonic clock -> how long is left, or TimeUp once it has passed."""
 
+import threading
 import time
 
 Deadline = float | None  # seconds of time.monotonic(); None: no limit
@@ -10,8 +11,13 @@ class TimeUp(Exception):
 
 
 def remaining(deadline: Deadline) -> float | None:
-    """Return the seconds left, never below 0, or None without a limit."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    """Return the seconds left, or None without a limit.
+
+    They are at least 0 and at most what the system can wait for in one call: 49 days or more.
+    """
+    if deadline is None:
+        return None
+    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 def check_deadline(deadline: Deadline) -> None:

@@ -4,10 +4,10 @@ It prints nothing unless asked to. docs/api.md shows all of it at work.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, TypedDict, Unpack, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from codegen_cli.analysis.embedding import Pool, embed_text
 from codegen_cli.analysis.likelihood import Progress, Score, score_text
 from codegen_cli.deadline import Deadline
 from codegen_cli.decoding.generate import Generation, generate
+from codegen_cli.decoding.option_values import choice, whole_number
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.stopping import Until
 from codegen_cli.decoding.summary import Piece
@@ -27,7 +28,6 @@ from codegen_cli.model_loading import load_chosen
 from codegen_cli.text.prompt import fit_prompt, last_document
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.config import ModelConfig
-from quantize.errors import UserError
 
 MOST_THREADS = 1024
 """More would start none the faster, and a mistaken number could use up the system's threads."""
@@ -36,16 +36,16 @@ MOST_THREADS = 1024
 class Options(TypedDict, total=False):
     """The keywords of `generate` and `complete`; GenerateOptions explains each."""
 
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int
-    stop: str | Sequence[str]
-    until: Until
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    seed: int | None
+    stop: str | Iterable[str] | None
+    until: Until | None
     deadline: Deadline
-    sample: int
-    draft: int
+    sample: int | None
+    draft: int | None
 
 
 class LanguageModel:
@@ -72,14 +72,11 @@ class LanguageModel:
 
         Nothing is computed before the first piece is asked for. Of a prompt that is too long for
         the context the tail is read, as in `codegen complete`. `<|endoftext|>` in it is text, or
-        with special_tokens the end mark. Raises UserError for an empty prompt and for options out
-        of range.
+        with special_tokens the end mark. Raises UserError for an empty prompt and for options of
+        another type or out of range.
         """
         _require_text("the prompt", prompt)
-        stop = options.get("stop", ())
-        chosen = GenerateOptions(
-            **{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}  # type: ignore[arg-type]
-        )
+        chosen = GenerateOptions(**options)  # type: ignore[arg-type]
         model = self._model()
         fitted = fit_prompt(
             prompt,
@@ -142,7 +139,7 @@ class LanguageModel:
     def embed(
         self,
         text: str,
-        pool: Pool = "mean",
+        pool: Pool | None = "mean",
         *,
         special_tokens: bool = False,
         on_progress: Progress | None = None,
@@ -154,13 +151,12 @@ class LanguageModel:
         Raises UserError for an empty text.
         """
         _require_text("the text", text)
-        if pool not in ("mean", "last"):
-            raise UserError(f"pool is {pool!r}, need 'mean' or 'last'")
+        chosen = cast(Pool, choice("pool", "mean" if pool is None else pool, get_args(Pool)))
         return embed_text(
             self._model(),
             self.tokenizer,
             text,
-            pool,
+            chosen,
             on_progress or _ignore,
             special_tokens=special_tokens,
         )
@@ -209,8 +205,9 @@ def load(
     The first load on a machine compiles the kernels, about 15 seconds. Raises UserError: an
     unknown name, a model that is not on this machine, a file that is no valid model.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UserError(f"threads is {threads}, need 1 to {MOST_THREADS}")
+    if threads is not None:
+        needed = f"1 to {MOST_THREADS}"
+        threads = whole_number("threads", threads, needed, least=1, most=MOST_THREADS)
     if not isinstance(name_or_path, str | os.PathLike | None):
         raise TypeError(f"name_or_path is {name_or_path!r}, need text or a path")
     if not notes:

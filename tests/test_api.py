@@ -1,6 +1,7 @@
 """The Python API: what `codegen_cli.load` returns, from one thread and from four."""
 
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 
 import codegen_cli
 import quantize
-from codegen_cli import Piece, Summary, UserError, console
+from codegen_cli import Piece, Summary, UserError, console, language_model
 from codegen_cli.engine.threads import run_interruptibly
 from codegen_cli.language_model import MOST_THREADS, Options
 from codegen_cli.store.paths import bundled_model
@@ -150,6 +151,24 @@ def test_a_single_stop_text_is_one_text(model):
         assert stopped == whole[: whole.index(stop)]
 
 
+def test_an_option_of_none_is_not_given(model):
+    nothing = dict.fromkeys(Options.__annotations__)
+    *_, summary = model.generate("x", **nothing | {"max_tokens": 2})
+    assert summary.completion_tokens <= 2
+    options = {"temperature": 0, "max_tokens": 8, "deadline": float("inf")}
+    text = model.complete("def f(a):", **options)
+    assert model.complete("def f(a):", special_tokens=None, **nothing | options) == text
+    assert np.array_equal(model.embed("x", None), model.embed("x", "mean"))
+
+
+@pytest.mark.parametrize(("special_tokens", "prompt"), [(False, "<|endoftext|>x"), (True, "x")])
+def test_where_a_function_ends_is_read_in_the_prompt(model, monkeypatch, special_tokens, prompt):
+    given = []
+    monkeypatch.setattr(language_model, "generate", lambda *arguments: given.append(arguments))
+    model.generate("<|endoftext|>x", special_tokens=special_tokens)
+    assert given[0][-1] == prompt
+
+
 def test_a_long_prompt_is_cut_as_on_the_command_line(model):
     prompt = "".join(f"value_{i} = {i}\n" for i in range(300))
     *_, summary = model.generate(prompt, temperature=0, max_tokens=64)
@@ -164,6 +183,14 @@ def test_a_long_prompt_is_cut_as_on_the_command_line(model):
         (lambda m: m.complete(""), UserError, "the prompt is empty"),
         (lambda m: m.complete("x", temperature=-1), UserError, "temperature is -1"),
         (lambda m: m.generate("x", max_tokens=0), UserError, "max_tokens is 0"),
+        (lambda m: m.complete("x", max_tokens="3"), UserError, "max_tokens is '3', need a whole"),
+        (lambda m: m.generate("x", until="nonsense"), UserError, "until is 'nonsense', need"),
+        (lambda m: m.generate("x", stop=[1]), UserError, r"stop is \(1,\), need texts"),
+        (lambda m: m.generate("x", stop=b"x"), UserError, "stop is b'x', need texts"),
+        (lambda m: m.generate("x", stop=""), UserError, r"stop is \(''\,\), need texts"),
+        (lambda m: m.generate("x", deadline="soon"), UserError, "deadline is 'soon', need"),
+        (lambda m: m.embed("x", pool="sum"), UserError, "pool is 'sum', need 'mean' or 'last'"),
+        (lambda m: m.embed("x", pool=["mean"]), UserError, r"pool is \['mean'\], need 'mean'"),
         (lambda m: m.complete("x", bogus=1), TypeError, "bogus"),
         (lambda m: m.complete(None), TypeError, r"the prompt is None, need text \(str\)"),
         (lambda m: m.score(b"x"), TypeError, r"the text is b'x', need text \(str\)"),
@@ -179,10 +206,11 @@ def test_a_wrong_call_is_refused_at_once(model, call, error, message):
         call(model)
 
 
-@pytest.mark.parametrize("threads", [0, 1025, 10**9])
+@pytest.mark.parametrize("threads", [0, 1025, 10**9, True, 2.5, "3", float("nan"), [2]])
 def test_a_number_of_threads_that_cannot_be_meant_is_refused(threads):
     before = threading.active_count()
-    with pytest.raises(UserError, match=f"threads is {threads}, need 1 to 1024"):
+    found = re.escape(f"threads is {threads!r}, need ")
+    with pytest.raises(UserError, match=rf"{found}(a whole number, )?1 to 1024"):
         codegen_cli.load("nano", threads=threads)
     assert threading.active_count() == before
 
@@ -208,7 +236,7 @@ def test_a_path_is_never_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no such file or directory"):
         codegen_cli.load(Path("nano"))
-    with codegen_cli.load(bundled_model(), threads=1) as model:
+    with codegen_cli.load(bundled_model(), threads=np.int64(1)) as model:
         assert model.config.n_layer == 8
 
 

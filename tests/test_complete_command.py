@@ -197,6 +197,36 @@ def test_every_command_shows_examples_in_its_help(codegen):
         assert f"codegen {command} " in text_of(codegen(command, "--help"))
 
 
+@pytest.mark.parametrize(
+    ("options", "document"), [((), "<|endoftext|>x = 1  "), (("--special-tokens",), "x = 1  ")]
+)
+def test_where_a_function_ends_is_read_in_the_whole_prompt(options, document):
+    script = (
+        "import sys, codegen_cli.decoding.generate as module\n"
+        "generate = module.generate\n"
+        "def told(model, vocabulary, ids, options, prompt):\n"
+        "    print(repr(prompt), file=sys.stderr)\n"
+        "    return generate(model, vocabulary, ids, options, prompt)\n"
+        "module.generate = told\n"
+        f"sys.argv = ['codegen', 'complete', '-q', '-n', '1', *{options!r}]\n"
+        "from codegen_cli.__main__ import main\n"
+        "main()\n"
+    )
+    prompt = b"<|endoftext|>x = 1  "
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, input=prompt, capture_output=True, check=False)
+    assert result.stderr.decode() == f"{document!r}\n"
+
+
+def test_a_prompt_that_ends_amid_a_line_is_completed(codegen):
+    """Whatever the model writes, a comment after it is no line that starts with #."""
+    options = ("-q", "-t", "0", "-n", "12")
+    whole = text_of(codegen("complete", *options, "--until", "none", stdin=b"x = 1  "))
+    completion = text_of(codegen("complete", *options, stdin=b"x = 1  "))
+    assert completion
+    assert whole.startswith(completion)
+
+
 def test_a_bug_keeps_its_traceback():
     script = (
         "import sys, codegen_cli.reports.completion\n"
@@ -237,7 +267,9 @@ def test_a_terminal_without_a_prompt_is_wrong_usage():
         (("--top-k", "-3"), "top_k is -3"),
         (("--draft", "-1"), "draft is -1"),
         (("--seed", "-1"), "seed is -1"),
-        (("--stop", ""), "stop is"),
+        (("--stop", ""), "'--stop': stop is"),
+        (("--stop", "x", "--stop", os.fsdecode(b"a\xff")), "'--stop': stop is not UTF-8 text"),
+        (("--max-time", "nan"), "max_time is nan"),
         (("--until", "class"), "class"),
         (("--threads", "0"), "Invalid value for '--threads'"),
         (("--max-time", "0"), "max_time is 0.0"),
@@ -268,6 +300,7 @@ def test_an_option_out_of_range_is_wrong_usage(codegen, options, found):
         ((), b"\x7fELF\x00", "found byte 0x00 at offset 4", "binary"),
         (("--file", "missing.py"), b"", "cannot read missing.py: No such file", "--file"),
         (("--file", "/"), b"", "cannot read /: Is a directory", "--file"),
+        (("--file", "-"), b"x", "cannot read -: No such file", "codegen complete -"),
     ],
 )
 def test_bad_input_gets_one_error_and_a_hint(codegen, arguments, stdin, message, hint):

@@ -94,6 +94,7 @@ codegen_cli.decoding.random_draws
 codegen_cli.decoding.sampler
 codegen_cli.decoding.open_method
 codegen_cli.decoding.stopping
+codegen_cli.decoding.option_values
 codegen_cli.decoding.options
 codegen_cli.decoding.summary
 codegen_cli.decoding.phase_times

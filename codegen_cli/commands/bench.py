@@ -14,7 +14,10 @@ def bench(
     rounds: Annotated[
         int | None,
         typer.Option(
-            "--rounds", min=1, help="Default: as many as fit into 40 s, at least 3, at most 7."
+            "--rounds",
+            min=1,
+            max=1000,
+            help="Default: as many as fit into 40 s, at least 3, at most 7.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,

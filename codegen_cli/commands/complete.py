@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,8 +11,24 @@ from codegen_cli import console
 from codegen_cli.commands import options
 from quantize.errors import UserError
 
-if TYPE_CHECKING:
-    from codegen_cli.decoding.options import GenerateOptions
+
+def _checked(parameter: typer.CallbackParam, value: Any) -> Any:
+    """Return what an option or its variable says, in its own type; the error names both."""
+    if value is None:
+        return None
+    from codegen_cli.decoding.option_values import real_number
+    from codegen_cli.decoding.options import checked
+    from codegen_cli.text.prompt_input import check_argument
+
+    name = parameter.name or ""
+    try:
+        if name == "max_time":
+            return real_number(name, value, "a number above 0", fits=lambda number: number > 0)
+        if name == "stop":
+            value = [check_argument(text, name) for text in value]
+        return checked(name, value)
+    except UserError as error:
+        raise typer.BadParameter(error.message) from error
 
 
 Prompt = Annotated[
@@ -27,25 +43,50 @@ File = Annotated[
 ]
 MaxTokens = Annotated[
     int,
-    typer.Option("--max-tokens", "-n", envvar="CODEGEN_MAX_TOKENS", help="Most new tokens."),
+    typer.Option(
+        "--max-tokens",
+        "-n",
+        envvar="CODEGEN_MAX_TOKENS",
+        help="Most new tokens.",
+        callback=_checked,
+    ),
 ]
 Temperature = Annotated[
     float,
     typer.Option(
-        "--temperature", "-t", envvar="CODEGEN_TEMPERATURE", help="0 takes the likeliest token."
+        "--temperature",
+        "-t",
+        envvar="CODEGEN_TEMPERATURE",
+        help="0 takes the likeliest token.",
+        callback=_checked,
     ),
 ]
 TopP = Annotated[
     float,
-    typer.Option("--top-p", envvar="CODEGEN_TOP_P", help="Sample from this share of the mass."),
+    typer.Option(
+        "--top-p",
+        envvar="CODEGEN_TOP_P",
+        help="Sample from this share of the mass.",
+        callback=_checked,
+    ),
 ]
 TopK = Annotated[
     int,
-    typer.Option("--top-k", envvar="CODEGEN_TOP_K", help="Sample from so many tokens; 0: all."),
+    typer.Option(
+        "--top-k",
+        envvar="CODEGEN_TOP_K",
+        help="Sample from so many tokens; 0: all.",
+        callback=_checked,
+    ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", envvar="CODEGEN_SEED", help="The same seed gives the same text."),
+    typer.Option(
+        "--seed",
+        envvar="CODEGEN_SEED",
+        help="The same seed gives the same text.",
+        callback=_checked,
+    ),
 ]
 Draft = Annotated[
     int,
@@ -53,15 +94,25 @@ Draft = Annotated[
         "--draft",
         envvar="CODEGEN_DRAFT",
         help="Most tokens to guess from the text and check at once; 0: none. Same text, faster.",
+        callback=_checked,
     ),
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated."),
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        help="End before this text; may be repeated.",
+        callback=_checked,
+    ),
 ]
 Until = Annotated[
     Literal["function", "none"],
-    typer.Option("--until", envvar="CODEGEN_UNTIL", help="function: end where it ends."),
+    typer.Option(
+        "--until",
+        envvar="CODEGEN_UNTIL",
+        help="function: end where the function or method ends, as said above.",
+    ),
 ]
 Echo = Annotated[bool, typer.Option("--echo", help="Write the prompt first, unchanged.")]
 AsJson = Annotated[
@@ -70,7 +121,12 @@ AsJson = Annotated[
 Usage = Annotated[bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")]
 MaxTime = Annotated[
     float | None,
-    typer.Option("--max-time", envvar="CODEGEN_MAX_TIME", help="End after so many seconds."),
+    typer.Option(
+        "--max-time",
+        envvar="CODEGEN_MAX_TIME",
+        help="End after so many seconds.",
+        callback=_checked,
+    ),
 ]
 
 
@@ -96,6 +152,11 @@ def complete(
 ) -> None:
     """Complete code, up to the end of the function.
 
+    That is before two blank lines, before a second line that starts with def or print, and before a
+    line that starts with #, ''' or \"\"\". Where the prompt ends inside a method, it is also
+    before the next definition (def, class, @) that is indented no further than the method; a
+    completion that begins with one ends with that one.
+
     \b
     codegen complete "def fib(n):"
     codegen complete --file area.py -n 64 -t 0
@@ -109,9 +170,9 @@ def complete(
     console.set_quiet(quiet)
     if not prompt and file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a PROMPT, --file, or a pipe on stdin")
-    if max_time is not None and not max_time > 0:
-        raise typer.BadParameter(f"max_time is {max_time}, need a number above 0")
-    generate_options = _options(
+    from codegen_cli.decoding.options import GenerateOptions
+
+    generate_options = GenerateOptions(
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -140,12 +201,3 @@ def complete(
     # As an exception holds on to this frame, the process ends with the model still there: freeing
     # it and its tokenizer piece by piece took 0.02 s.
     raise typer.Exit
-
-
-def _options(**values: Any) -> "GenerateOptions":
-    from codegen_cli.decoding.options import GenerateOptions
-
-    try:
-        return GenerateOptions(**values)
-    except UserError as error:
-        raise typer.BadParameter(error.message) from error

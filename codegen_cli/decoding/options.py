@@ -1,12 +1,15 @@
 """How to sample and when to end, checked."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
+from typing import Any, get_args
 
 from codegen_cli.deadline import Deadline
+from codegen_cli.decoding.option_values import choice, real_number, texts, whole_number
 from codegen_cli.decoding.random_draws import fresh_seed
 from codegen_cli.decoding.stopping import Until
-from quantize.errors import UserError
 
 _LONGEST_DRAFT = 64  # few are right for so long, and each takes the memory of a token's logits
 
@@ -20,13 +23,14 @@ class GenerateOptions:
     top_p         mass of the nucleus; 1 keeps all ids
     top_k         most ids to choose from; 0 keeps all
     seed          below 2**64; the same seed gives the same text
-    stop          texts that end the completion and are no part of it
-    until         "function" ends it where one function ends (stopping.FUNCTION_STOPS)
+    stop          texts that end the completion and are no part of it, or one
+    until         "function" ends it where one function or method ends (stopping, open_method)
     deadline      time.monotonic() in seconds after which nothing more is computed
-    sample        index among several completions of one prompt and seed
+    sample        below 2**64: index among several completions of one prompt and seed
     draft         most ids to guess and check in one step, 0 to 64; the text is always the same
 
-    Raises UserError on a value out of range.
+    None stands for the default. Numbers may be of NumPy's types. Raises UserError on a value of
+    another type or out of range.
     """
 
     max_tokens: int = 128
@@ -41,17 +45,44 @@ class GenerateOptions:
     draft: int = 8
 
     def __post_init__(self) -> None:
-        in_range = 0 <= self.temperature < math.inf  # False for NaN too
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
-        _check("temperature", self.temperature, in_range, "a finite number of at least 0")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
-        _check("top_k", self.top_k, self.top_k >= 0, "at least 0")
-        _check("draft", self.draft, 0 <= self.draft <= _LONGEST_DRAFT, f"0 to {_LONGEST_DRAFT}")
-        _check("seed", self.seed, 0 <= self.seed < 2**64, "0 to 2**64 - 1")
-        _check("stop", self.stop, "" not in self.stop, "texts that are not empty")
-        _check("until", self.until, self.until in ("function", "none"), "'function' or 'none'")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None:
+                value = each.default if each.default_factory is MISSING else each.default_factory()
+            object.__setattr__(self, each.name, checked(each.name, value))
 
 
-def _check(option: str, found: object, valid: bool, needed: str) -> None:
-    if not valid:
-        raise UserError(f"{option} is {found!r}, need {needed}")
+def checked(option: str, value: object) -> Any:
+    """Return a value given for an option of GenerateOptions in the option's own type.
+
+    Raises UserError as there.
+    """
+    return _CHECKS[option](option, value)
+
+
+def _deadline(option: str, value: object) -> Deadline:
+    if value is None:
+        return None
+    return real_number(option, value, "seconds of time.monotonic()", fits=lambda number: True)
+
+
+_64_bits = partial(whole_number, needed="0 to 2**64 - 1", least=0, most=2**64 - 1)
+
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "max_tokens": partial(whole_number, needed="at least 1", least=1),
+    "temperature": partial(
+        real_number,
+        needed="a finite number of at least 0",
+        fits=lambda number: 0 <= number < math.inf,
+    ),
+    "top_p": partial(
+        real_number, needed="above 0 and at most 1", fits=lambda number: 0 < number <= 1
+    ),
+    "top_k": partial(whole_number, needed="at least 0", least=0),
+    "seed": _64_bits,
+    "stop": texts,
+    "until": partial(choice, choices=get_args(Until)),
+    "deadline": _deadline,
+    "sample": _64_bits,
+    "draft": partial(whole_number, needed=f"0 to {_LONGEST_DRAFT}", least=0, most=_LONGEST_DRAFT),
+}

@@ -98,4 +98,6 @@ def _read_file(path: Path, hint: str = "--file takes the text file to complete."
     try:
         return path.read_bytes()
     except OSError as error:
+        if str(path) == STDIN:
+            hint = "For stdin give - as the prompt: codegen complete -"
         raise UserError(f"cannot read {path}: {error.strerror}", hint) from error
