@@ -52,7 +52,7 @@ def read_input(path: Path, limit_bytes: int) -> bytes:
     No more is allocated than the file has bytes; one that grows while it is read is cut.
     """
     try:
-        with _open_regular(path) as file:
+        with open_input(path) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes > limit_bytes:
                 raise UserError(
@@ -67,7 +67,7 @@ def read_input(path: Path, limit_bytes: int) -> bytes:
 def map_input(path: Path) -> mmap.mmap:
     """A regular file that is not empty, memory-mapped to be read only; else a UserError."""
     try:
-        with _open_regular(path) as file:
+        with open_input(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError(f"{path} is empty", "Download the file again.")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -75,10 +75,11 @@ def map_input(path: Path) -> mmap.mmap:
         raise unreadable(path, error) from error
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_input(path: Path) -> BinaryIO:
     """Open for reading; a pipe or a device is refused before it can block or act.
 
     What was opened is looked at too: it may have taken the place of what was looked at before.
+    Raises UserError for what is no regular file, and OSError where the file system refuses.
     """
     _judge_regular(path, path.stat())
     file = path.open("rb")

@@ -1,8 +1,9 @@
 """Repositories of bytes -> a small Hugging Face hub on 127.0.0.1, for the real client to talk to.
 
-Answers what huggingface_hub asks: a model's info (commit, files, sizes), and its files by HEAD and
-GET with ETag, X-Repo-Commit, Content-Length and ranges. Point the client at it with HF_ENDPOINT;
-the client reads that when it is imported, so it must run in a process of its own.
+Answers what huggingface_hub asks: a model's info (commit, files, sizes, hashes), and its files by
+HEAD and GET with ETag, X-Repo-Commit, Content-Length and ranges. Weights have the SHA-256 of large
+files for a hash, others git's. Point the client at it with HF_ENDPOINT; the client reads that when
+it is imported, so it must run in a process of its own.
 """
 
 import hashlib
@@ -28,6 +29,12 @@ class Repository:
     revision: str = "main"
     gated: bool = False
     failing_status: int = 0  # answer everything with this HTTP status
+    failing_headers: dict[str, str] = field(default_factory=dict)  # and these headers
+    failing_body: bytes = b""
+    failing_files: bool = False  # only where a file is asked for
+    flipped: set[str] = field(default_factory=set)  # files that arrive with their last bit flipped
+    states_hashes: bool = True  # in the info
+    etags: dict[str, str] = field(default_factory=dict)  # instead of the hash
     info: bytes | None = None  # answer this when asked for the model's info
     stated_bytes: dict[str, int] = field(default_factory=dict)  # sizes that the info lies about
     cut_after_bytes: dict[str, int] = field(default_factory=dict)  # close the connection there
@@ -39,6 +46,18 @@ class Repository:
             (name, hashlib.sha1(data).hexdigest()) for name, data in self.files.items()
         )
         return hashlib.sha1(json.dumps(listing).encode()).hexdigest()
+
+
+def is_large(file: str) -> bool:
+    """Tell whether the hub keeps a file in git's large file storage."""
+    return file.endswith((".bin", ".safetensors"))
+
+
+def content_hash(file: str, data: bytes) -> str:
+    """The hash by which the hub names a file's content."""
+    if is_large(file):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class HubServer(ThreadingHTTPServer):
@@ -71,6 +90,9 @@ class HubServer(ThreadingHTTPServer):
         self._thread.join()
         self.server_close()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that went away: the tests kill them."""
+
     def fetched_files(self) -> list[str]:
         """Names of the files whose bytes were asked for, in order."""
         paths = (FILE_PATH.fullmatch(path) for method, path, _ in self.requests if method == "GET")
@@ -98,8 +120,10 @@ class _HubHandler(BaseHTTPRequestHandler):
         repository = self.server.repositories.get(found["name"]) if found else None
         if found is None or repository is None:
             self._refuse(HTTPStatus.NOT_FOUND, "RepoNotFound")
-        elif repository.failing_status:
-            self._refuse(repository.failing_status, "")
+        elif repository.failing_status and (found.re is FILE_PATH or not repository.failing_files):
+            self._send(
+                repository.failing_status, repository.failing_headers, repository.failing_body
+            )
         elif repository.gated:
             self._refuse(HTTPStatus.FORBIDDEN, "GatedRepo")
         elif (found["revision"] or repository.revision) not in (
@@ -117,7 +141,7 @@ class _HubHandler(BaseHTTPRequestHandler):
     def _send_info(self, name: str, repository: Repository) -> None:
         sizes = {file: len(data) for file, data in repository.files.items()}
         siblings = [
-            {"rfilename": file, "size": size}
+            {"rfilename": file, "size": size, **_stated_hash(repository, file)}
             for file, size in (sizes | repository.stated_bytes).items()
         ]
         info = {"id": name, "sha": repository.commit, "siblings": siblings}
@@ -127,10 +151,12 @@ class _HubHandler(BaseHTTPRequestHandler):
     def _send_file(self, repository: Repository, file: str) -> None:
         data = repository.files[file]
         headers = {
-            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "ETag": f'"{repository.etags.get(file) or content_hash(file, data)}"',
             "X-Repo-Commit": repository.commit,
             "Accept-Ranges": "bytes",
         }
+        if file in repository.flipped:
+            data = data[:-1] + bytes([data[-1] ^ 1])
         status, start = HTTPStatus.OK, 0
         if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             status, start = HTTPStatus.PARTIAL_CONTENT, int(wanted[1])
@@ -152,3 +178,15 @@ class _HubHandler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body[:cut_after_bytes])
             self.close_connection = cut_after_bytes is not None
+
+
+def _stated_hash(repository: Repository, file: str) -> dict[str, object]:
+    """What the info says of a file's hash; the hash in git is that of a pointer if it is large."""
+    data = repository.files[file]
+    if not repository.states_hashes:
+        return {}
+    if not is_large(file):
+        return {"blobId": content_hash(file, data)}
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:..."
+    lfs = {"sha256": content_hash(file, data), "size": len(data), "pointerSize": len(pointer)}
+    return {"blobId": content_hash("pointer", pointer), "lfs": lfs}

@@ -1,7 +1,6 @@
 """Checkpoints fetched by the real hub client from a hub on 127.0.0.1, and what can go wrong."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,40 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_client import CACHED, DOWNLOAD, FILES, ask, environment, run_codegen
 from hub_server import HubServer, Repository
 
-from codegen_cli.store import download
+from codegen_cli.store.download import download
+from codegen_cli.store.hub_cache import cached_checkpoint
 from codegen_cli.store.registry import find_entry
 from quantize.errors import UserError
 
-# The client reads its environment when it is imported, so each test runs it in a process. A line of
-# stdin is ["download" or "cached_checkpoint", repository, revision], one of stdout the answer.
-CLIENT = """
-import json, sys, time
-from codegen_cli.store import download
-from codegen_cli.store.registry import ModelEntry
-from quantize.errors import UserError
-
-time.sleep = lambda seconds: None  # the client waits before it tries again
-for line in sys.stdin:
-    call, repository, revision = json.loads(line)
-    entry = ModelEntry(repository, repository=repository, revision=revision)
-    events = []
-    arguments = [lambda event: events.append([event.file, event.done_bytes, event.total_bytes])]
-    try:
-        path = getattr(download, call)(entry, *arguments[: call == "download"])
-        answer = {"path": path and str(path), "events": events}
-    except UserError as error:
-        answer = {"message": error.message, "hint": error.hint}
-    print(json.dumps(answer))
-"""
-FILES = {
-    "README.md": b"# A model\n",
-    "config.json": b'{"model_type": "codegen"}',
-    "tokenizer.json": b'{"version": "1.0"}',
-    "vocab.json": b"{}",
-    "pytorch_model.bin": bytes(range(256)) * 1000,
-}
 NEEDED = ["config.json", "tokenizer.json", "pytorch_model.bin"]
 
 
@@ -68,31 +41,6 @@ def without(*names: str) -> dict[str, bytes]:
 def hub() -> Iterator[HubServer]:
     with HubServer({"someone/model": Repository(dict(FILES))}) as server:
         yield server
-
-
-def environment(endpoint: str, hf_home: Path, **changes: str) -> dict[str, str]:
-    """The environment of a user who has the hub at `endpoint` and no settings of his own."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("HF_")}
-    return inherited | {"HF_ENDPOINT": endpoint, "HF_HOME": str(hf_home)} | changes
-
-
-def ask(env: dict[str, str], *calls: tuple[str, str, str], **options: Any) -> list[dict[str, Any]]:
-    """Make calls of codegen_cli.store.download in one process; return their answers."""
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CLIENT],
-        input="".join(json.dumps(call) + "\n" for call in calls),
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return [json.loads(line) for line in ran.stdout.splitlines()]
-
-
-DOWNLOAD = ("download", "someone/model", "main")
-CACHED = ("cached_checkpoint", "someone/model", "main")
 
 
 def test_download_fetches_config_tokenizer_and_weights_and_nothing_else(
@@ -339,9 +287,9 @@ def test_cache_below_a_file_is_named(hub: HubServer, tmp_path: Path) -> None:
 
 def test_bundled_model_is_neither_cached_nor_downloaded() -> None:
     entry = find_entry("nano")
-    assert download.cached_checkpoint(entry) is None
+    assert cached_checkpoint(entry) is None
     with pytest.raises(UserError, match="nano is bundled: there is nothing to download"):
-        download.download(entry)
+        download(entry)
 
 
 def test_registered_models_are_downloaded_from_their_own_repository(
@@ -351,16 +299,6 @@ def test_registered_models_are_downloaded_from_their_own_repository(
     hub.repositories = {entry.repository: Repository(FILES, revision=entry.revision)}
     [answer] = ask(environment(hub.url, tmp_path), ("download", entry.repository, entry.revision))
     assert "models--Salesforce--codegen-350M-mono" in answer["path"]
-
-
-def run_codegen(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "codegen_cli", *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_command_prints_the_directory_alone_and_notes_on_stderr(

@@ -41,8 +41,15 @@ codegen_cli.store.paths
 codegen_cli.store.settings
 codegen_cli.store.registry
 codegen_cli.store.local_models
+codegen_cli.store.checkpoint_files
+codegen_cli.store.content_hash
+codegen_cli.store.hub_cache
+codegen_cli.store.hub_unfinished
 codegen_cli.store.leftovers
 codegen_cli.store.verification
+codegen_cli.store.hub_settings
+codegen_cli.store.hub_errors
+codegen_cli.store.hub_client
 codegen_cli.store.download
 codegen_cli.store.model_default
 codegen_cli.store.packing
@@ -140,10 +147,10 @@ codegen_cli.__main__
 DOORS = {
     "rich": ["codegen_cli.drawing"],
     "typer": ["codegen_cli.commands"],
-    "huggingface_hub": ["codegen_cli.store.download"],
+    "huggingface_hub": ["codegen_cli.store.hub_client", "codegen_cli.store.hub_errors"],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.store.paths"],
-    "filelock": ["codegen_cli.store.settings"],
+    "filelock": ["codegen_cli.store.settings", "codegen_cli.store.hub_unfinished"],
     "numba": ["codegen_cli.kernels", "quantize.scale_search"],
     "llvmlite": [
         "codegen_cli.kernels",

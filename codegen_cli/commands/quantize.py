@@ -38,7 +38,7 @@ def quantize(
     codegen quantize 2B-mono --format int4
     codegen quantize ./checkpoint --format int4 -o mine.safetensors
     """
-    from codegen_cli.store.download import cached_checkpoint
+    from codegen_cli.store.hub_cache import cached_checkpoint
     from codegen_cli.store.packing import make_default_if_first, pack
     from codegen_cli.store.registry import KnownModel, packed_path, resolve_source
     from quantize.errors import UserError

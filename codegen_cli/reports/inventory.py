@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codegen_cli.engine.memory import needed
 from codegen_cli.store import paths
-from codegen_cli.store.download import cached_checkpoint
+from codegen_cli.store.hub_cache import cached_checkpoint
 from codegen_cli.store.local_models import local_files
 from codegen_cli.store.registry import (
     BUNDLED,

@@ -97,6 +97,7 @@ def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
     whats = {
         "copy": "packed copies of checkpoints",
         "unfinished": "unfinished files of killed runs",
+        "download": "unfinished downloads",
     }
     for (kind, directory), sizes in groups.items():
         total = console.size(sum(sizes))

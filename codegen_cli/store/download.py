@@ -1,129 +1,208 @@
-"""A model entry -> its checkpoint's directory in the Hugging Face cache, fetched if need be.
+"""A model entry -> its checkpoint's directory in the Hugging Face cache, fetched and compared.
 
-The only module on huggingface_hub. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE
-act as in every program that uses the hub.
+What arrives counts as there once its hash is the one that the hub states: what was there before is
+compared too. The hub's client is imported when a download begins, and not before the settings that
+it reads have been judged.
 """
 
-import json
-import logging
+import contextlib
+import io
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+from codegen_cli import console
+from codegen_cli.store import hub_cache, hub_settings
+from codegen_cli.store.checkpoint_files import (
+    INDEX_SUFFIX,
+    WEIGHTS,
+    companions,
+    first_weights,
+    shards,
 )
-
-# HTTPError belongs to the HTTP library that this version of the hub uses, httpx or httpx2.
-from huggingface_hub.errors import HTTPError as HttpError  # type: ignore[attr-defined]
-from huggingface_hub.utils import tqdm as HubBar  # type: ignore[attr-defined]
-
+from codegen_cli.store.content_hash import HashCheck, check_hash
+from codegen_cli.store.hub_cache import (
+    AGAIN_HINT,
+    cached_checkpoint,
+    cached_file,
+    hash_of_name,
+    remove_file,
+)
+from codegen_cli.store.hub_unfinished import is_being_fetched
+from codegen_cli.store.leftovers import remove_unfinished_downloads
 from codegen_cli.store.registry import ModelEntry
 from quantize.errors import UserError
-from quantize.input_file import read_input
-from quantize.tokenizer_files import COMPANIONS, TOKENIZER, VOCABULARY
 
-INDEX_SUFFIX = ".index.json"
-WEIGHTS = (
-    "model.safetensors",
-    f"model.safetensors{INDEX_SUFFIX}",
-    "pytorch_model.bin",
-    f"pytorch_model.bin{INDEX_SUFFIX}",
-)
-"""What holds the weights or lists the files that do; the first that exists is used."""
-
-ANSWER_SECONDS = 10
-_LARGEST_INDEX_BYTES = 64 << 20
-OFFLINE_HINT = "A checkpoint that you have needs no network: codegen quantize DIRECTORY"
-AGAIN_HINT = "Run the same command again; files that are complete are kept."
+if TYPE_CHECKING:
+    from codegen_cli.store.hub_client import HubRepository
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadEvent:
-    """How far a download is: the file being fetched, and the bytes of all files."""
+    """How far a download is: the file being fetched, or checked, and the bytes of all files."""
 
     file: str
     done_bytes: int
     total_bytes: int
+    is_check: bool = False
 
 
 OnEvent = Callable[[DownloadEvent], None]
 
 
-def cached_checkpoint(entry: ModelEntry) -> Path | None:
-    """Return the checkpoint's directory in the cache if all its files are there; asks no network.
-
-    Raises UserError if an index of weight files that lies there cannot be read.
-    """
-    config = _cached_file(entry, "config.json", entry.revision)
-    if config is None:
-        return None
-    directory = config.parent
-    weights = _first_weights(name for name in WEIGHTS if (directory / name).is_file())
-    if weights is None:
-        return None
-    files = [*_companions(path.name for path in directory.iterdir()), weights]
-    if weights.endswith(INDEX_SUFFIX):
-        files += _shards(directory / weights)
-    return directory if all((directory / name).is_file() for name in files) else None
-
-
-def download(entry: ModelEntry, on_event: OnEvent = lambda event: None) -> Path:
+def download(
+    entry: ModelEntry, on_event: OnEvent = lambda event: None, *, force: bool = False
+) -> Path:
     """Fetch what a checkpoint needs (config, tokenizer, one kind of weights) into the cache.
 
-    Returns its directory; a checkpoint that is complete there is returned without asking the hub.
-    Raises UserError: nothing to download, no access, no network, no room, or a broken answer.
+    force  ask the hub though all is there: the newest files are fetched, and those again whose
+           hashes are not the hub's. One that is sound stays, whatever the network does.
+
+    Returns its directory; without `force` a checkpoint that is complete there is returned without
+    asking the hub. Raises UserError: nothing to download, no access, no network, no room, a broken
+    answer, or a file that did not arrive as the hub has it; that one is removed.
     """
     if not entry.repository:
         raise UserError(f"{entry.name} is bundled: there is nothing to download")
-    if cached := cached_checkpoint(entry):
+    if not force and (cached := whole_checkpoint(entry)):
         return cached
-    # Progress is shown by our caller, and a request that succeeds the second time is not news.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    with _hub_errors(entry):
-        return _fetch_checkpoint(entry, on_event)
+    hub_settings.require_usable()
+    for each in remove_unfinished_downloads(entry.repository):
+        size = console.size(each.file_bytes)
+        console.note(f"removed {each.path}, {size}: a download that was killed left it")
+    if is_being_fetched(entry.repository):
+        console.note(f"another program is downloading {entry.repository}: its files are waited for")
+    return _fetch_checkpoint(entry, on_event)
+
+
+def whole_checkpoint(entry: ModelEntry) -> Path | None:
+    """Return the checkpoint's directory if it is complete; with a broken index it is not."""
+    try:
+        return cached_checkpoint(entry)
+    except UserError:
+        return None
+
+
+def import_client() -> ModuleType:
+    """Return the module on the hub's client. Raises UserError if that cannot be imported."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints why it cannot be imported
+            from codegen_cli.store import hub_client
+    except Exception as error:  # it acts on the environment while it is imported
+        raise UserError(
+            f"the hub's client cannot be imported: {type(error).__name__}: {error}",
+            "Install it again: pip install --force-reinstall huggingface_hub",
+        ) from error
+    return hub_client
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A download under way: what is wanted, what the hub states of it, and who is told."""
+
+    entry: ModelEntry
+    client: ModuleType
+    repository: "HubRepository"
+    on_event: OnEvent
 
 
 def _fetch_checkpoint(entry: ModelEntry, on_event: OnEvent) -> Path:
-    info = HfApi().model_info(
-        entry.repository, revision=entry.revision, timeout=ANSWER_SECONDS, files_metadata=True
-    )
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    files = [*_companions(sizes), _first_weights(sizes) or WEIGHTS[0]]
-    _require_files(entry, files, sizes)
-    if files[-1].endswith(INDEX_SUFFIX):
-        files += _shards(_fetch_file(entry, files[-1], lambda n_bytes: None))
-        _require_files(entry, files, sizes)
+    client = import_client()
+    repository = client.read_repository(entry)
+    job = _Job(entry, client, repository, on_event)
+    files = repository.files
+    names = [*companions(files), first_weights(files) or WEIGHTS[0]]
+    _require_files(entry, names, files)
+    if names[-1].endswith(INDEX_SUFFIX):
+        [index] = _provide(replace(job, on_event=lambda event: None), names[-1:])
+        names += shards(index)
+        _require_files(entry, names, files)
+    return _provide(job, names)[0].parent
 
-    missing_bytes = sum(sizes[name] for name in files if not _cached_file(entry, name, info.sha))
-    _require_room(missing_bytes)
-    total_bytes = sum(sizes[name] for name in files)
-    progress = _Progress(on_event, total_bytes - missing_bytes, total_bytes)
-    directories = set()
-    for name in files:
-        progress.start(name)
-        directories.add(_fetch_file(entry, name, progress.advance).parent)
-    if len(directories) > 1:
-        raise UserError(f"{entry.repository} changed while it was downloaded", AGAIN_HINT)
-    return directories.pop()
+
+def _provide(job: _Job, names: Sequence[str]) -> list[Path]:
+    """Return the files' paths in the cache, each as the hub has it: fetched if it was not there.
+
+    What is there and is not as the hub has it gives way.
+    """
+    commit = job.repository.commit
+    cached = (cached_file(job.entry.repository, name, commit) for name in names)
+    there = {name: path for name, path in zip(names, cached, strict=True) if path}
+    damaged = {check.path.name for check in _damaged(job, there.values())}
+    for name in damaged:
+        console.warn(f"{there[name]} is damaged: fetching it again")
+        remove_file(there.pop(name))
+    missing = [name for name in names if name not in there]
+    sizes = {name: job.repository.files[name].file_bytes for name in names}
+    _require_room(sum(sizes[name] for name in missing))
+    progress = _Progress(job.on_event, sum(sizes[name] for name in there), sum(sizes.values()))
+    fetched = {name: _fetch(job, name, progress, anew=name in damaged) for name in missing}
+    _refuse(job.entry, _damaged(job, fetched.values()))
+    return [(there | fetched)[name] for name in names]
+
+
+def _fetch(job: _Job, name: str, progress: "_Progress", *, anew: bool) -> Path:
+    progress.start(name)
+    path: Path = job.client.fetch_file(job.entry, name, progress.advance, anew=anew)
+    if path.parent.name != job.repository.commit:
+        _refuse(job.entry, _compared({path: hash_of_name(path)}))
+        raise UserError(f"{job.entry.repository} changed while it was downloaded", AGAIN_HINT)
+    return path
+
+
+def _damaged(job: _Job, paths: Iterable[Path]) -> list[HashCheck]:
+    """Return the files that are not as the hub states, or as their blobs' names do if it does not.
+
+    What has no hash at all (another server than the Hugging Face hub) is told of.
+    """
+    stated = {path: job.repository.files[path.name].hash or hash_of_name(path) for path in paths}
+    for path, need in stated.items():
+        if not need:
+            console.warn(f"{hub_settings.endpoint()} states no hash of {path.name}: not compared")
+    return _compared(stated, job.on_event)
+
+
+def _compared(
+    stated: Mapping[Path, str], on_event: OnEvent = lambda event: None
+) -> list[HashCheck]:
+    """Hash the files for which a hash is stated; return those that have another."""
+    needs = {path: need for path, need in stated.items() if need}
+    progress = _Progress(on_event, 0, sum(path.stat().st_size for path in needs), is_check=True)
+    checks = []
+    for path, need in needs.items():
+        progress.start(path.name)
+        checks.append(check_hash(path, need, progress.advance))
+    return [check for check in checks if not check.is_sound]
+
+
+def _refuse(entry: ModelEntry, damaged: Sequence[HashCheck]) -> None:
+    """Remove the files that arrived damaged, and raise a UserError that names them, if any did."""
+    for check in damaged:
+        remove_file(check.path)
+    if damaged:
+        raise UserError(
+            "; ".join(
+                f"{entry.repository}: {check.path.name} arrived damaged: {check.difference()}"
+                for check in damaged
+            ),
+            f"It was removed, what is sound stays. Run again: codegen download {entry.name}",
+        )
 
 
 class _Progress:
-    """The bytes of all files, reported as they arrive."""
+    """The bytes of all files, reported as they arrive or are read."""
 
-    def __init__(self, on_event: OnEvent, done_bytes: int, total_bytes: int) -> None:
+    def __init__(
+        self, on_event: OnEvent, done_bytes: int, total_bytes: int, *, is_check: bool = False
+    ) -> None:
         self.on_event = on_event
         self.done_bytes = done_bytes
         self.total_bytes = total_bytes
+        self.is_check = is_check
         self.file = ""
 
     def start(self, file: str) -> None:
@@ -132,75 +211,12 @@ class _Progress:
 
     def advance(self, n_bytes: int) -> None:
         self.done_bytes += n_bytes
-        self.on_event(DownloadEvent(self.file, self.done_bytes, self.total_bytes))
+        self.on_event(DownloadEvent(self.file, self.done_bytes, self.total_bytes, self.is_check))
 
 
-def _fetch_file(entry: ModelEntry, name: str, advance: Callable[[int], None]) -> Path:
-    """Return a file's path in the cache; `advance` is told of the bytes as they arrive."""
-
-    class ReportingBar(HubBar):
-        """The progress bar that the hub drives: it draws nothing and passes the bytes on."""
-
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **(kwargs | {"disable": True}))  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> None:
-            advance(int(n or 0))
-
-        # Having these, one bar serves hf_xet, which counts network and file bytes apart.
-        def update_transfer(self, n: float | None = 1) -> None: ...
-
-        def set_transfer_postfix_str(self, text: str = "", refresh: bool = True) -> None: ...
-
-    path = hf_hub_download(entry.repository, name, revision=entry.revision, tqdm_class=ReportingBar)
-    return Path(path)
-
-
-def _cached_file(entry: ModelEntry, name: str, revision: str | None) -> Path | None:
-    """Return a file's path in the cache, None if it is not there.
-
-    hf_hub_download(local_files_only=True) would do, but it first asks the hub who calls.
-    """
-    try:
-        path = try_to_load_from_cache(entry.repository, name, revision=revision)
-    except HFValidationError:
-        return None
-    return Path(path) if isinstance(path, str) else None
-
-
-def _first_weights(names: Iterable[str]) -> str | None:
-    found = set(names)
-    return next((name for name in WEIGHTS if name in found), None)
-
-
-def _shards(index: Path) -> list[str]:
-    """Return the weight files that an index lists: names without a directory, sorted.
-
-    The form is transformers': {"weight_map": {tensor name: file name}}.
-    """
-    try:
-        weight_map = json.loads(read_input(index, _LARGEST_INDEX_BYTES))["weight_map"]
-        names = sorted(set(weight_map.values()))
-        if names and all(PurePosixPath(name).name == name for name in names):
-            return names
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    raise UserError(
-        f"{index} does not list weight files", 'It must map tensors to files in "weight_map".'
-    )
-
-
-def _companions(names: Iterable[str]) -> list[str]:
-    """Return what is needed beside weights: tokenizer.json, or else what it can be built from."""
-    there = set(names)
-    is_old = TOKENIZER not in there and there.issuperset(VOCABULARY)
-    tokenizer = VOCABULARY if is_old else (TOKENIZER,)
-    return ["config.json", *tokenizer, *(name for name in COMPANIONS if name in there)]
-
-
-def _require_files(entry: ModelEntry, names: Iterable[str], sizes: Mapping[str, int]) -> None:
+def _require_files(entry: ModelEntry, names: Iterable[str], files: Container[str]) -> None:
     for name in names:
-        if name not in sizes:
+        if name not in files:
             raise UserError(
                 f"{entry.repository} has no {name}",
                 "A CodeGen checkpoint holds config.json, tokenizer.json and"
@@ -209,8 +225,8 @@ def _require_files(entry: ModelEntry, names: Iterable[str], sizes: Mapping[str, 
 
 
 def _require_room(needed_bytes: int) -> None:
-    cache = Path(constants.HF_HUB_CACHE).absolute()
-    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    cache = hub_cache.cache_dir()
+    existing = next(path for path in (cache, *cache.parents) if os.path.exists(path))  # noqa: PTH110
     free_bytes = shutil.disk_usage(existing).free
     if needed_bytes > free_bytes:
         raise UserError(
@@ -218,62 +234,3 @@ def _require_room(needed_bytes: int) -> None:
             f" the download needs {needed_bytes / 1e6:,.0f} MB",
             "HF_HOME chooses another directory for downloads.",
         )
-
-
-@contextmanager
-def _hub_errors(entry: ModelEntry) -> Iterator[None]:
-    """Turn whatever the hub's client raises into a UserError."""
-    try:
-        yield
-    except (HttpError, HFValidationError, json.JSONDecodeError, OSError) as error:
-        raise _user_error(entry, error) from error
-    except RuntimeError as error:  # hf_xet's network failures
-        raise UserError(f"cannot download {entry.repository}: {error}", AGAIN_HINT) from error
-
-
-def _user_error(entry: ModelEntry, error: BaseException) -> UserError:
-    """Return what to tell the user; many of these classes are OSErrors, so the order matters."""
-    hub, repository = constants.ENDPOINT, entry.repository
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
-        error = error.__cause__
-    match error:
-        case GatedRepoError():
-            return UserError(
-                f"{repository} is gated: its owner grants access",
-                f"Ask for it at {hub}/{repository}, then set HF_TOKEN.",
-            )
-        case RepositoryNotFoundError():
-            return UserError(
-                f"{hub} has no repository {repository}",
-                f"Check the spelling; a private repository needs HF_TOKEN. {OFFLINE_HINT}",
-            )
-        case RevisionNotFoundError():
-            return UserError(f"{repository} has no revision {entry.revision}")
-        case OfflineModeIsEnabled():
-            return UserError(
-                f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids to download it",
-                f"Unset HF_HUB_OFFLINE. {OFFLINE_HINT}",
-            )
-        case HfHubHTTPError():
-            return UserError(
-                f"{hub} answered {error.response.status_code} for {repository}", AGAIN_HINT
-            )
-        case HFValidationError():
-            return UserError(f"{repository} cannot be a repository: {_first_line(error)}")
-        case json.JSONDecodeError():
-            return UserError(f"{hub} does not answer as a hub does", "Check HF_ENDPOINT.")
-        case OSError(errno=int()):
-            return UserError(
-                f"cannot store {repository} in {constants.HF_HUB_CACHE}: {error.strerror}",
-                "HF_HOME chooses another directory for downloads.",
-            )
-        case HttpError():
-            return UserError(
-                f"the connection to {hub} failed: {_first_line(error)}",
-                f"Check the network, or HF_ENDPOINT. {OFFLINE_HINT}",
-            )
-    return UserError(f"cannot download {repository}: {_first_line(error)}", AGAIN_HINT)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

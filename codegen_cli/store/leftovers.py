@@ -2,6 +2,7 @@
 
 copies      checkpoints that were run as they are, packed in the cache; made again when needed
 unfinished  parts of packed files that killed runs left; what a live run writes is not among them
+download    the same in the hub's cache, of CodeGen checkpoints
 kernels     object code that this release does not use on this CPU; compiled again where needed
 """
 
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codegen_cli.store import paths
+from codegen_cli.store import hub_cache, paths
+from codegen_cli.store.hub_unfinished import remove_unfinished_download, unfinished_downloads
 from codegen_cli.store.local_models import remove_file
 from quantize.errors import UserError
 from quantize.packed_file import read_packed_file
 from quantize.whole_file import abandoned_files, remove_abandoned
 
-Kind = Literal["copy", "unfinished", "kernels"]
+Kind = Literal["copy", "unfinished", "download", "kernels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Leftover:
 
 
 def leftovers() -> list[Leftover]:
-    """Return the packed copies and the unfinished files, sorted by path in each directory.
+    """Return the packed copies and the parts of files and downloads, sorted in each directory.
 
     Which kernels are left over is for engine.kernel_cache to say.
     """
@@ -39,6 +41,10 @@ def leftovers() -> list[Leftover]:
     return [
         *(leftover_at("copy", path, _model_name(path)) for path in copies),
         *(leftover_at("unfinished", path) for path in unfinished),
+        *(
+            leftover_at("download", path, hub_cache.repository_of(path))
+            for path in unfinished_downloads()
+        ),
     ]
 
 
@@ -50,6 +56,8 @@ def remove_leftover(leftover: Leftover) -> bool:
     """
     if leftover.kind == "unfinished":
         return remove_abandoned(leftover.path)
+    if leftover.kind == "download":
+        return remove_unfinished_download(leftover.path)
     return remove_file(leftover.path)
 
 
@@ -62,6 +70,12 @@ def remove_unfinished(target: Path) -> list[Leftover]:
     found = abandoned_files(target.parent, None if is_ours else target.name)
     removable = [leftover_at("unfinished", path) for path in found]
     return [each for each in removable if remove_leftover(each)]
+
+
+def remove_unfinished_downloads(repository: str) -> list[Leftover]:
+    """Remove what killed downloads of one repository left; return what was removed."""
+    found = [leftover_at("download", path, repository) for path in unfinished_downloads(repository)]
+    return [each for each in found if remove_leftover(each)]
 
 
 def leftover_at(kind: Kind, path: Path, model: str = "") -> Leftover:

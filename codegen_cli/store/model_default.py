@@ -23,7 +23,7 @@ def default_for(model: str) -> str:
     """
     found = resolve(model)
     if isinstance(found, KnownModel):
-        from codegen_cli.store.download import cached_checkpoint
+        from codegen_cli.store.hub_cache import cached_checkpoint
 
         if found.packed is None and cached_checkpoint(found.entry) is None:
             raise UserError(
