@@ -46,11 +46,13 @@ codegen_cli.store.content_hash
 codegen_cli.store.hub_cache
 codegen_cli.store.hub_unfinished
 codegen_cli.store.leftovers
+codegen_cli.store.checkpoint_hashes
 codegen_cli.store.verification
 codegen_cli.store.hub_settings
 codegen_cli.store.hub_errors
 codegen_cli.store.hub_client
 codegen_cli.store.download
+codegen_cli.store.removal
 codegen_cli.store.model_default
 codegen_cli.store.packing
 codegen_cli.text
@@ -136,6 +138,7 @@ codegen_cli.commands.score
 codegen_cli.commands.embed
 codegen_cli.commands.download
 codegen_cli.commands.quantize
+codegen_cli.commands.model_removal
 codegen_cli.commands.models
 codegen_cli.commands.doctor
 codegen_cli.commands.bench

@@ -178,39 +178,29 @@ def default(
 @app.command("rm")
 def remove(
     name: Annotated[str, typer.Argument(metavar="NAME[:FORMAT]", autocompletion=model_names)],
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Its download in the Hugging Face cache instead.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Remove the packed files of a model.
+    """Remove the packed files of a model, or its checkpoint.
 
-    Files outside the models directory stay, checkpoints too (`codegen models prune` removes packed
-    copies in the cache). A run that uses the model goes on.
+    Files outside the models directory stay (`codegen models prune` removes packed copies in the
+    cache). --checkpoint removes what `codegen download` fetched, for all programs that use the
+    Hugging Face cache; what other revisions need stays. A run that uses the model goes on.
 
     \b
     codegen models rm 350M-mono:int8
     codegen models rm 350M-mono --yes
+    codegen models rm 350M-mono --checkpoint
     """
-    from codegen_cli.store.local_models import find_local_files, remove_file
+    from codegen_cli.commands.model_removal import remove_checkpoint, remove_packed
     from codegen_cli.store.model_default import forget_missing_default
 
     console.set_quiet(quiet)
-    files = find_local_files(name)
-    listed = ", ".join(f"{file.path} ({console.size(file.file_bytes)})" for file in files)
-    if not yes:
-        if not console.is_interactive():
-            raise typer.BadParameter("removing needs --yes where nobody can be asked")
-        if not console.confirm(f"Remove {console.printable(listed)}?"):
-            console.note("nothing was removed")
-            raise typer.Exit(1)
-    removed = []
-    for file in files:
-        file_bytes = file.file_bytes
-        if remove_file(file.path):
-            removed.append({"path": str(file.path), "bytes": file_bytes})
-            console.note(f"removed {console.printable(str(file.path))}, {console.size(file_bytes)}")
-        else:
-            console.note(f"{console.printable(str(file.path))} had been removed already")
+    files, removed = (remove_checkpoint if checkpoint else remove_packed)(name, yes)
     forgotten = forget_missing_default(files)
     if forgotten:
         console.note(f"{console.printable(forgotten)} was the default model; there is none now")
@@ -222,10 +212,10 @@ def remove(
 def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     """Remove files that nobody needs to keep.
 
-    These are the parts that killed runs left, and what is made again when needed: the packed copies
-    of checkpoint directories that were run as they are (-m ./checkpoint), and kernels that were
-    compiled for other releases or CPUs. Models stay, and so does what another process is writing
-    now.
+    These are the parts that killed runs and downloads left, and what is made again when needed: the
+    packed copies of checkpoint directories that were run as they are (-m ./checkpoint), and kernels
+    that were compiled for other releases or CPUs. Models stay, and so does what another process is
+    writing now.
 
     \b
     codegen models prune
@@ -262,23 +252,27 @@ def verify(
 ) -> None:
     """Check every tensor of packed files against its hash.
 
-    Exits with 1 if anything is damaged, and names it.
+    A name without a format means its checkpoint in the Hugging Face cache too: each file there is
+    compared with the hash that the hub states, which names it. Exits with 1 if anything is damaged,
+    and names it.
 
     \b
     codegen models verify
     codegen models verify 350M-mono:int4
     codegen models verify ./mine.safetensors --json
     """
-    from codegen_cli.store.verification import files_to_verify, verify_file
+    from codegen_cli.store.verification import files_to_verify, verify_path
 
     console.set_quiet(quiet)
     results = []
     for path in files_to_verify(models or []):
-        result = verify_file(path)
+        result = verify_path(path)
         results.append(result)
         if not as_json:
             for line in result.lines():
                 streams.write_line(console.printable(line))
+        if result.hint:
+            console.note(result.hint)
     is_sound = all(result.is_sound for result in results)
     if as_json:
         _write_json({"is_sound": is_sound, "files": [result.as_object() for result in results]})

@@ -5,6 +5,7 @@ from pathlib import Path
 from codegen_cli import console
 from codegen_cli.deadline import Deadline, check_deadline
 from codegen_cli.store import settings
+from codegen_cli.store.checkpoint_hashes import require_as_published
 from codegen_cli.store.leftovers import remove_unfinished
 from quantize.errors import UserError
 from quantize.quantize_model import QuantizeSummary, TensorReport
@@ -16,9 +17,10 @@ def pack(
 ) -> QuantizeSummary:
     """Pack the checkpoint at `source` to `target`.
 
-    Raises UserError, and TimeUp after the tensor in which the deadline passes; the target is then
-    as it was.
+    One in the hub's cache is first compared with the hashes that name its files. Raises UserError,
+    and TimeUp after the tensor in which the deadline passes; the target is then as it was.
     """
+    require_as_published(source, lambda: check_deadline(deadline))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Names and files -> each packed file hashed whole, with what is damaged in it."""
+"""Names and files -> each packed file or checkpoint hashed whole, with what is damaged in it."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -8,8 +8,20 @@ from typing import Any
 
 from codegen_cli import drawing
 from codegen_cli.store import paths
+from codegen_cli.store.checkpoint_hashes import (
+    CheckpointVerification,
+    snapshot_of,
+    verify_checkpoint,
+)
+from codegen_cli.store.hub_cache import cached_checkpoint, is_snapshot
 from codegen_cli.store.local_models import find_local_files, local_files
-from codegen_cli.store.registry import BUNDLED, CheckpointModel, PackedModel, resolve
+from codegen_cli.store.registry import (
+    BUNDLED,
+    CheckpointModel,
+    KnownModel,
+    PackedModel,
+    resolve,
+)
 from quantize.errors import UserError
 from quantize.packed_file import PayloadCheck
 from quantize.packed_file import verify as verify_packed
@@ -34,6 +46,11 @@ class Verification:
     def is_sound(self) -> bool:
         """Whether the whole file is as it was written."""
         return not self.damaged and not self.problem
+
+    @property
+    def hint(self) -> str:
+        """No command repairs any packed file."""
+        return ""
 
     def lines(self) -> Iterable[str]:
         """Return what to tell: one line if the file is sound, else one for each fault."""
@@ -67,7 +84,8 @@ class Verification:
 def files_to_verify(models: Sequence[str]) -> list[Path]:
     """Return the packed files that names and paths mean; without any, all that there are.
 
-    A name without a format means all its packed files. Raises UserError for what is not packed.
+    A name without a format means all its packed files, and the directory of its checkpoint in the
+    hub's cache. Raises UserError for what is neither.
     """
     if not models:
         return [*(file.path for file in local_files()), paths.bundled_model()]
@@ -76,17 +94,30 @@ def files_to_verify(models: Sequence[str]) -> list[Path]:
 
 def _files_of(model: str) -> list[Path]:
     found = resolve(model)
+    if isinstance(found, CheckpointModel) and is_snapshot(snapshot_of(found.path)):
+        return [snapshot_of(found.path)]
     # A packed file whose first bytes are damaged looks like a checkpoint's: it is judged by name.
     is_named = isinstance(found, PackedModel | CheckpointModel) and found.path == Path(model)
     if is_named and Path(model).is_file():
         return [Path(model)]
     if isinstance(found, CheckpointModel):
         raise UserError(
-            f"{model} is not packed", "A checkpoint states no hashes; pack it: codegen quantize"
+            f"{model} is not packed",
+            "A checkpoint outside the hub's cache states no hashes; pack it: codegen quantize",
         )
     if found.name == BUNDLED:
         return [paths.bundled_model()]
-    return [file.path for file in find_local_files(model)]
+    checkpoint = None
+    if isinstance(found, KnownModel) and found.format is None:
+        checkpoint = cached_checkpoint(found.entry)
+        if checkpoint and found.packed is None:
+            return [checkpoint]
+    return [*(file.path for file in find_local_files(model)), *([checkpoint] if checkpoint else [])]
+
+
+def verify_path(path: Path) -> Verification | CheckpointVerification:
+    """Hash a packed file, or all of a checkpoint's directory."""
+    return verify_checkpoint(path) if path.is_dir() else verify_file(path)
 
 
 def verify_file(path: Path) -> Verification:
