@@ -8,7 +8,7 @@ from typing import Any
 
 from codegen_cli import drawing
 from codegen_cli.store import paths
-from codegen_cli.store.local_models import find_local_files, local_files
+from codegen_cli.store.local_models import find_local_files, readable_files
 from codegen_cli.store.registry import BUNDLED, CheckpointModel, PackedModel, resolve
 from quantize.errors import UserError
 from quantize.packed_file import PayloadCheck
@@ -70,7 +70,7 @@ def files_to_verify(models: Sequence[str]) -> list[Path]:
     A name without a format means all its packed files. Raises UserError for what is not packed.
     """
     if not models:
-        return [*(file.path for file in local_files()), paths.bundled_model()]
+        return [*(file.path for file in readable_files()), paths.bundled_model()]
     return list(dict.fromkeys(path for model in models for path in _files_of(model)))
 
 
