@@ -78,6 +78,7 @@ codegen_cli.engine.threads
 codegen_cli.engine.object_file
 codegen_cli.engine.linker
 codegen_cli.engine.kernel_compiler
+codegen_cli.engine.kernel_directory
 codegen_cli.engine.kernel_cache
 codegen_cli.engine.kv_cache
 codegen_cli.engine.buffers
@@ -85,6 +86,7 @@ codegen_cli.engine.memory
 codegen_cli.reports
 codegen_cli.reports.inventory
 codegen_cli.reports.model_views
+codegen_cli.reports.kernel_delay
 codegen_cli.model_choice
 codegen_cli.engine.weights
 codegen_cli.engine.model
@@ -143,7 +145,7 @@ DOORS = {
     "huggingface_hub": ["codegen_cli.store.download"],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.store.paths"],
-    "filelock": ["codegen_cli.store.settings"],
+    "filelock": ["codegen_cli.store.settings", "codegen_cli.engine.kernel_directory"],
     "numba": ["codegen_cli.kernels", "quantize.scale_search"],
     "llvmlite": [
         "codegen_cli.kernels",
