@@ -126,6 +126,7 @@ codegen_cli.reports.doctor_report
 codegen_cli.commands
 codegen_cli.commands.model_names
 codegen_cli.commands.options
+codegen_cli.commands.completion_script
 codegen_cli.commands.complete
 codegen_cli.commands.score
 codegen_cli.commands.embed
