@@ -7,7 +7,6 @@ from pathlib import Path
 from codegen_cli import console
 from codegen_cli.deadline import Deadline
 from codegen_cli.store import paths
-from codegen_cli.store.model_default import default_that_runs
 from codegen_cli.store.registry import (
     BUNDLED,
     CheckpointModel,
@@ -34,6 +33,8 @@ def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
     """
     if model:
         return _packed_model(model, deadline)
+    from codegen_cli.store.model_default import default_that_runs  # not for a model by name
+
     model = default_that_runs()
     if model is None:
         console.note(
