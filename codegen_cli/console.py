@@ -50,9 +50,9 @@ def warn(text: str) -> None:
         show(f"codegen: {text}")
 
 
-def note_compiling() -> None:
+def note_compiling(text: str) -> None:
     """Tell the user what the first run waits for."""
-    note("compiling kernels for this CPU, about 15 s, once")
+    note(text)
 
 
 def show(text: str) -> None:

@@ -73,8 +73,30 @@ def _draw_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> None:
             terminal.print(Text(f"    {label}  {cell}"), soft_wrap=True)
 
 
+Advance = Callable[[float, float], None]
+"""Told how much is done, and of how much."""
+
+
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[float, float], None]]:
+def timer(label: str) -> Iterator[Advance]:
+    """Show a bar and the seconds gone on a terminal, nothing elsewhere.
+
+    Yields advance(done, total). Before the first call the bar shows just that something is at work.
+    """
+    if leaves_out_notes() or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Advance]:
     """Show a bar on a terminal, nothing elsewhere; yields advance(done, total)."""
     if leaves_out_notes() or not sys.stderr.isatty():
         yield lambda done, total: None

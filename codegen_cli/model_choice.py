@@ -6,16 +6,19 @@ from pathlib import Path
 
 from codegen_cli import console
 from codegen_cli.deadline import Deadline
-from codegen_cli.store import paths, settings
+from codegen_cli.store import paths
 from codegen_cli.store.registry import (
     BUNDLED,
     CheckpointModel,
     KnownModel,
     PackedModel,
+    is_there,
+    not_here,
     packed_path,
     resolve,
 )
 from quantize.errors import UserError
+from quantize.input_file import unreadable
 
 # What an unpacked checkpoint is packed to when someone just runs it: lossless in practice.
 _FORMAT = "int8"
@@ -24,13 +27,15 @@ _FORMAT = "int8"
 def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
     """Return the packed model to run.
 
-    model   what the user asked for; None: the configured default, else the bundled model
+    model   what the user asked for; None: the default, else the bundled model
 
     Raises UserError: an unknown name, or a model that is not on this machine; TimeUp while packing.
     """
     if model:
         return _packed_model(model, deadline)
-    model = settings.default_model()
+    from codegen_cli.store.model_default import default_that_runs  # not for a model by name
+
+    model = default_that_runs()
     if model is None:
         console.note(
             f"answering with {BUNDLED}, the small bundled model; for a real one: "
@@ -60,10 +65,7 @@ def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
 
     checkpoint = cached_checkpoint(model.entry)
     if checkpoint is None:
-        raise UserError(
-            f"{model.name} is not on this machine",
-            f"codegen download {model.name} && codegen quantize {model.name}",
-        )
+        raise not_here(model)
     format = model.format or _FORMAT
     return _pack_once(checkpoint, model.name, format, packed_path(model.name, format), deadline)
 
@@ -72,7 +74,11 @@ def _run_checkpoint(model: CheckpointModel, deadline: Deadline) -> PackedModel:
     """Pack a local checkpoint into the cache, again only when its files have changed."""
     directory = model.path if model.path.is_dir() else model.path.parent
     state = [str(model.path.absolute())]
-    for file in sorted(directory.iterdir()):
+    try:
+        files = sorted(directory.iterdir())
+    except OSError as error:
+        raise unreadable(directory, error) from error
+    for file in files:
         # What cannot be looked at, such as a link to nothing, is no file of the checkpoint.
         with contextlib.suppress(OSError):
             status = file.stat()
@@ -85,7 +91,7 @@ def _run_checkpoint(model: CheckpointModel, deadline: Deadline) -> PackedModel:
 def _pack_once(
     source: Path, name: str, format: str, target: Path, deadline: Deadline
 ) -> PackedModel:
-    if not target.exists():
+    if not is_there(target):
         from codegen_cli.store.packing import pack
 
         pack(source, name, format, target, deadline)

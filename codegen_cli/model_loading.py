@@ -1,9 +1,9 @@
 """A chosen packed file -> a model ready to run, with a note where memory is short for it."""
 
-from codegen_cli import console
 from codegen_cli.deadline import Deadline
 from codegen_cli.engine.memory import available_bytes, warn_if_short
 from codegen_cli.engine.model import Model, prepare_model
+from codegen_cli.reports.kernel_delay import KernelDelay
 from codegen_cli.store.registry import PackedModel
 from quantize.packed_file import read_packed_file
 
@@ -18,4 +18,5 @@ def load_chosen(
     """
     packed = read_packed_file(chosen.path)
     warn_if_short(packed, chosen.name, available_bytes())
-    return prepare_model(packed, n_threads, console.note_compiling, deadline)
+    with KernelDelay() as on_delay:
+        return prepare_model(packed, n_threads, on_delay, deadline)

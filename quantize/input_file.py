@@ -43,6 +43,8 @@ def exists(path: Path) -> bool:
         return False
     except OSError as error:
         raise unreadable(path, error) from error
+    except ValueError as error:  # a NUL character in the name
+        raise UserError(f"cannot read {quoted(str(path))}: {error}", "Check the path.") from error
     return True
 
 

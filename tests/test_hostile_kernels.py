@@ -87,7 +87,7 @@ def run(path, at_end):
         running.close()
 
 
-STEP = kernel_cache.load_step(lambda: None)
+STEP = kernel_cache.load_step()
 for argument in sys.argv[1:]:
     for at_end in (True, False):
         print(argument, at_end, flush=True)

@@ -2,20 +2,26 @@
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from llvmlite import binding
 
-from codegen_cli.engine import kernel_cache
+from codegen_cli.engine import kernel_cache, kernel_directory
+from codegen_cli.engine.kernel_compiler import N_FUNCTIONS
 from codegen_cli.engine.linker import ALLOWED_SYMBOLS, ForeignCode, link
 from codegen_cli.engine.object_file import undefined_symbols
+from codegen_cli.reports.kernel_delay import KernelDelay
 
 ENTRY = "define i64 @codegen_run_step(ptr %table, i64 %thread) {{ {} }}\n"
 
@@ -32,9 +38,10 @@ class Compiles(Exception):
     """What these tests raise when load_step is about to spend seconds on compiling."""
 
 
-def load() -> object:
-    def refuse() -> None:
-        raise Compiles
+def load(on_delay: kernel_cache.OnDelay = lambda delay: None) -> object:
+    def refuse(delay: kernel_cache.Delay) -> None:
+        on_delay(delay)
+        raise Compiles(delay)
 
     return kernel_cache.load_step(refuse)
 
@@ -59,7 +66,7 @@ def test_a_cached_step_is_loaded_without_numba(cache: Path) -> None:
     script = (
         "import sys\n"
         "from codegen_cli.engine import kernel_cache\n"
-        "kernel_cache.load_step(lambda: sys.exit('compiles'))\n"
+        "kernel_cache.load_step(lambda delay: sys.exit(delay.kind))\n"
         "print('numba' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -77,13 +84,14 @@ def test_a_completion_from_a_warm_cache_never_imports_numba(cache: Path, codegen
 def test_files_of_other_releases_and_cpus_are_told_from_those_in_use(cache: Path) -> None:
     in_use = set(cache.iterdir())
     assert kernel_cache.unused_files() == []
-    others = [cache / name for name in ("0f.o", "1f.sha256", "2f.sha256abc")]
+    others = [cache / name for name in ("0f.o", "1f.sha256", "2f.sha256abc", "3f.lock")]
     for other in others:
         other.write_bytes(b"x")
     assert kernel_cache.unused_files() == others
     [pointer] = (path for path in in_use if path.suffix == ".sha256")
     pointer.write_bytes(b"\xff")  # what it should name is not known then: all objects can go
-    assert set(kernel_cache.unused_files()) == {*others, *in_use} - {pointer}
+    lock = pointer.with_suffix(".lock")
+    assert set(kernel_cache.unused_files()) == {*others, *in_use} - {pointer, lock}
     cache.chmod(0o777)
     assert kernel_cache.unused_files() == []
 
@@ -168,39 +176,257 @@ def test_another_release_of_the_compiler_needs_new_code(
         "cpu.target()  # imports the real llvmlite\n"
         f"sys.modules.pop({name!r}, None)\n"
         f"sys.path.insert(0, {str(release.parent.parent)!r})\n"
-        "kernel_cache.load_step(lambda: sys.exit('compiles'))\n"
+        "kernel_cache.load_step(lambda delay: sys.exit(delay.kind))\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.stderr == "compiles\n"
+    assert result.stderr == "compiling\n"
 
 
-def test_two_processes_that_compile_at_once_both_work_and_leave_a_good_cache(
+def start(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "codegen_cli", "complete", "-m", "nano", *arguments, "x"]
+    environment = os.environ | {"CODEGEN_HOME": str(home)}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_of_processes_that_start_at_once_one_compiles_and_the_others_wait_for_it(
     tmp_path: Path, codegen
 ) -> None:
-    command = [sys.executable, "-m", "codegen_cli", "complete", "--json", "-t", "0", "-n", "4", "x"]
-    environment = os.environ | {"CODEGEN_HOME": str(tmp_path)}
-    both = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    ends = [process.communicate(timeout=300) for process in both]
-    assert all(b"compiling kernels for this CPU" in stderr for _, stderr in ends)
-    texts = [json.loads(stdout)["choices"][0]["text"] for stdout, _ in ends]
-    assert texts[0] == texts[1] != ""
+    processes = [start(tmp_path, "--json", "-t", "0", "-n", "4") for _ in range(3)]
+    ends = [process.communicate(timeout=600) for process in processes]
+    told = sorted(stderr.decode().splitlines()[0] for _, stderr in ends)
+    compiling, *waiting = [line.removeprefix("codegen: ") for line in reversed(told)]
+    assert compiling == "compiling kernels for this CPU, about 15 s, once"
+    assert waiting == ["another process is compiling the kernels for this CPU: waiting for it"] * 2
+    texts = {json.loads(stdout)["choices"][0]["text"] for stdout, _ in ends}
+    assert len(texts) == 1
     third = codegen("complete", "-n", "1", "x", CODEGEN_HOME=str(tmp_path))
     assert third.returncode == 0
     assert b"compiling" not in third.stderr
     directory = tmp_path / "cache" / "kernels"
     assert directory.stat().st_mode & 0o777 == 0o700
-    assert len([*directory.glob("*.sha256")]) == 1
+    assert sorted(path.suffix for path in directory.iterdir()) == [".lock", ".o", ".sha256"]
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(codegen, tmp_path: Path) -> None:
+# --- where nothing can be kept --------------------------------------------------------------------
+
+IN_MEMORY = """
+import json
+import codegen_cli
+from codegen_cli.engine import kernel_cache
+
+told = []
+step = kernel_cache.load_step(told.append)
+kernel_cache.load_step = lambda on_delay: step
+with codegen_cli.load("nano") as model:
+    text = model.complete("def fib(n):", temperature=0, max_tokens=8)
+first = told[0]
+print(json.dumps({
+    "text": text,
+    "kinds": sorted({delay.kind for delay in told}),
+    "obstacle": [first.obstacle.message, first.obstacle.hint],
+    "steps": [delay.done for delay in told],
+    "total": told[-1].total,
+}))
+"""
+
+
+def test_kernels_that_cannot_be_kept_are_compiled_in_memory_and_run(
+    codegen, compiled_kernels: None, tmp_path: Path
+) -> None:
     (tmp_path / "cache").touch()  # not a directory
-    result = codegen("complete", "-n", "4", "x", CODEGEN_HOME=str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout
-    assert b"compiling" in result.stderr
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_MEMORY],
+        env=os.environ | {"CODEGEN_HOME": str(tmp_path)},
+        capture_output=True,
+        check=True,
+    )
+    told = json.loads(ran.stdout)
+    kept = codegen("complete", "-q", "-m", "nano", "-t", "0", "-n", "8", "def fib(n):")
+    assert told["text"] == kept.stdout.decode() != ""
+    assert told["kinds"] == ["compiling"]
+    message, hint = told["obstacle"]
+    assert message == f"cannot write to {tmp_path}/cache/kernels: Not a directory"
+    assert "CODEGEN_HOME" in hint
+    # How far it is, is told truly: of each function once, and the last ones too.
+    assert told["steps"] == list(range(N_FUNCTIONS + 1))
+    assert told["total"] > N_FUNCTIONS
+
+
+def foreign(place: Path) -> None:
+    os.chown(place, 12345, -1)
+
+
+def linked(place: Path) -> None:
+    place.rename(place.with_name("elsewhere"))
+    place.symlink_to(place.with_name("elsewhere"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes and owners as POSIX has them")
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda place: place.chmod(0o777), "others can write to {} (chmod 700 closes it, or"),
+        (linked, "{} is a link ("),
+        pytest.param(
+            foreign,
+            "{} belongs to another user (",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away"),
+        ),
+    ],
+    ids=["open to others", "a link", "of another user"],
+)
+def test_a_directory_that_is_not_ours_alone_is_named_with_the_cure(
+    cache: Path, capsys: pytest.CaptureFixture[str], spoil, told: str
+) -> None:
+    spoil(cache)
+    with KernelDelay() as on_delay, pytest.raises(Compiles):
+        load(on_delay)
+    [line] = capsys.readouterr().err.splitlines()
+    start = "codegen: compiling kernels for this CPU, about 15 s, at every start: "
+    assert line.startswith(start + told.format(cache))
+    assert "CODEGEN_HOME chooses another place)" in line
+    assert "once" not in line
+
+
+def test_a_disk_without_room_is_found_out_before_compiling(cache: Path, monkeypatch) -> None:
+    for file in cache.iterdir():
+        file.unlink()
+
+    def full(**where: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(kernel_directory.tempfile, "TemporaryFile", full)
+    with pytest.raises(Compiles) as raised:
+        load()
+    obstacle = raised.value.args[0].obstacle
+    assert obstacle.message == f"cannot write to {cache}: {os.strerror(errno.ENOSPC)}"
+
+
+# --- whose turn it is -----------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """The lock of this state of things in an empty home, held by another process."""
+    place = tmp_path / "cache" / "kernels" / f"{kernel_cache._key()}.lock"
+    place.parent.mkdir(parents=True, mode=0o700)
+    command = [sys.executable, "-c", HOLD, str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        yield place, holder
+        holder.kill()
+
+
+def test_a_worker_that_dies_is_followed_by_the_next(held) -> None:
+    place, holder = held
+    with kernel_directory.turn(place, on_wait=holder.kill):
+        assert holder.wait(timeout=60) != 0
+
+
+def test_a_worker_that_shows_no_life_is_not_waited_for(held, monkeypatch) -> None:
+    place, holder = held
+    monkeypatch.setattr(kernel_directory, "STUCK_SECONDS", 0.1)
+    waits = []
+    with kernel_directory.turn(place, on_wait=lambda: waits.append(1)):
+        assert holder.poll() is None
+    assert waits == [1]
+
+
+def test_a_worker_that_shows_life_is_waited_for(held, monkeypatch) -> None:
+    place, holder = held
+    monkeypatch.setattr(kernel_directory, "STUCK_SECONDS", 3.0)
+    stop = threading.Event()
+
+    def live_for_a_while() -> None:
+        for _ in range(25):
+            os.utime(place)
+            if stop.wait(0.2):
+                return
+        holder.stdin.close()
+
+    with kernel_directory.turn(place, on_wait=threading.Thread(target=live_for_a_while).start):
+        stop.set()
+        assert holder.wait(timeout=60) == 0
+
+
+def test_where_nothing_can_be_locked_the_work_is_done_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "x.lock").mkdir()
+    with kernel_directory.turn(tmp_path / "x.lock", on_wait=pytest.fail) as show_life:
+        show_life()
+    with kernel_directory.turn(tmp_path / "no" / "x.lock", on_wait=pytest.fail) as show_life:
+        show_life()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_ends_the_wait(held, tmp_path: Path) -> None:
+    with start(tmp_path) as process:
+        assert b"another process is compiling" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+
+
+def test_max_time_ends_the_wait(held, codegen, tmp_path: Path) -> None:
+    home = str(tmp_path)
+    result = codegen("complete", "-m", "nano", "--max-time", "3", "x", CODEGEN_HOME=home)
+    assert (result.returncode, result.stdout) == (0, b"")
+
+
+# --- what is shown meanwhile ----------------------------------------------------------------------
+
+SHOW = """
+from codegen_cli.engine.kernel_cache import Delay
+from codegen_cli.reports.kernel_delay import KernelDelay
+
+with KernelDelay() as on_delay:
+    on_delay(Delay("waiting"))
+    on_delay(Delay("compiling"))
+    for done in range(1, 95):
+        on_delay(Delay("compiling", None, done, 94))
+on_delay(Delay("compiling", None, 1, 94))  # by a thread that was left behind
+"""
+LINES = [
+    "codegen: another process is compiling the kernels for this CPU: waiting for it",
+    "codegen: compiling kernels for this CPU, about 15 s, once",
+]
+
+
+def test_a_log_gets_a_line_and_no_bar() -> None:
+    ran = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, check=True)
+    assert ran.stdout == ""
+    assert ran.stderr.splitlines() == LINES
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar_that_goes_away() -> None:
+    import pty
+
+    ours, its = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-c", SHOW]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its, env=environment) as process:
+        os.close(its)
+        shown = ""
+        with contextlib.suppress(OSError):  # the end, on Linux
+            while part := os.read(ours, 65536):
+                shown += part.decode()
+        os.close(ours)
+        assert process.stdout.read() == b""
+    assert process.returncode == 0
+    assert all(line in shown for line in LINES)
+    bar = shown.rindex("compiling kernels \x1b")  # and the bar in its colours
+    assert "━" in shown[bar:]
+    assert shown.rindex("\x1b[2K") > bar  # the line is erased
+    assert shown.rindex("\x1b[?25h") > bar  # and the cursor there again
 
 
 CALLER = """

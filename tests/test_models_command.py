@@ -165,6 +165,35 @@ def test_a_default_that_cannot_run_says_that_it_is_the_default(codegen, models, 
     assert b"gone is the default model; choose another: codegen models default" in result.stderr
 
 
+def test_a_default_that_nobody_chose_and_that_has_gone_gives_way_to_the_bundled_model(
+    codegen, models, models_home, home
+):
+    (models_home / "cache").symlink_to(home / "cache")
+    file = models_home / "models" / "模型.int8.safetensors"
+    stdout_of(models("import", str(file), "--name", "mine"))
+    settings = json.loads((models_home / "settings.json").read_bytes())
+    assert settings == {"default_model": "mine", "automatic_default": "mine"}
+    (models_home / "models" / "mine.int8.safetensors").unlink()
+    (models_home / "mine").mkdir()  # what is called so in the working directory is another matter
+    told = "codegen: mine, the default model, has gone: nano, the small bundled model, takes its"
+    result = models("default", "-q")
+    assert result.stdout == b"nano\n"
+    assert result.stderr.decode().startswith(told)
+    assert next(line for line in stdout_of(models("list")).splitlines() if "nano" in line)[0] == "*"
+    options = ("complete", "-q", "--json", "-n", "2", "-t", "0", "x")
+    result = codegen(*options, CODEGEN_HOME=str(models_home), timeout=600)
+    assert json.loads(stdout_of(result))["model"] == "nano"
+    assert result.stderr.decode().startswith(told)
+    assert len(result.stderr.splitlines()) == 1
+    assert models("default", "mine").returncode == 1  # nobody can choose it now
+    stdout_of(models("default", "350M-mono"))
+    for format in ("int4", "int8"):
+        (models_home / "models" / f"350M-mono.{format}.safetensors").unlink()
+    result = codegen(*options, CODEGEN_HOME=str(models_home))
+    assert result.returncode == 1  # that one was chosen
+    assert b"350M-mono is the default model; choose another" in result.stderr
+
+
 def test_rm_asks_for_yes_in_a_pipe_and_removes_nothing(models, models_home):
     result = models("rm", "350M-mono", stdin=b"y\n")
     assert result.returncode == 2
@@ -333,4 +362,4 @@ def test_packing_one_model_twice_at_once_leaves_one_valid_file(tmp_path):
     assert path.name == "tiny.int8.safetensors"
     assert verify(path) == []
     settings = json.loads((tmp_path / "home" / "settings.json").read_bytes())
-    assert settings == {"default_model": "tiny"}
+    assert settings == {"default_model": "tiny", "automatic_default": "tiny"}

@@ -1,11 +1,16 @@
 """The directories that the environment chooses, and the files that ship with the package."""
 
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from codegen_cli.store import paths
+from codegen_cli.store.paths import NoHome
+
+if sys.platform != "win32":
+    import pwd
 
 
 def test_codegen_home_holds_data_models_and_cache(
@@ -46,6 +51,68 @@ def test_without_codegen_home_data_and_cache_are_the_users(
         assert directory.is_absolute()
         assert "codegen" in directory.parts
     assert paths.data_dir() != paths.cache_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="homes as Linux has them")
+@pytest.mark.parametrize("home", ["", "relative", None])
+def test_a_home_that_is_no_absolute_path_is_the_one_of_the_users_entry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str | None
+) -> None:
+    for name in ("CODEGEN_HOME", "HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    entry = pwd.struct_passwd(("me", "x", 1, 1, "", str(tmp_path), ""))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
+    assert paths.data_dir() == tmp_path / ".local/share/codegen"
+    assert paths.cache_dir() == tmp_path / ".cache/codegen"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="homes as Linux has them")
+@pytest.mark.parametrize(
+    ("home", "told"),
+    [
+        (None, "this user has no home directory"),
+        ("", "this user has no home directory"),
+        ("relative", "HOME is 'relative', no absolute path"),
+    ],
+)
+def test_without_home_and_entry_every_directory_names_the_cure(
+    monkeypatch: pytest.MonkeyPatch, home: str | None, told: str
+) -> None:
+    for name in ("CODEGEN_HOME", "HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for find in (paths.data_dir, paths.cache_dir, paths.models_dir, paths.packed_copies_dir):
+        with pytest.raises(NoHome) as raised:
+            find()
+        assert raised.value.message == told
+        assert "CODEGEN_HOME" in raised.value.hint
+    assert paths.find_models_dir() is None
+    assert not paths.is_ours(Path("models"))
+
+
+def test_codegen_home_of_an_unknown_user_or_in_a_directory_that_is_gone_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CODEGEN_HOME", "~no-such-user/x")
+    with pytest.raises(NoHome, match="CODEGEN_HOME is ~no-such-user/x, and there is no such user"):
+        paths.data_dir()
+    monkeypatch.setenv("CODEGEN_HOME", "relative")
+
+    def gone() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("os.getcwd", gone)
+    with pytest.raises(NoHome, match="in a working directory that is gone"):
+        paths.data_dir()
 
 
 def test_models_toml_is_found_in_this_checkout_or_installation() -> None:

@@ -52,6 +52,31 @@ def test_a_packed_file_runs_from_anywhere(codegen, checkpoint, fresh_home, tmp_p
     assert codegen("complete", "-m", str(target), *RUN, **fresh_home).returncode == 0
 
 
+def test_only_a_model_in_the_models_directory_becomes_the_default_by_itself(
+    codegen, checkpoint, fresh_home, tmp_path
+):
+    elsewhere = tmp_path / "elsewhere" / "t.safetensors"
+    result = codegen("quantize", str(checkpoint), "-o", str(elsewhere), **fresh_home)
+    assert result.returncode == 0
+    assert b"default" not in result.stderr
+    elsewhere.unlink()
+    assert codegen("models", "default", **fresh_home).stdout == b"nano\n"
+    target = tmp_path / "home" / "models" / "mine.int8.safetensors"
+    result = codegen("quantize", str(checkpoint), "-o", str(target), **fresh_home)
+    assert b"mine is now the default model" in result.stderr
+    assert codegen("models", "default", **fresh_home).stdout == b"mine\n"
+
+
+def test_settings_that_cannot_be_changed_do_not_undo_the_packing(
+    codegen, checkpoint, fresh_home, tmp_path
+):
+    (tmp_path / "home" / "settings.json").write_text("{oops")
+    result = codegen("quantize", "-q", str(checkpoint), **fresh_home)
+    assert result.returncode == 0
+    assert b"codegen: the default model stays as it is: cannot use" in result.stderr
+    assert (tmp_path / "home" / "models" / "tiny.int8.safetensors").is_file()
+
+
 def test_an_unpacked_checkpoint_is_packed_once_and_run(codegen, checkpoint, fresh_home):
     first = codegen("complete", "-m", str(checkpoint), *RUN, **fresh_home)
     assert first.returncode == 0

@@ -247,11 +247,13 @@ def test_path_below_a_file_says_why_it_cannot_be_read() -> None:
     assert raised.value.message == f"cannot read file/model.safetensors: {reason}"
 
 
-def test_codegen_home_that_is_a_file_is_named(home: Path) -> None:
+def test_a_home_that_is_a_file_holds_no_model_and_is_named_where_one_is_missing(home: Path) -> None:
     home.touch()
-    with pytest.raises(UserError) as raised:
-        registry.resolve("350M-mono")
-    assert raised.value.message.startswith(f"cannot read {home}")
+    found = registry.resolve("350M-mono")
+    assert found == KnownModel(registry.find_entry("350M-mono"), None, None)
+    for error in (registry.not_here(found), registry._unknown_model("mine")):
+        assert f"cannot read {home}/models: {os.strerror(errno.ENOTDIR)}" in error.message
+        assert "CODEGEN_HOME" in error.hint
 
 
 def test_packed_file_is_recognised_by_its_content(packed: Path) -> None:

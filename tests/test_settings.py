@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from codegen_cli.store import settings
+from codegen_cli.store.settings import Default
 from quantize.errors import UserError
 
 
@@ -82,11 +83,9 @@ def test_settings_that_are_a_directory_are_named(home: Path) -> None:
     assert raised.value.message == f"cannot read {path}: {os.strerror(errno.EISDIR)}"
 
 
-def test_codegen_home_that_is_a_file_is_named_on_reading_and_writing(home: Path) -> None:
+def test_codegen_home_that_is_a_file_has_no_settings_and_is_named_on_writing(home: Path) -> None:
     home.write_text("not a directory")
-    with pytest.raises(UserError, match="cannot read") as reading:
-        settings.default_model()
-    assert str(home) in reading.value.message
+    assert settings.default_model() is None
     with pytest.raises(UserError) as writing:
         settings.set_default_model("nano")
     assert str(home) in writing.value.message
@@ -96,6 +95,28 @@ def test_only_the_first_of_several_first_defaults_is_kept() -> None:
     assert settings.set_first_default_model("nano")
     assert not settings.set_first_default_model("350M-mono")
     assert settings.default_model() == "nano"
+
+
+def test_a_default_that_nobody_chose_is_told_from_one_that_the_user_did(home: Path) -> None:
+    settings.set_first_default_model("tiny")
+    assert settings.read_default() == Default("tiny", is_chosen=False)
+    settings.set_default_model("tiny")
+    assert settings.read_default() == Default("tiny")
+    assert json.loads((home / "settings.json").read_bytes()) == {"default_model": "tiny"}
+
+
+def test_a_default_written_by_hand_or_by_an_older_release_counts_as_chosen(home: Path) -> None:
+    path = write_settings(home, b'{"default_model": "mine"}')
+    assert settings.read_default() == Default("mine")
+    path.write_text('{"default_model": "mine", "automatic_default": "tiny"}')
+    assert settings.read_default() == Default("mine")
+    settings.forget_default_model("mine")
+    assert json.loads(path.read_bytes()) == {}
+
+
+def test_a_path_that_is_no_text_can_be_the_default() -> None:
+    settings.set_default_model("/caf\udce9.safetensors")
+    assert settings.default_model() == "/caf\udce9.safetensors"
 
 
 def test_a_default_is_forgotten_only_by_its_name(home: Path) -> None:
@@ -110,9 +131,9 @@ def test_a_default_is_forgotten_only_by_its_name(home: Path) -> None:
 def test_changes_by_several_processes_at_once_are_all_kept() -> None:
     n_processes, n_changes = 4, 25
     script = (
-        "from codegen_cli.store.settings import change_default_model\n"
+        "from codegen_cli.store.settings import Default, change_default\n"
         f"for _ in range({n_changes}):\n"
-        "    change_default_model(lambda old: str(int(old or 0) + 1))\n"
+        "    change_default(lambda old: Default(str(int(old.model if old else 0) + 1)))\n"
     )
     command = [sys.executable, "-c", script]
     processes = [subprocess.Popen(command) for _ in range(n_processes)]

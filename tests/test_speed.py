@@ -239,7 +239,7 @@ def test_kernels_are_measured_in_every_format_on_finite_numbers(
 
     monkeypatch.setattr(Model, "forward", watched)
     with MemoryReader(1, 0) as reader:
-        speeds = measure_kernels(kernel_cache.load_step(lambda: None), 1, reader, available, ignore)
+        speeds = measure_kernels(kernel_cache.load_step(), 1, reader, available, ignore)
     assert seen == {(format, True, True) for format in ("int4", "int8", "f16")}
     assert n_layers["int8"] == n_layer
     assert set(speeds.kernels) == {"int4", "int8", "f16"}

@@ -87,6 +87,7 @@ codegen_cli.engine.threads
 codegen_cli.engine.object_file
 codegen_cli.engine.linker
 codegen_cli.engine.kernel_compiler
+codegen_cli.engine.kernel_directory
 codegen_cli.engine.kernel_cache
 codegen_cli.engine.kv_cache
 codegen_cli.engine.buffers
@@ -94,6 +95,7 @@ codegen_cli.engine.memory
 codegen_cli.reports
 codegen_cli.reports.inventory
 codegen_cli.reports.model_views
+codegen_cli.reports.kernel_delay
 codegen_cli.model_choice
 codegen_cli.engine.weights
 codegen_cli.engine.model
@@ -133,6 +135,7 @@ codegen_cli.reports.doctor_report
 codegen_cli.commands
 codegen_cli.commands.model_names
 codegen_cli.commands.options
+codegen_cli.commands.completion_script
 codegen_cli.commands.complete
 codegen_cli.commands.score
 codegen_cli.commands.embed
@@ -153,7 +156,11 @@ DOORS = {
     "huggingface_hub": ["codegen_cli.store.hub_client", "codegen_cli.store.hub_errors"],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.store.paths"],
-    "filelock": ["codegen_cli.store.settings", "codegen_cli.store.hub_unfinished"],
+    "filelock": [
+        "codegen_cli.store.settings",
+        "codegen_cli.store.hub_unfinished",
+        "codegen_cli.engine.kernel_directory",
+    ],
     "numba": ["codegen_cli.kernels", "quantize.scale_search"],
     "llvmlite": [
         "codegen_cli.kernels",

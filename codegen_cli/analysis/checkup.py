@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from codegen_cli import __version__
+from codegen_cli import __version__, console
 from codegen_cli.analysis.disturbance import NOTICEABLE_CORES, OtherPrograms
 from codegen_cli.analysis.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
 from codegen_cli.analysis.read_limit import MemoryReader
@@ -20,13 +20,14 @@ from codegen_cli.analysis.token_bytes import (
     weight_bytes,
     weight_bytes_if_packed,
 )
-from codegen_cli.engine import cpu, kernel_cache, memory
+from codegen_cli.engine import cpu, kernel_cache, kernel_directory, memory
 from codegen_cli.engine.cores import Cores, usable_cores
+from codegen_cli.engine.kernel_cache import OnDelay
 from codegen_cli.engine.model import Model
 from codegen_cli.engine.threads import Step, run_interruptibly
 from codegen_cli.reports.inventory import FormatState, ModelState, all_models
 from codegen_cli.store import paths
-from codegen_cli.store.registry import BUNDLED
+from codegen_cli.store.registry import BUNDLED, models_dir_problem
 from quantize.config import parse_config
 from quantize.errors import UserError
 from quantize.packed_file import read_packed_file
@@ -54,20 +55,22 @@ class Kernels:
     path          the one taken; None if none can be
     usable        those that this CPU executes, best first
     is_forced     by CODEGEN_KERNELS
-    directory     of the compiled code
+    directory     of the compiled code; None if nobody knows where that would be
     is_trusted    whether it is there, and only this user can write to it
     is_kept       whether the code of this state of things lies there, for the next process
     n_files       in the directory, and their bytes
+    obstacle      why code cannot be kept there; None if it can be
     """
 
     path: str | None
     usable: list[str]
     is_forced: bool
-    directory: Path
+    directory: Path | None
     is_trusted: bool
     is_kept: bool
     n_files: int
     bytes: int
+    obstacle: UserError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class Checkup:
     threads_reason: str
     memory_bytes: int | None
     memory_available_bytes: int | None
-    models_dir: Path
+    models_dir: Path | None
     reading: ReadSpeeds
     other_cores: float | None
     forecasts: list[Forecast] = field(default_factory=list)
@@ -122,15 +125,13 @@ Progress = Callable[[float, float], None]
 
 
 def examine(
-    n_threads: int | None, on_compile: Callable[[], None], on_progress: Progress
+    n_threads: int | None, step: Step | None, problems: list[Problem], on_progress: Progress
 ) -> Checkup:
     """Look at everything and measure what is to be measured, in a few seconds.
 
-    n_threads   None: what a model would run on by default
-    on_compile  called if the kernels have to be compiled first
+    n_threads  None: what a model would run on by default
+    step       of `load_kernels`, and the problems that it met
     """
-    problems: list[Problem] = []
-    step = _load_step(on_compile, problems)
     cores, available = usable_cores(), memory.available_bytes()
     n_threads = n_threads or cores.n_threads
     others = OtherPrograms()
@@ -149,7 +150,7 @@ def examine(
         threads_reason=cores.reason,
         memory_bytes=memory.installed_bytes(),
         memory_available_bytes=available,
-        models_dir=paths.models_dir(),
+        models_dir=paths.find_models_dir(),
         reading=reading,
         other_cores=other_cores,
         problems=problems,
@@ -158,18 +159,21 @@ def examine(
     problems += disturbances(other_cores)
     if step is not None:
         problems += kernel_problems(checkup.kernels)
-    problems += directory_problems(checkup.models_dir)
-    for state in _states(problems):
+    problems += directory_problems()
+    with console.silence():  # what keeps models from being found is a problem above
+        states = all_models()
+    problems += damaged_models(states)
+    for state in states:
         checkup.forecasts += _forecasts(state, checkup, step)
     if available is not None:
         problems += memory_problems(checkup.forecasts, available)
     return checkup
 
 
-def _load_step(on_compile: Callable[[], None], problems: list[Problem]) -> Step | None:
-    """Return the compiled step; what stands in its way is the first problem."""
+def load_kernels(on_delay: OnDelay, problems: list[Problem]) -> Step | None:
+    """Return the compiled step; what stands in its way is added to the problems."""
     try:
-        return run_interruptibly(lambda: kernel_cache.load_step(on_compile))
+        return run_interruptibly(lambda: kernel_cache.load_step(on_delay))
     except UserError as error:
         problems.append(Problem(f"{error.message}.", error.hint, is_broken=True))
     # From numba, llvmlite or LLVM: whatever it is, a doctor names it and looks at the rest.
@@ -182,11 +186,16 @@ def _load_step(on_compile: Callable[[], None], problems: list[Problem]) -> Step 
 
 def _kernels() -> Kernels:
     usable, forced = cpu.usable_kernel_paths(), os.environ.get("CODEGEN_KERNELS")
-    directory = kernel_cache.directory()
+    directory, obstacle = None, None
+    sizes: list[int] = []
     try:
+        directory = kernel_directory.directory()
+        kernel_directory.require_room()
         sizes = [file.stat().st_size for file in directory.iterdir()]
-    except OSError:
-        sizes = []
+    except UserError as error:
+        obstacle = error
+    except OSError:  # a file has gone meanwhile
+        pass
     wanted = forced or usable[0]
     path = wanted if wanted in usable else None
     return Kernels(
@@ -194,10 +203,11 @@ def _kernels() -> Kernels:
         usable=usable,
         is_forced=bool(forced),
         directory=directory,
-        is_trusted=kernel_cache.is_trusted(),
+        is_trusted=kernel_directory.is_trusted(),
         is_kept=path is not None and kernel_cache.is_kept(),
         n_files=len(sizes),
         bytes=sum(sizes),
+        obstacle=obstacle,
     )
 
 
@@ -214,21 +224,22 @@ def kernel_problems(kernels: Kernels) -> Iterator[Problem]:
     if kernels.is_kept:
         return
     cost = "every start compiles anew, for about 15 seconds"
-    if kernels.directory.is_dir() and not kernels.is_trusted:
-        yield Problem(
-            f"Others can write to {kernels.directory}, so no compiled code is kept there: {cost}.",
-            f"chmod 700 {kernels.directory}; if it is not yours, let CODEGEN_HOME name another "
-            "place.",
-        )
+    if kernels.obstacle:
+        reason = _sentence(kernels.obstacle)
+        yield Problem(f"Compiled code is not kept, so {cost}. {reason}", kernels.obstacle.hint)
     else:
         yield Problem(
-            f"Compiled code cannot be kept in {kernels.directory}: {cost}.",
-            "Make that a directory you can write to, or let CODEGEN_HOME name another place.",
+            f"Compiled code is not in {kernels.directory}, so {cost}.",
+            "CODEGEN_HOME chooses another place.",
         )
 
 
-def directory_problems(directory: Path) -> Iterator[Problem]:
-    """Yield why nothing can be written to a directory, or to where it would be made."""
+def directory_problems() -> Iterator[Problem]:
+    """Yield why models cannot be found, or not be kept, where they should be."""
+    if unreadable := models_dir_problem():
+        yield Problem(_sentence(unreadable), unreadable.hint)
+        return
+    directory = paths.models_dir()
     place = next(each for each in (directory, *directory.parents) if os.path.lexists(each))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         yield Problem(
@@ -258,18 +269,17 @@ def disturbances(other_cores: float | None) -> Iterator[Problem]:
         )
 
 
-def _states(problems: list[Problem]) -> list[ModelState]:
-    try:
-        states = all_models()
-    except UserError as error:
-        problems.append(Problem(f"{error.message}.", error.hint, is_broken=True))
-        return []
+def damaged_models(states: list[ModelState]) -> Iterator[Problem]:
+    """Yield the packed files that cannot be used."""
     for state in states:
         for each in state.formats:
             if each.problem:
                 hint = "Pack or import the model again, or remove the file."
-                problems.append(Problem(f"{each.problem}.", hint, is_broken=True))
-    return states
+                yield Problem(f"{each.problem}.", hint, is_broken=True)
+
+
+def _sentence(error: UserError) -> str:
+    return f"{error.message[:1].upper()}{error.message[1:]}."
 
 
 def _forecasts(state: ModelState, checkup: Checkup, step: Step | None) -> Iterator[Forecast]:

@@ -15,6 +15,7 @@ import typer
 from codegen_cli import __version__, console, streams
 from codegen_cli.commands.bench import bench
 from codegen_cli.commands.complete import complete
+from codegen_cli.commands.completion_script import blaming_home
 from codegen_cli.commands.doctor import doctor
 from codegen_cli.commands.download import download
 from codegen_cli.commands.embed import embed
@@ -68,7 +69,8 @@ def _options(
 def run() -> None:
     """Run the command that sys.argv names."""
     try:
-        app(prog_name="codegen")
+        with blaming_home():
+            app(prog_name="codegen")
     except UserError as error:
         console.error(error.message, error.hint)
         sys.exit(1)

@@ -26,11 +26,15 @@ def doctor(
     codegen doctor --json | jq '.problems'
     """
     console.set_quiet(quiet)
-    from codegen_cli.analysis.checkup import examine
+    from codegen_cli.analysis.checkup import Problem, examine, load_kernels
     from codegen_cli.reports.doctor_report import write_json, write_report
+    from codegen_cli.reports.kernel_delay import KernelDelay
 
+    problems: list[Problem] = []
+    with KernelDelay() as on_delay:
+        step = load_kernels(on_delay, problems)
     with drawing.progress("examining this machine") as advance:
-        checkup = examine(threads, console.note_compiling, advance)
+        checkup = examine(threads, step, problems, advance)
     write = write_json if as_json else write_report
     write(checkup)
     if checkup.is_broken:

@@ -10,7 +10,6 @@ import typer
 from codegen_cli import console, drawing, streams
 from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
-from quantize.errors import UserError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
 Name = Annotated[
@@ -56,16 +55,16 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     from codegen_cli.reports import model_views
     from codegen_cli.reports.inventory import all_models
     from codegen_cli.store.leftovers import leftovers
-    from codegen_cli.store.paths import models_dir
-    from codegen_cli.store.settings import default_model
+    from codegen_cli.store.model_default import default_that_runs
+    from codegen_cli.store.paths import find_models_dir
 
     console.set_quiet(quiet)
-    available, default, states = available_bytes(), default_model(), all_models()
+    available, default, states = available_bytes(), default_that_runs(), all_models()
     others = leftovers()
     if as_json:
         _write_json(
             {
-                "models_dir": str(models_dir()),
+                "models_dir": None if (place := find_models_dir()) is None else str(place),
                 "memory_available_bytes": available,
                 "default": default,
                 "models": [model_views.as_object(state, default, available) for state in states],
@@ -93,10 +92,10 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
     from codegen_cli.engine.memory import available_bytes
     from codegen_cli.reports import model_views
     from codegen_cli.reports.inventory import describe
-    from codegen_cli.store.settings import default_model
+    from codegen_cli.store.model_default import default_that_runs
 
     console.set_quiet(quiet)
-    available, default = available_bytes(), default_model()
+    available, default = available_bytes(), default_that_runs()
     state = describe(name)
     if as_json:
         _write_json(model_views.as_object(state, default, available))
@@ -112,7 +111,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
     codegen models path 350M-mono:int4
     ls -l "$(codegen models path 350M-mono)"
     """
-    from codegen_cli.store.registry import CheckpointModel, KnownModel, resolve
+    from codegen_cli.store.registry import CheckpointModel, KnownModel, not_here, resolve
 
     model = resolve(name)
     if isinstance(model, KnownModel):
@@ -123,10 +122,8 @@ def path(name: Name, as_json: AsJson = False) -> None:
             place = cached_checkpoint(model.entry)
         if place is None:
             wanted = f" --format {model.format}" if model.format else ""
-            raise UserError(
-                f"{name} is not on this machine",
-                f"codegen download {model.name} && codegen quantize {model.name}{wanted}",
-            )
+            cure = f"codegen download {model.name} && codegen quantize {model.name}{wanted}"
+            raise not_here(model, cure)
         kind = "packed" if model.packed else "checkpoint"
     else:
         place, kind = model.path, "checkpoint" if isinstance(model, CheckpointModel) else "packed"
@@ -152,22 +149,26 @@ def default(
 ) -> None:
     """Show or set the model that runs without -m.
 
+    Without a choice it is the first model that was packed or imported, and once that has gone the
+    bundled one.
+
     \b
     codegen models default
     codegen models default 350M-mono
     codegen models default 2B-mono:int4
     """
     from codegen_cli.store import settings
-    from codegen_cli.store.model_default import default_for
+    from codegen_cli.store.model_default import default_for, default_that_runs
     from codegen_cli.store.registry import BUNDLED
 
     console.set_quiet(quiet)
-    chosen = settings.default_model()
-    if name is not None:
+    if name is None:
+        chosen = default_that_runs()
+    else:
         chosen = default_for(name)
         settings.set_default_model(chosen)
         console.note(f"{console.printable(chosen)} is now the default model")
-    elif chosen is None:
+    if chosen is None:
         console.note(f"no default was chosen: {BUNDLED}, the bundled model, answers")
     if as_json:
         _write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
@@ -310,7 +311,7 @@ def import_model(
     chosen = import_name(name, packed.name, file)
     target = import_file(file, chosen, packed.format, judge=require_sound, replace=force)
     console.note(f"imported {target}; run it with: codegen complete -m {chosen}:{packed.format}")
-    make_default_if_first(chosen)
+    make_default_if_first(target)
     if as_json:
         _write_json({"name": chosen, "format": packed.format, "path": str(target)})
     else:

@@ -33,6 +33,8 @@ def quantize(
 ) -> None:
     """Pack a checkpoint to int8, int4 or f16.
 
+    The first model among yours becomes the one that runs without -m; not a file elsewhere (-o).
+
     \b
     codegen quantize 350M-mono
     codegen quantize 2B-mono --format int4
@@ -40,19 +42,16 @@ def quantize(
     """
     from codegen_cli.store.hub_cache import cached_checkpoint
     from codegen_cli.store.packing import make_default_if_first, pack
-    from codegen_cli.store.registry import KnownModel, packed_path, resolve_source
-    from quantize.errors import UserError
+    from codegen_cli.store.registry import KnownModel, not_here, packed_path, resolve_source
 
     console.set_quiet(quiet)
     checkpoint = resolve_source(source)
     if isinstance(checkpoint, KnownModel):
         path = cached_checkpoint(checkpoint.entry)
         if path is None:
-            raise UserError(
-                f"{checkpoint.name} is not on this machine",
-                f"codegen download {checkpoint.name}",
-            )
+            raise not_here(checkpoint, f"codegen download {checkpoint.name}")
     else:
         path = checkpoint.path
-    pack(path, checkpoint.name, format, output or packed_path(checkpoint.name, format))
-    make_default_if_first(str(output.absolute()) if output else checkpoint.name)
+    target = output or packed_path(checkpoint.name, format)
+    pack(path, checkpoint.name, format, target)
+    make_default_if_first(target)

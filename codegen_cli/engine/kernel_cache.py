@@ -2,68 +2,98 @@
 
     kernels/KEY.sha256    which object a state of sources, compiler and CPU has: "DIGEST  FILE"
     kernels/DIGEST.o      the object code, under the name of its own hash
+    kernels/KEY.lock      locked by the process that compiles it, while others wait
 
-Cached code is executed, so the directory must be the user's own and closed to others, and an object
-is used only if its hash is right. Whatever is in doubt is compiled anew.
+An object is used only if the directory can be trusted and its hash is right. Whatever is in doubt
+is compiled anew; where nothing can be kept, in memory, at every start.
 """
 
+import contextlib
 import hashlib
 import importlib.util
-import os
-import stat
-import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from codegen_cli.engine import cpu
+from codegen_cli.engine import cpu, kernel_directory
+from codegen_cli.engine.kernel_directory import directory, is_trusted
 from codegen_cli.engine.linker import ForeignCode, link
 from codegen_cli.engine.threads import Step
-from codegen_cli.store import paths
+from quantize.errors import UserError
 
 _PACKAGE = Path(__file__).parent.parent
 
 
-def load_step(on_compile: Callable[[], None]) -> Step:
-    """Return the compiled step; call `on_compile` first if that takes seconds of compiling.
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """What a start spends seconds on, and how far that is.
+
+    kind         compiling, or waiting for another process that compiles
+    obstacle     why the next start will have to compile again; None: it will not
+    done, total  parts of the work; 0 of 0: not known
+    """
+
+    kind: Literal["compiling", "waiting"]
+    obstacle: UserError | None = None
+    done: int = 0
+    total: int = 0
+
+
+OnDelay = Callable[[Delay], None]
+"""Called when a delay begins, and whenever it has come further."""
+
+
+def load_step(on_delay: OnDelay = lambda delay: None) -> Step:
+    """Return the compiled step; `on_delay` is told of what takes seconds.
 
     Raises UserError where numba or llvmlite cannot be imported.
     """
-    cached = _read()
-    if cached is not None:
-        try:
-            return link(cached)
-        except ForeignCode:
-            pass
-    on_compile()
+    if step := _kept_step():
+        return step
+    try:
+        place = kernel_directory.require_room()
+    except UserError as obstacle:
+        return _compiled_step(on_delay, obstacle)[0]
+    lock = place / f"{_key()}.lock"
+    with kernel_directory.turn(lock, lambda: on_delay(Delay("waiting"))) as show_life:
+        if step := _kept_step():  # by the process that we waited for
+            return step
+
+        def on_progress(delay: Delay) -> None:
+            show_life()
+            on_delay(delay)
+
+        step, object_code = _compiled_step(on_progress)
+        if object_code is not None:
+            _write(object_code)
+        return step
+
+
+def _kept_step() -> Step | None:
+    object_code = _read()
+    if object_code is None:
+        return None
+    try:
+        return link(object_code)
+    except ForeignCode:
+        return None
+
+
+def _compiled_step(
+    on_delay: OnDelay, obstacle: UserError | None = None
+) -> tuple[Step, bytes | None]:
+    """Compile; return the step and the object code, None where such code cannot be linked here."""
+    on_delay(Delay("compiling", obstacle))
     from codegen_cli.engine.kernel_compiler import compile_kernels, numba_step
 
-    object_code = compile_kernels()
-    try:
-        step = link(object_code)
-    except ForeignCode:
-        return numba_step()
-    _write(object_code)
-    return step
-
-
-def directory() -> Path:
-    """Return where object code is kept."""
-    return paths.cache_dir() / "kernels"
-
-
-def is_trusted() -> bool:
-    """Tell whether the directory exists, belongs to this user, and only this user may write it."""
-    try:
-        status = directory().lstat()
-    except OSError:
-        return False
-    if os.name == "nt":  # has other means than owner and mode
-        return stat.S_ISDIR(status.st_mode)
-    return (
-        stat.S_ISDIR(status.st_mode)
-        and status.st_uid == os.geteuid()
-        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    object_code = compile_kernels(
+        lambda done, total: on_delay(Delay("compiling", obstacle, done, total))
     )
+    try:
+        return link(object_code), object_code
+    except ForeignCode:
+        return numba_step(), None
 
 
 def is_kept() -> bool:
@@ -75,8 +105,12 @@ def unused_files() -> list[Path]:
     """Return the files there of other releases and CPUs; [] if the directory is not trusted."""
     if not is_trusted():
         return []
-    used = {_pointer().name, f"{_digest_kept()}.o"}
-    files = (path for path in directory().iterdir() if path.is_file())
+    pointer = _pointer()
+    used = {pointer.name, pointer.with_suffix(".lock").name, f"{_digest_kept()}.o"}
+    try:
+        files = [path for path in directory().iterdir() if path.is_file()]
+    except OSError:
+        return []
     return sorted(file for file in files if file.name not in used)
 
 
@@ -101,27 +135,11 @@ def _digest_kept() -> str | None:
 
 
 def _write(object_code: bytes) -> None:
-    """Keep object code for later processes, if it can be kept safely."""
-    try:
-        directory().mkdir(mode=0o700, parents=True, exist_ok=True)
-        if is_trusted():
-            digest = hashlib.sha256(object_code).hexdigest()
-            _replace(directory() / f"{digest}.o", object_code)
-            _replace(_pointer(), f"{digest}  {digest}.o\n".encode())
-    except OSError:
-        return
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever reads it meanwhile sees the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Keep object code for later processes, if nothing comes in the way after all."""
+    digest = hashlib.sha256(object_code).hexdigest()
+    with contextlib.suppress(OSError):
+        kernel_directory.write_file(directory() / f"{digest}.o", object_code)
+        kernel_directory.write_file(_pointer(), f"{digest}  {digest}.o\n".encode())
 
 
 def _pointer() -> Path:

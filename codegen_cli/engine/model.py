@@ -1,7 +1,7 @@
 """A packed file made ready to run: ids and a cache in, logits or hidden states out."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from codegen_cli.deadline import Deadline
 from codegen_cli.engine import kernel_cache
 from codegen_cli.engine.buffers import CHUNK, Buffers, RotaryTables
 from codegen_cli.engine.cores import usable_cores
+from codegen_cli.engine.kernel_cache import OnDelay
 from codegen_cli.engine.kv_cache import KVCache, cache_bytes
 from codegen_cli.engine.threads import FillTable, Step, Team, run_interruptibly, yield_address
 from codegen_cli.engine.weights import Weights
@@ -24,28 +25,28 @@ from quantize.packed_file import PackedFile, read_packed_file
 def load_model(
     path: Path,
     n_threads: int | None = None,
-    on_compile: Callable[[], None] = lambda: None,
+    on_delay: OnDelay = lambda delay: None,
     deadline: Deadline = None,
 ) -> "Model":
     """Return the model of a packed file, with kernels compiled and threads started.
 
-    n_threads   None: one for each core that the process may use
-    on_compile  called if the kernels have to be compiled first, which takes seconds
+    n_threads  None: one for each core that the process may use
+    on_delay   told that the kernels have to be compiled first, which takes seconds
 
     Raises UserError for a file that is no valid packed file, or needs more memory than there is,
     TimeUp.
     """
-    return prepare_model(read_packed_file(path), n_threads, on_compile, deadline)
+    return prepare_model(read_packed_file(path), n_threads, on_delay, deadline)
 
 
 def prepare_model(
     packed: PackedFile,
     n_threads: int | None = None,
-    on_compile: Callable[[], None] = lambda: None,
+    on_delay: OnDelay = lambda delay: None,
     deadline: Deadline = None,
 ) -> "Model":
     """Return the model of a packed file that has been read; all else as `load_model`."""
-    step = run_interruptibly(lambda: kernel_cache.load_step(on_compile), deadline)
+    step = run_interruptibly(lambda: kernel_cache.load_step(on_delay), deadline)
     try:
         return Model(packed, step, n_threads or usable_cores().n_threads)
     except MemoryError as error:

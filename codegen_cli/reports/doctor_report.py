@@ -52,7 +52,7 @@ def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
     yield "threads", f"{checkup.n_threads} ({checkup.threads_reason})"
     yield "memory", _memory_cell(checkup)
     yield "reading it", f"{checkup.reading.limit / 1e9:.1f} GB/s on all threads together"
-    yield "models in", str(checkup.models_dir)
+    yield "models in", str(checkup.models_dir or "nowhere")
 
 
 def _kernels_cell(kernels: Kernels) -> str:
@@ -64,7 +64,8 @@ def _kernels_cell(kernels: Kernels) -> str:
 
 
 def _cache_cell(kernels: Kernels) -> str:
-    files = f"{kernels.n_files} files, {kernels.bytes / 1e6:.1f} MB, in {kernels.directory}"
+    place = kernels.directory or "nowhere"
+    files = f"{kernels.n_files} files, {kernels.bytes / 1e6:.1f} MB, in {place}"
     return files if kernels.is_kept else f"not kept; {files}"
 
 

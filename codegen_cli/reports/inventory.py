@@ -1,14 +1,14 @@
 """Registry, models directory and hub cache -> what there is of each model on this machine."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from codegen_cli.engine.memory import needed
 from codegen_cli.store import paths
 from codegen_cli.store.hub_cache import cached_checkpoint
-from codegen_cli.store.local_models import local_files
+from codegen_cli.store.local_models import LocalFile, readable_files
 from codegen_cli.store.registry import (
     BUNDLED,
     FORMATS,
@@ -17,6 +17,7 @@ from codegen_cli.store.registry import (
     ModelEntry,
     PackedModel,
     entries,
+    is_there,
     resolve,
 )
 from quantize.config import ModelConfig, config_fields, read_config
@@ -72,8 +73,9 @@ class ModelState:
 def all_models() -> list[ModelState]:
     """Return the models that can run here, those whose checkpoint is here, then all others."""
     known: dict[str, ModelEntry | None] = {entry.name: entry for entry in entries()}
-    local = dict.fromkeys(file.name for file in local_files())
-    states = [_named_state(name, entry) for name, entry in (local | known).items()]
+    files = readable_files()
+    local = dict.fromkeys(file.name for file in files)
+    states = [_named_state(name, entry, files) for name, entry in (local | known).items()]
     return sorted(states, key=lambda state: (not state.is_packed, state.checkpoint is None))
 
 
@@ -90,11 +92,11 @@ def describe(model: str) -> ModelState:
     entry = next((entry for entry in entries() if entry.name == resolved.name), None)
     if isinstance(resolved, KnownModel):
         entry = resolved.entry
-    return _named_state(resolved.name, entry)
+    return _named_state(resolved.name, entry, readable_files())
 
 
-def _named_state(name: str, entry: ModelEntry | None) -> ModelState:
-    packed = {file.path: file.format for file in local_files() if file.name == name}
+def _named_state(name: str, entry: ModelEntry | None, files: Sequence[LocalFile]) -> ModelState:
+    packed = {file.path: file.format for file in files if file.name == name}
     if name == BUNDLED:
         packed[paths.bundled_model()] = "int8"
     return _packed_state(name, entry, _cached_checkpoint(entry), packed)
@@ -119,7 +121,7 @@ def _packed_state(
             file = read_packed_file(path)
             file_bytes = path.stat().st_size
         except (UserError, OSError) as error:
-            if path.exists():  # else it was removed meanwhile
+            if is_there(path):  # else it was removed meanwhile
                 states.append(FormatState(format, path, 0, None, str(error)))
             continue
         need = needed(file.config, file_bytes)

@@ -13,6 +13,7 @@ from typing import Literal
 from codegen_cli.store import hub_cache, paths
 from codegen_cli.store.hub_unfinished import remove_unfinished_download, unfinished_downloads
 from codegen_cli.store.local_models import remove_file
+from codegen_cli.store.paths import NoHome
 from quantize.errors import UserError
 from quantize.packed_file import read_packed_file
 from quantize.whole_file import abandoned_files, remove_abandoned
@@ -33,11 +34,17 @@ class Leftover:
 def leftovers() -> list[Leftover]:
     """Return the packed copies and the parts of files and downloads, sorted in each directory.
 
-    Which kernels are left over is for engine.kernel_cache to say.
+    There are none where a directory cannot be looked into. Which kernels are left over is for
+    engine.kernel_cache to say.
     """
-    copies_dir = paths.packed_copies_dir()
-    copies = sorted(copies_dir.glob("*.safetensors")) if copies_dir.is_dir() else []
-    unfinished = [*abandoned_files(paths.models_dir()), *abandoned_files(copies_dir)]
+    try:
+        copies_dir, models_dir = paths.packed_copies_dir(), paths.models_dir()
+        copies = sorted(path for path in copies_dir.iterdir() if path.match("*.safetensors"))
+    except NoHome:
+        return []
+    except OSError:
+        copies = []
+    unfinished = [*abandoned_files(models_dir), *abandoned_files(copies_dir)]
     return [
         *(leftover_at("copy", path, _model_name(path)) for path in copies),
         *(leftover_at("unfinished", path) for path in unfinished),
@@ -66,8 +73,8 @@ def remove_unfinished(target: Path) -> list[Leftover]:
 
     Returns what was removed.
     """
-    is_ours = target.parent in (paths.models_dir(), paths.packed_copies_dir())
-    found = abandoned_files(target.parent, None if is_ours else target.name)
+    only = None if paths.is_ours(target.parent) else target.name
+    found = abandoned_files(target.parent, only)
     removable = [leftover_at("unfinished", path) for path in found]
     return [each for each in removable if remove_leftover(each)]
 

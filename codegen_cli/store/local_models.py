@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_cli import console
 from codegen_cli.store import paths
+from codegen_cli.store.paths import CHOOSE_HOME
 from codegen_cli.store.registry import (
     BUNDLED,
     FORMATS,
@@ -47,7 +49,7 @@ class LocalFile:
 def local_files() -> list[LocalFile]:
     """Return the packed files in the models directory, sorted by name and format.
 
-    Raises UserError if the directory cannot be read.
+    Raises UserError if the directory cannot be read, or nobody knows where it is.
     """
     directory = paths.models_dir()
     try:
@@ -55,13 +57,19 @@ def local_files() -> list[LocalFile]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(
-            f"cannot read {directory}: {error.strerror}",
-            "CODEGEN_HOME chooses another directory for settings and models.",
-        ) from error
+        raise UserError(f"cannot read {directory}: {error.strerror}", CHOOSE_HOME) from error
     matches = [match for name in names if (match := _FILE_NAME.fullmatch(name))]
     files = [LocalFile(_model_name(m[1]), m[2], directory / m[0]) for m in matches]
     return sorted(files, key=lambda file: (file.name, FORMATS.index(file.format)))
+
+
+def readable_files() -> list[LocalFile]:
+    """Return local_files(), or with a warning nothing, for work that can do without."""
+    try:
+        return local_files()
+    except UserError as error:
+        console.warn(f"{error.message}; {error.hint}")
+        return []
 
 
 def find_local_files(model: str) -> list[LocalFile]:
@@ -150,8 +158,7 @@ def import_file(
             _link_new(partial, target)
     except OSError as error:
         raise UserError(
-            f"cannot import {source} as {target}: {error.strerror}",
-            "CODEGEN_HOME chooses another directory for settings and models.",
+            f"cannot import {source} as {target}: {error.strerror}", CHOOSE_HOME
         ) from error
     finally:
         with contextlib.suppress(OSError):

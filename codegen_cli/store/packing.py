@@ -1,12 +1,14 @@
 """A checkpoint -> its packed file, with the quantizer's progress on stderr."""
 
+import os
 from pathlib import Path
 
 from codegen_cli import console
 from codegen_cli.deadline import Deadline, check_deadline
-from codegen_cli.store import settings
+from codegen_cli.store import paths, settings
 from codegen_cli.store.checkpoint_hashes import require_as_published
 from codegen_cli.store.leftovers import remove_unfinished
+from codegen_cli.store.local_models import local_files
 from quantize.errors import UserError
 from quantize.quantize_model import QuantizeSummary, TensorReport
 from quantize.quantize_model import quantize as quantize_checkpoint
@@ -21,13 +23,7 @@ def pack(
     and TimeUp after the tensor in which the deadline passes; the target is then as it was.
     """
     require_as_published(source, lambda: check_deadline(deadline))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot create {target.parent}: {error.strerror}",
-            "Choose another file with -o, or another home with CODEGEN_HOME.",
-        ) from error
+    _make_directory(target.parent)
     for leftover in remove_unfinished(target):
         size = console.size(leftover.file_bytes)
         console.note(f"removed {leftover.path}, {size}: a run that was killed left it")
@@ -49,10 +45,31 @@ def pack(
     return summary
 
 
-def make_default_if_first(name: str) -> None:
-    """Make a model the default unless there is one, saying so."""
-    if settings.set_first_default_model(name):
-        console.note(f"{name} is now the default model of `codegen complete`")
+def make_default_if_first(target: Path) -> None:
+    """Make a packed file's model the default unless there is one, saying so.
+
+    Only a model in the models directory: a file elsewhere may go without our knowledge. The work
+    that made it is done: settings that cannot be changed are no failure.
+    """
+    if not paths.is_ours(target.parent):
+        return
+    try:
+        for file in local_files():
+            if file.path == target.absolute() and settings.set_first_default_model(file.name):
+                console.note(f"{file.name} is now the default model of `codegen complete`")
+    except UserError as error:
+        console.warn(f"the default model stays as it is: {error.message}")
+
+
+def _make_directory(directory: Path) -> None:
+    """Make a directory for a packed file; UserError unless files can be written to it."""
+    hint = "Choose another file with -o, or another home with CODEGEN_HOME."
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {directory}: {error.strerror}", hint) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UserError(f"this user cannot write to {directory}", hint)
 
 
 def _show_tensor(report: TensorReport) -> None:

@@ -4,6 +4,7 @@ A name may be written as `350M-mono`, `codegen-350m-mono` or `Salesforce/codegen
 format after a colon (`350M-mono:int4`). Anything else is a local path, or a hub repository.
 """
 
+import errno
 import functools
 import os
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codegen_cli.store import paths
+from codegen_cli.store.paths import CHOOSE_HOME, NoHome
 from quantize.errors import UserError
 
 FORMATS = ("int4", "int8", "f16")
@@ -23,6 +25,7 @@ BUNDLED = "nano"
 # A hub repository: owner/name, each beginning with a letter or digit.
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MODEL_FILES = (".safetensors", ".bin", ".json")
+_LONGEST_SHOWN = 200  # of a text that means no model
 WHAT_A_MODEL_IS = (
     "A model is a name such as 350M-mono, a packed file, a checkpoint directory"
     " or owner/name on the hub."
@@ -124,20 +127,72 @@ def split_name(model: str) -> tuple[str, str | None]:
 
 
 def packed_path(name: str, format: str) -> Path:
-    """Return where the packed file of a model in a format is kept."""
+    """Return where the packed file of a model in a format is kept. Raises NoHome."""
     return paths.models_dir() / f"{name.replace('/', '--')}.{format}.safetensors"
+
+
+def find_packed(name: str, format: str | None) -> Path | None:
+    """Return the packed file of a model in the asked or else the preferred format, if it exists.
+
+    There is none where the models directory cannot be looked into; models_dir_problem says why.
+    """
+    try:
+        candidates = [packed_path(name, each) for each in ([format] if format else FORMATS)]
+    except NoHome:
+        return None
+    return next((path for path in candidates if is_there(path)), None)
+
+
+def models_dir_problem() -> UserError | None:
+    """Return what keeps the models directory from being read; None if nothing does.
+
+    That it does not exist yet is no problem.
+    """
+    try:
+        directory = paths.models_dir()
+        os.scandir(directory).close()
+    except NoHome as problem:
+        return problem
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return UserError(f"cannot read {directory}: {error.strerror}", CHOOSE_HOME)
+    return None
+
+
+def not_here(model: KnownModel, cure: str = "") -> UserError:
+    """Return the error for a known model of which nothing is on this machine, as far as one sees.
+
+    cure  what to do; "": download and pack it
+    """
+    message = f"{model.name} is not on this machine"
+    cure = cure or f"codegen download {model.name} && codegen quantize {model.name}"
+    if problem := models_dir_problem():
+        message = f"{message}, as far as can be seen: {problem.message}"
+        cure = f"{problem.hint} Then: {cure}"
+    return UserError(message, cure)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether something is at a path; False where that cannot be told."""
+    try:
+        path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL character in the name
+        return False
+    return True
 
 
 def resolve(model: str) -> ResolvedModel:
     """Return the model to run: `model` is a name, a hub repository or a local path.
 
     A name without a separator that is known or packed wins over a file of that name in the working
-    directory (`./350M-mono` is the file); otherwise an existing path wins.
+    directory (`./350M-mono` is the file); otherwise an existing path wins. What cannot be looked at
+    does not exist, as long as the text may be a name.
     Raises UserError: unknown name or format, missing path, or nothing that could be a model there.
     """
     name, format = _split_format(model)
     may_be_ours = name and not _has_separator(name) and not _known_entry(name)
-    if may_be_ours and (packed := _find_packed(name, format)):
+    if may_be_ours and (packed := find_packed(name, format)):
         return PackedModel(packed, name)
     return _resolve(model)
 
@@ -155,18 +210,31 @@ def resolve_source(source: str) -> CheckpointModel | KnownModel:
 
 def _resolve(model: str) -> ResolvedModel:
     path = Path(model)
-    if _has_separator(model) and _exists(path):
+    if _has_separator(model) and is_there(path):
         return _local_model(path)
     name, format = _split_format(model)
     if entry := _known_entry(name):
         return _registered_model(entry, format)
-    if model and _exists(path):
+    if model and is_there(path):
         return _local_model(path)
     if _is_repository(name):
-        return KnownModel(ModelEntry(name, repository=name), format, _find_packed(name, format))
+        return KnownModel(ModelEntry(name, repository=name), format, find_packed(name, format))
     if _has_separator(model) or model.endswith(MODEL_FILES):
-        raise UserError(f"no such file or directory: {model}", WHAT_A_MODEL_IS)
+        raise _missing_path(model)
     raise _unknown_model(name)
+
+
+def _missing_path(model: str) -> UserError:
+    """Return what is wrong with a text that can only be a path."""
+    shown = _short(model)
+    try:
+        Path(model).stat()
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            return UserError(f"cannot read {shown}: {error.strerror}", WHAT_A_MODEL_IS)
+    except ValueError as error:
+        return UserError(f"cannot read {shown!r}: {error}", WHAT_A_MODEL_IS)
+    return UserError(f"no such file or directory: {shown}", WHAT_A_MODEL_IS)
 
 
 def _unknown_model(name: str) -> UserError:
@@ -174,10 +242,18 @@ def _unknown_model(name: str) -> UserError:
 
     known = {_name_key(entry.name): entry.name for entry in entries()}
     nearest = difflib.get_close_matches(_name_key(name), known, n=3, cutoff=0.5)
-    suggestion = f"Did you mean {' or '.join(known[key] for key in nearest)}? " if nearest else ""
-    return UserError(
-        f"unknown model {name!r}", f"{suggestion}Known models: {', '.join(known.values())}."
-    )
+    hints = [f"Did you mean {' or '.join(known[key] for key in nearest)}?"] if nearest else []
+    hints.append(f"Known models: {', '.join(known.values())}.")
+    message = f"unknown model {_short(name)!r}"
+    if problem := models_dir_problem():  # it may be one of the user's own
+        message = f"{message}, as far as can be seen: {problem.message}"
+        hints.append(problem.hint)
+    return UserError(message, " ".join(hints))
+
+
+def _short(text: str) -> str:
+    """Return a text that a user gave as an error may show it."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _name_key(name: str) -> str:
@@ -203,14 +279,8 @@ def _split_format(model: str) -> tuple[str, str | None]:
     return model, None
 
 
-def _find_packed(name: str, format: str | None) -> Path | None:
-    """Return the packed file of a model in the asked or else the preferred format, if it exists."""
-    candidates = (packed_path(name, each) for each in ([format] if format else FORMATS))
-    return next((path for path in candidates if _exists(path)), None)
-
-
 def _registered_model(entry: ModelEntry, format: str | None) -> KnownModel | PackedModel:
-    packed = _find_packed(entry.name, format)
+    packed = find_packed(entry.name, format)
     if entry.name != BUNDLED:
         return KnownModel(entry, format, packed)
     bundled = paths.bundled_model()
@@ -224,12 +294,18 @@ def _local_model(path: Path) -> PackedModel | CheckpointModel:
     from quantize.packed_header import is_packed_file
 
     if path.is_dir():
-        if not _exists(path / "config.json"):
+        try:
+            has_config = (path / "config.json").exists()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}", WHAT_A_MODEL_IS) from error
+        if not has_config:
             raise UserError(
                 f"{path} is not a checkpoint: it has no config.json",
                 "A checkpoint directory holds config.json, tokenizer.json and the weights.",
             )
         return CheckpointModel(path, _checkpoint_name(path))
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise UserError(f"cannot read {path}: {os.strerror(errno.EACCES)}", WHAT_A_MODEL_IS)
     if path.is_file() and is_packed_file(path):
         return PackedModel(path, path.name.removesuffix(".safetensors"))
     if path.is_file() and path.name.endswith(MODEL_FILES):
@@ -259,15 +335,7 @@ def _is_repository(name: str) -> bool:
     """
     if not REPOSITORY.fullmatch(name) or name.endswith(MODEL_FILES):
         return False
-    return not _exists(Path(name).parent)
-
-
-def _exists(path: Path) -> bool:
-    """Tell whether something is at path; a path that cannot be looked at is a UserError."""
     try:
-        path.stat()
-    except (FileNotFoundError, ValueError):  # ValueError: a NUL character in the name
-        return False
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", WHAT_A_MODEL_IS) from error
-    return True
+        return not Path(name).parent.is_dir()
+    except OSError:
+        return True

@@ -1,8 +1,14 @@
 """settings.json in the data directory -> the default model, and back; the file is optional.
 
+    {"default_model": "350M-mono", "automatic_default": "350M-mono"}
+
+automatic_default is there if nobody chose: the first model of all became the default by itself. As
+it names the model, a default that is written into the file by hand, or by an older release, counts
+as chosen.
+
 Reading takes no lock: a reader sees the old file or the whole new one. Two processes that change it
-take turns. The only module on filelock: the hub's client brings it along for its own cache, and it
-knows what a few lines on fcntl and msvcrt would not, such as file systems without locks.
+take turns, by filelock: the hub's client brings it along for its own cache, and it knows what a few
+lines on fcntl and msvcrt would not, such as file systems without locks.
 """
 
 import contextlib
@@ -10,61 +16,85 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_cli import console
 from codegen_cli.store import paths
+from codegen_cli.store.paths import CHOOSE_HOME, NoHome
 from quantize.errors import UserError
 
 DEFAULT_MODEL = "default_model"
+AUTOMATIC_DEFAULT = "automatic_default"
 # A change takes milliseconds; whoever holds the lock for longer is stopped or stuck.
 LOCK_SECONDS = 10.0
 
 
-def default_model() -> str | None:
-    """Return the model that commands use without -m; None if none was chosen.
+@dataclass(frozen=True, slots=True)
+class Default:
+    """The model that commands use without -m; is_chosen: by the user, else it was the first."""
 
-    Raises UserError if settings.json cannot be read or does not hold what it should.
+    model: str
+    is_chosen: bool = True
+
+
+def read_default() -> Default | None:
+    """Return the default model; None if there is none, or no settings that this user may read.
+
+    Raises UserError if settings.json does not hold what it should.
     """
-    return _default_model(_read_settings())
+    try:
+        return _default_in(_read_settings())
+    except NoHome:
+        return None
+    except PermissionError as error:
+        console.warn(f"cannot read {error.filename}: {error.strerror}; no default model is known")
+        return None
 
 
-def set_default_model(name: str) -> None:
-    """Make `name` the model that commands use without -m; other settings are kept.
+def default_model() -> str | None:
+    """Return the name of the default model, or None; as read_default."""
+    default = read_default()
+    return default.model if default else None
+
+
+def set_default_model(model: str) -> None:
+    """Make `model` the default, as the user chose; other settings are kept.
 
     Raises UserError if settings.json cannot be read or written; the old file is then unchanged.
     """
-    change_default_model(lambda old: name)
+    change_default(lambda old: Default(model))
 
 
-def set_first_default_model(name: str) -> bool:
-    """Make `name` the default if there is none; tell whether it was done. Raises as above."""
-    return change_default_model(lambda old: old or name)
+def set_first_default_model(model: str) -> bool:
+    """Make `model` the default if there is none; tell whether it was done. Raises as above."""
+    return change_default(lambda old: old or Default(model, is_chosen=False))
 
 
-def forget_default_model(name: str) -> bool:
-    """Have no default any more if it is `name`; tell whether it was. Raises as above."""
-    return change_default_model(lambda old: None if old == name else old)
+def forget_default_model(model: str) -> bool:
+    """Have no default any more if it is `model`; tell whether it was. Raises as above."""
+    return change_default(lambda old: None if old and old.model == model else old)
 
 
-def change_default_model(change: Callable[[str | None], str | None]) -> bool:
+def change_default(change: Callable[[Default | None], Default | None]) -> bool:
     """Replace the default by change(default), under the lock; tell whether it is another one."""
     path = _settings_path()
     try:
         with _locked(path):
             settings = _read_settings()
-            old = _default_model(settings)
+            old = _default_in(settings)
             new = change(old)
             if new == old:
                 return False
             settings.pop(DEFAULT_MODEL, None)
+            settings.pop(AUTOMATIC_DEFAULT, None)
             if new is not None:
-                settings[DEFAULT_MODEL] = new
+                settings[DEFAULT_MODEL] = new.model
+                if not new.is_chosen:
+                    settings[AUTOMATIC_DEFAULT] = new.model
             _replace_file(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}",
-            "CODEGEN_HOME chooses another directory for settings and models.",
-        ) from error
+        raise UserError(f"cannot write {path}: {error.strerror}", CHOOSE_HOME) from error
     return True
 
 
@@ -89,11 +119,13 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _default_model(settings: dict[str, object]) -> str | None:
-    name = settings.get(DEFAULT_MODEL)
-    if name is None or (isinstance(name, str) and name):
-        return name
-    raise _broken_settings(f"{DEFAULT_MODEL} is {name!r}, not a model's name")
+def _default_in(settings: dict[str, object]) -> Default | None:
+    model = settings.get(DEFAULT_MODEL)
+    if model is None:
+        return None
+    if isinstance(model, str) and model:
+        return Default(model, is_chosen=settings.get(AUTOMATIC_DEFAULT) != model)
+    raise _broken_settings(f"{DEFAULT_MODEL} is {model!r}, not a model's name")
 
 
 def _settings_path() -> Path:
@@ -101,15 +133,22 @@ def _settings_path() -> Path:
 
 
 def _read_settings() -> dict[str, object]:
+    """Return what settings.json holds; nothing where no such file can be found.
+
+    Raises PermissionError for a file that is there, and UserError for what is wrong with it.
+    """
     path = _settings_path()
     try:
         text = path.read_text("utf-8")
-    except FileNotFoundError:
-        return {}
     except UnicodeDecodeError as error:
         raise _broken_settings("it is not UTF-8 text") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        # The file, or a directory on the way to it: False, too, where nobody may look.
+        if not os.path.lexists(path):
+            return {}
+        if isinstance(error, PermissionError):
+            raise
+        raise UserError(f"cannot read {path}: {error.strerror}", CHOOSE_HOME) from error
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -131,7 +170,8 @@ def _replace_file(path: Path, text: str) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # Of a path, bytes that are no text become escapes, which JSON reads as the same bytes.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

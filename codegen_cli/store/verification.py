@@ -14,7 +14,7 @@ from codegen_cli.store.checkpoint_hashes import (
     verify_checkpoint,
 )
 from codegen_cli.store.hub_cache import cached_checkpoint, is_snapshot
-from codegen_cli.store.local_models import find_local_files, local_files
+from codegen_cli.store.local_models import find_local_files, readable_files
 from codegen_cli.store.registry import (
     BUNDLED,
     CheckpointModel,
@@ -88,7 +88,7 @@ def files_to_verify(models: Sequence[str]) -> list[Path]:
     hub's cache. Raises UserError for what is neither.
     """
     if not models:
-        return [*(file.path for file in local_files()), paths.bundled_model()]
+        return [*(file.path for file in readable_files()), paths.bundled_model()]
     return list(dict.fromkeys(path for model in models for path in _files_of(model)))
 
 
