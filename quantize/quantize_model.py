@@ -26,7 +26,7 @@ from quantize.blocks import (
     quantize_int4,
     quantize_int8,
 )
-from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.checkpoint import WEIGHT_FILES, Checkpoint, open_checkpoint
 from quantize.config import ModelConfig
 from quantize.errors import UserError
 from quantize.layout import (
@@ -110,6 +110,7 @@ def quantize(
     if format not in MATRIX_FORMATS:
         raise UserError(f"unknown format {format!r}", f"Use {', '.join(MATRIX_FORMATS)}.")
     checkpoint = open_checkpoint(source)
+    _refuse_to_hide(checkpoint, target)
     model = _describe(checkpoint, cast(Format, format), name or "")
     specs = tensor_specs(checkpoint.config)
     pairs = match_tensors(specs, checkpoint.tensors, str(checkpoint.path))
@@ -143,6 +144,16 @@ def quantize(
         seconds=time.perf_counter() - start_seconds,
         warnings=tuple(_warnings(checkpoint)),
     )
+
+
+def _refuse_to_hide(checkpoint: Checkpoint, target: Path) -> None:
+    """Raise a UserError for a target that would be read as the source's weights from then on."""
+    is_beside = target.parent.resolve() == checkpoint.path.resolve()
+    if is_beside and target.name in WEIGHT_FILES and not target.exists():
+        raise UserError(
+            f"cannot write {target}: it would be read as the checkpoint's weights",
+            "Choose another target.",
+        )
 
 
 def stored_format(spec: TensorSpec, format: Format) -> Format:

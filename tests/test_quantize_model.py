@@ -264,6 +264,13 @@ def test_no_file_of_the_source_is_a_target(checkpoint: Path, file: str) -> None:
     assert "is being read from" in refusal(checkpoint, checkpoint / file).message
 
 
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors.index.json"])
+def test_no_target_takes_the_place_of_the_sources_weights(checkpoint: Path, file: str) -> None:
+    message = refusal(checkpoint, checkpoint / file).message
+    assert "would be read as the checkpoint's weights" in message
+    assert not (checkpoint / file).exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError(), RuntimeError()])
 def test_what_a_callback_raises_passes_and_leaves_no_file(
     checkpoint: Path, tmp_path: Path, error: BaseException
