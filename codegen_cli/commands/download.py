@@ -46,9 +46,9 @@ def download(
     if directory is None:
         size = f", about {entry.size.download_bytes / 1e6:,.0f} MB" if entry.size else ""
         console.note(f"fetching {entry.name} from {entry.repository}{size}")
-        with drawing.progress(entry.name) as advance:
+        with drawing.progress(entry.name, in_bytes=True) as advance:
             directory = fetch(entry, lambda event: advance(event.done_bytes, event.total_bytes))
     else:
         console.note(f"{entry.name} is in the cache")
     streams.write_line(os.fsencode(directory))
-    console.note(f"next: codegen quantize {entry.name} --format int4")
+    console.tip(f"next: codegen quantize {entry.name} --format int4")
