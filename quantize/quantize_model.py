@@ -79,7 +79,8 @@ class QuantizeSummary:
     bytes            of the file
     bits_per_weight  of all payloads, over all weights, norms and biases
     worst            the tensor with the largest relative error
-    warnings         what was left out, and what is not as it should be, a sentence each
+    warnings         what was packed all the same but is not as it should be, a sentence each
+    notes            what was left out, a sentence each
     """
 
     path: Path
@@ -88,6 +89,7 @@ class QuantizeSummary:
     worst: TensorReport
     seconds: float
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def quantize(
@@ -143,6 +145,7 @@ def quantize(
         worst=max(reports, key=lambda report: report.relative_error),
         seconds=time.perf_counter() - start_seconds,
         warnings=tuple(_warnings(checkpoint)),
+        notes=tuple(_notes(checkpoint)),
     )
 
 
@@ -280,10 +283,13 @@ def _describe(checkpoint: Checkpoint, format: Format, name: str) -> ModelDescrip
     )
 
 
-def _warnings(checkpoint: Checkpoint) -> Iterator[str]:
-    """A tokenizer of another model is no reason not to pack: ids may come from elsewhere."""
+def _notes(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.unused:
         yield f"left out, as CodeGen computes nothing with them: {listed(checkpoint.unused)}"
+
+
+def _warnings(checkpoint: Checkpoint) -> Iterator[str]:
+    """A tokenizer of another model is no reason not to pack: ids may come from elsewhere."""
     largest_id, vocab_size = checkpoint.tokenizer.largest_id, checkpoint.config.vocab_size
     if largest_id >= vocab_size:
         yield (

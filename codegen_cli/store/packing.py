@@ -51,6 +51,8 @@ def pack(
         f"{summary.bits_per_weight:.2f} bits per weight, "
         f"worst {worst.name} ({worst.relative_error:.2%}), {summary.seconds:.1f} s"
     )
+    for note in summary.notes:
+        console.note(note)
     for warning in summary.warnings:
         console.warn(warning)
     return summary
