@@ -1,7 +1,7 @@
 """What the user is told on stderr: tips, notes, warnings and errors.
 
-tip      advice; only where stderr is a terminal, since an editor may put it into its buffer
-note     what happens; not with -q
+tip      advice, dim; only where stderr is a terminal, since an editor may put it into its buffer
+note     what happens; not with -q, and not in what an editor's filter gives back
 warn     what changes the result or its cost; with -q, too
 show     what was asked for
 error    why there is no result
@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from codegen_cli import redirection, terminal
+
+_INDENT = "  "  # of the lines after the first that a message takes on a terminal
 _is_quiet = False
+_is_after_unfinished_line = False
 _is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
 
 
@@ -20,6 +24,15 @@ def set_quiet(quiet: bool) -> None:
     """Leave out notes and progress from now on; errors are always shown."""
     global _is_quiet
     _is_quiet = quiet
+
+
+def keep_out_of_filters() -> None:
+    """Leave out notes from now on if an editor may put them into the text that it filters.
+
+    What changes the result is told all the same: it had better be found there than nowhere.
+    """
+    global _is_quiet
+    _is_quiet = _is_quiet or redirection.is_filter()
 
 
 @contextmanager
@@ -35,13 +48,16 @@ def silence() -> Iterator[None]:
 def note(text: str) -> None:
     """Tell the user something that is no error."""
     if not leaves_out_notes():
-        print(f"codegen: {_inert(text)}", file=sys.stderr, flush=True)
+        show(f"codegen: {text}")
 
 
 def tip(text: str) -> None:
-    """Tell the user something that only somebody at a terminal can use."""
-    if sys.stderr.isatty():
-        note(text)
+    """Tell somebody at a terminal what no editor and no log can use; "": there is nothing to tell.
+
+    The text may have several lines.
+    """
+    if text and sys.stderr.isatty() and not leaves_out_notes():
+        _tell(f"codegen: {text}", is_dim=terminal.shows_colours(sys.stderr))
 
 
 def warn(text: str) -> None:
@@ -50,26 +66,36 @@ def warn(text: str) -> None:
         show(f"codegen: {text}")
 
 
-def note_compiling(text: str) -> None:
-    """Tell the user what the first run waits for."""
-    note(text)
-
-
 def show(text: str) -> None:
     """Show what was asked for, quiet or not."""
-    print(_inert(text), file=sys.stderr, flush=True)
+    _tell(text)
 
 
 def error(message: str, hint: str = "") -> None:
     """Show what went wrong and, on a line of its own, what to do."""
-    print(f"error: {_inert(message)}", file=sys.stderr)
+    _tell(f"error: {message}")
     if hint:
-        print(f"hint: {_inert(hint)}", file=sys.stderr)
+        _tell(f"hint: {hint}")
 
 
 def end_line() -> None:
-    """Move the terminal to a new line, without touching stdout."""
-    print(file=sys.stderr, flush=True)
+    """Have the next line on stderr begin as one, where stdout's last line is unfinished.
+
+    A terminal is moved to a new line at once, for the shell; stdout is never touched.
+    """
+    global _is_after_unfinished_line
+    if redirection.lead_together():
+        _is_after_unfinished_line = not sys.stderr.isatty()
+        if sys.stderr.isatty():
+            print(file=sys.stderr, flush=True)
+
+
+def _tell(text: str, is_dim: bool = False) -> None:
+    global _is_after_unfinished_line
+    lines = terminal.wrapped(_inert(text), terminal.columns(sys.stderr), _INDENT)
+    start = "\n" if _is_after_unfinished_line else ""
+    print(start + (f"\x1b[2m{lines}\x1b[0m" if is_dim else lines), file=sys.stderr, flush=True)
+    _is_after_unfinished_line = False
 
 
 def is_interactive() -> bool:
@@ -79,7 +105,8 @@ def is_interactive() -> bool:
 
 def confirm(question: str) -> bool:
     """Ask on the terminal; anything but yes is no."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    asked = terminal.wrapped(f"{_inert(question)} [y/N] ", terminal.columns(sys.stderr), _INDENT)
+    print(asked, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

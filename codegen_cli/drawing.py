@@ -1,113 +1,87 @@
-"""What is drawn: tables and heat maps on stdout, progress bars on stderr.
+"""What is drawn: heat maps on stdout, progress bars on stderr.
 
 The only module on rich, imported when something is drawn; a plain line needs none.
 """
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
+from codegen_cli import terminal
 from codegen_cli.console import leaves_out_notes, printable
-from codegen_cli.streams import write_result
 
-
-def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> None:
-    """Write rows in columns to stdout; the first column is emphasised on a terminal.
-
-    A terminal gets lines of its width, with colours unless NO_COLOR is set, and where it is too
-    narrow for the columns a few lines for each row; a pipe or file gets plain lines of any length.
-    Columns align where characters are wide.
-    """
-    rows = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _draw_table(rows, headers)
-        return
-    lines = _aligned([headers, *rows] if headers else rows)
-    write_result("".join(f"{line}\n" for line in lines))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [_widest(column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(map(_padded, row, widths)).rstrip()
-
-
-def _widest(texts: Iterable[str]) -> int:
-    from rich.cells import cell_len
-
-    return max(map(cell_len, texts))
-
-
-def _padded(text: str, width: int) -> str:
-    from rich.cells import cell_len
-
-    return text + " " * (width - cell_len(text))
-
-
-def _draw_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
     from rich.text import Text
 
-    drawing = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headers))
-    for i, header in enumerate(headers or rows[0] if rows else ()):
-        drawing.add_column(
-            header if headers else "",
-            style="cyan" if i == 0 else "",
-            header_style="bold",
-            overflow="fold",
-            no_wrap=i == 0,
-        )
-    for row in rows:
-        drawing.add_row(*map(Text, row))  # Text: brackets in a name are no markup
-    terminal = Console(highlight=False)
-    unlimited = terminal.options.update(max_width=sys.maxsize)
-    if not headers or terminal.measure(drawing, options=unlimited).minimum <= terminal.width:
-        terminal.print(drawing)
-        return
-    labels = [_padded(header, _widest(headers[1:])) for header in headers[1:]]
-    for first, *cells in rows:
-        terminal.print(Text(first, "cyan"), soft_wrap=True)
-        for label, cell in zip(labels, cells, strict=True):
-            terminal.print(Text(f"    {label}  {cell}"), soft_wrap=True)
 
+_THEME = {
+    # No colour that a light or a dark background swallows: what is done in magenta, the rest plain.
+    "bar.complete": "magenta",
+    "bar.finished": "magenta",
+    "bar.pulse": "magenta",
+    "bar.back": "dim",
+    "progress.download": "none",
+    "progress.data.speed": "none",
+    "progress.percentage": "none",
+    "progress.remaining": "none",
+    "progress.elapsed": "none",
+}
+Shown = Literal["share", "bytes", "seconds"]
+# Cells that these take at most: "100% 1:00:00", "999.9/999.9 MB 999.9 MB/s 1:00:00", "0:00:00".
+_CELLS: dict[Shown, int] = {"share": 12, "bytes": 33, "seconds": 7}
+_LEAST_BAR, _MOST_BAR = 8, 40
 
 Advance = Callable[[float, float], None]
 """Told how much is done, and of how much."""
 
 
 @contextmanager
-def timer(label: str) -> Iterator[Advance]:
-    """Show a bar and the seconds gone on a terminal, nothing elsewhere.
+def progress(label: str, shown: Shown = "share") -> Iterator[Advance]:
+    """Show a bar on a terminal, nothing elsewhere; yields advance(done, total).
 
-    Yields advance(done, total). Before the first call the bar shows just that something is at work.
+    shown  share: of the work, and the time left; bytes: those done, and how many come in a second;
+           seconds: the time gone
+
+    Before the first call the bar shows just that something is at work.
     """
-    if leaves_out_notes() or not sys.stderr.isatty():
+    if leaves_out_notes() or not terminal.moves_cursor(sys.stderr):
         yield lambda done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress
+    from rich.theme import Theme
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    # Without a colour system, rich writes no style at all.
+    colours: Literal["auto"] | None = "auto" if terminal.shows_colours(sys.stderr) else None
+    drawing = Console(stderr=True, theme=Theme(_THEME), color_system=colours)
+    columns, label = _columns(label, drawing.width, shown)
+    with Progress(*columns, console=drawing, transient=True) as bars:
         task = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-@contextmanager
-def progress(label: str) -> Iterator[Advance]:
-    """Show a bar on a terminal, nothing elsewhere; yields advance(done, total)."""
-    if leaves_out_notes() or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
+def _columns(label: str, width: int, shown: Shown) -> "tuple[list[ProgressColumn], str]":
+    """Return what fits into a line: the numbers in any case, then the label, then a bar."""
+    from rich import progress as parts
+    from rich.cells import cell_len, set_cell_size
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(escape(printable(label)), total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    left = parts.TimeRemainingColumn(compact=True)
+    numbers: dict[Shown, list[ProgressColumn]] = {
+        "share": [parts.TaskProgressColumn(show_speed=False), left],
+        "bytes": [parts.DownloadColumn(), parts.TransferSpeedColumn(), left],
+        "seconds": [parts.TimeElapsedColumn()],
+    }
+    room = width - _CELLS[shown] - 1
+    label = printable(label)
+    if cell_len(label) > room:
+        label = set_cell_size(label, room - 1) + "…" if room > 1 else ""
+    columns = [parts.TextColumn("{task.description}", markup=False), *numbers[shown]]
+    bar = min(room - cell_len(label) - 1, _MOST_BAR)
+    if bar >= _LEAST_BAR:
+        columns.insert(1, parts.BarColumn(bar))
+    return (columns if label else columns[1:]), label
 
 
 # Probabilities from which a token has a style, from calm to hot; every terminal has the colours.
@@ -119,12 +93,6 @@ _HEAT = (
     (0.0, "bold white on red"),
 )
 _TAB_CELLS = 4
-
-
-def shows_colours() -> bool:
-    """Tell whether stdout is a terminal that may be coloured (https://no-color.org)."""
-    is_dumb = os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
 
 
 def heat_map(cells: Iterable[tuple[str, float]]) -> None:
@@ -151,10 +119,19 @@ def heat_map(cells: Iterable[tuple[str, float]]) -> None:
             line.append(shown, style)
     if line:
         terminal.print(_numbered(number), line, sep="")
-    legend = Text(" " * 8)
-    for least, style in _HEAT:
-        legend.append(f" {least * 100:g} % and more " if least else " less ", style)
-    terminal.print(legend)
+    terminal.print(_legend(terminal.width))
+
+
+def _legend(width: int) -> "Text":
+    """Return what each style means, on one line if that fits."""
+    from rich.text import Text
+
+    shares = [f" {least * 100:g} % and more " if least else " less " for least, _ in _HEAT]
+    parts = [Text(share, style) for share, (_, style) in zip(shares, _HEAT, strict=True)]
+    begin = " " * 8
+    if len(begin) + sum(map(len, parts)) > width:
+        return Text("\n").join(parts)
+    return Text(begin) + Text("").join(parts)
 
 
 def _untabbed(text: str, column: int) -> str:

@@ -52,6 +52,7 @@ class LanguageModel:
     """A model ready to run; `load` makes one. A context manager: it is closed at the end.
 
     name       as the command line would name it
+    format     of its matrices: int8, int4 or f16
     config     its dimensions, in config.json's words
     tokenizer  text to ids and back
 
@@ -61,6 +62,7 @@ class LanguageModel:
 
     def __init__(self, model: Model, name: str) -> None:
         self.name = name
+        self.format: str = model.packed.format
         self.config: ModelConfig = model.config
         self.tokenizer = Tokenizer.from_packed(model.packed)
         self._open_model: Model | None = model

@@ -37,9 +37,9 @@ def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
 
     model = default_that_runs()
     if model is None:
-        console.note(
-            f"answering with {BUNDLED}, the small bundled model; for a real one: "
-            "codegen download 350M-mono && codegen quantize 350M-mono  (-q hides this)"
+        console.tip(
+            f"answering with {BUNDLED}, the small bundled model; for a real one:\n"
+            "  codegen download 350M-mono && codegen quantize 350M-mono  (-q hides this)"
         )
         return _packed_model(BUNDLED, deadline)
     try:

@@ -15,12 +15,14 @@ from quantize.tokenizer_files import CheckpointTokenizer, read_tokenizer
 from quantize.torch_zip import map_torch_zip
 
 # In the order of preference that transformers has.
-_WEIGHT_FILES = (
+WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+"""What holds a checkpoint's weights or lists the files that do; the first that exists is read."""
+
 _PLAIN_NAME = re.compile(r"(?!\.\.?$)[^/\\:\0]{1,255}")
 _LARGEST_INDEX_BYTES = 64 << 20
 _NAMED_PROBLEMS = 8
@@ -89,11 +91,11 @@ def _is_directory(source: Path) -> bool:
 
 
 def _find_weights(directory: Path) -> Path:
-    for name in _WEIGHT_FILES:
+    for name in WEIGHT_FILES:
         if exists(directory / name):
             return directory / name
     raise UserError(
-        f"{directory} holds no weights, need one of {', '.join(_WEIGHT_FILES)}",
+        f"{directory} holds no weights, need one of {', '.join(WEIGHT_FILES)}",
         "Give the directory of a downloaded CodeGen checkpoint.",
     )
 

@@ -26,7 +26,7 @@ from quantize.blocks import (
     quantize_int4,
     quantize_int8,
 )
-from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.checkpoint import WEIGHT_FILES, Checkpoint, open_checkpoint
 from quantize.config import ModelConfig
 from quantize.errors import UserError
 from quantize.layout import (
@@ -79,7 +79,8 @@ class QuantizeSummary:
     bytes            of the file
     bits_per_weight  of all payloads, over all weights, norms and biases
     worst            the tensor with the largest relative error
-    warnings         what was left out, and what is not as it should be, a sentence each
+    warnings         what was packed all the same but is not as it should be, a sentence each
+    notes            what was left out, a sentence each
     """
 
     path: Path
@@ -88,6 +89,7 @@ class QuantizeSummary:
     worst: TensorReport
     seconds: float
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def quantize(
@@ -110,6 +112,7 @@ def quantize(
     if format not in MATRIX_FORMATS:
         raise UserError(f"unknown format {format!r}", f"Use {', '.join(MATRIX_FORMATS)}.")
     checkpoint = open_checkpoint(source)
+    _refuse_to_hide(checkpoint, target)
     model = _describe(checkpoint, cast(Format, format), name or "")
     specs = tensor_specs(checkpoint.config)
     pairs = match_tensors(specs, checkpoint.tensors, str(checkpoint.path))
@@ -142,7 +145,18 @@ def quantize(
         worst=max(reports, key=lambda report: report.relative_error),
         seconds=time.perf_counter() - start_seconds,
         warnings=tuple(_warnings(checkpoint)),
+        notes=tuple(_notes(checkpoint)),
     )
+
+
+def _refuse_to_hide(checkpoint: Checkpoint, target: Path) -> None:
+    """Raise a UserError for a target that would be read as the source's weights from then on."""
+    is_beside = target.parent.resolve() == checkpoint.path.resolve()
+    if is_beside and target.name in WEIGHT_FILES and not target.exists():
+        raise UserError(
+            f"cannot write {target}: it would be read as the checkpoint's weights",
+            "Choose another target.",
+        )
 
 
 def stored_format(spec: TensorSpec, format: Format) -> Format:
@@ -269,10 +283,13 @@ def _describe(checkpoint: Checkpoint, format: Format, name: str) -> ModelDescrip
     )
 
 
-def _warnings(checkpoint: Checkpoint) -> Iterator[str]:
-    """A tokenizer of another model is no reason not to pack: ids may come from elsewhere."""
+def _notes(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.unused:
         yield f"left out, as CodeGen computes nothing with them: {listed(checkpoint.unused)}"
+
+
+def _warnings(checkpoint: Checkpoint) -> Iterator[str]:
+    """A tokenizer of another model is no reason not to pack: ids may come from elsewhere."""
     largest_id, vocab_size = checkpoint.tokenizer.largest_id, checkpoint.config.vocab_size
     if largest_id >= vocab_size:
         yield (

@@ -86,7 +86,7 @@ def test_json_is_an_object_a_line(codegen, model, files, tmp_path):
     assert result.returncode == 0
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["file"] for line in lines] == files
-    assert {(line["model"], line["pool"]) for line in lines} == {("nano", "mean")}
+    assert {(line["model"], line["pool"]) for line in lines} == {("nano:int8", "mean")}
     for line, text in zip(lines, TEXTS.values(), strict=True):
         assert np.array_equal(np.array(line["embedding"], np.float32), model.embed(text))
     target = tmp_path / "vectors.jsonl"

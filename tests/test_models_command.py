@@ -48,12 +48,16 @@ def test_the_list_aligns_columns_where_characters_are_wide(models):
     result = models("list")
     lines = stdout_of(result).splitlines()
     assert b"of memory are available" in result.stderr
-    assert lines[0].split() == ["model", "download", "packed", "memory,", "GB", "fits"]
+    assert lines[0].split() == "model download int4 needs int8 needs f16 needs fits".split()
     assert len(lines) == 1 + 13 + 1
     row = next(line for line in lines if "模型" in line)
-    column = cells(lines[0][: lines[0].index("packed")])
-    assert cells(row[: row.index("int8")]) == column
-    assert "int4 72 kB, int8 127 kB" in next(line for line in lines if "350M-mono " in line)
+    column = cells(lines[0][: lines[0].index("int8 needs")])
+    assert cells(row[: row.index("0.2 GB packed")]) == column
+    mono = next(line for line in lines if "350M-mono " in line)
+    assert re.search("0.8 GB +0.2 GB packed +0.2 GB packed +1.0 GB +", mono)
+    notes = result.stderr.decode()
+    assert "a name without a format means int4 if that is packed, else int8, else f16" in notes
+    assert re.search(r"packed files in .*/models: 3, \d+ kB\n", notes)
     assert next(line for line in lines if "nano" in line).startswith("* nano")
 
 
@@ -81,7 +85,7 @@ def test_the_list_as_json_tells_the_same_in_numbers(models, models_home):
 def test_a_damaged_file_is_listed_as_damaged(models, models_home):
     flip_bit(models_home / "models" / "模型.int8.safetensors", 100)
     row = next(line for line in stdout_of(models("list")).splitlines() if "模型" in line)
-    assert "int8 damaged" in row
+    assert row.split() == ["模型", "-", "-", "damaged", "-", "none"]
     listing = json.loads(stdout_of(models("list", "--json")))
     model = next(model for model in listing["models"] if model["name"] == "模型")
     assert "SHA-256 of the header" in model["formats"][0]["problem"]
@@ -148,10 +152,9 @@ def test_path_finds_a_downloaded_checkpoint(models, home):
 def test_the_default_is_set_shown_and_used(models, models_home):
     unset = models("default")
     assert stdout_of(unset) == "nano\n"
-    assert b"no default was chosen" in unset.stderr
     result = models("default", "codegen-350M-mono:int4")
     assert (result.stdout, result.returncode) == (b"", 0)
-    assert b"350M-mono:int4 is now the default model" in result.stderr
+    assert result.stderr == b""
     assert stdout_of(models("default")) == "350M-mono:int4\n"
     shown = json.loads(stdout_of(models("default", "--json")))
     assert shown == {"default": "350M-mono:int4", "is_chosen": True}
@@ -263,7 +266,7 @@ def test_packing_removes_what_a_killed_run_left_and_not_what_another_writes(
     directory = models_home / "models"
     stopped = []
     for _ in range(2):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+        process = subprocess.Popen([*command, "-v"], env=environment, stderr=subprocess.PIPE)
         while b"[  1/" not in process.stderr.readline():  # the first tensor is in the part
             pass
         process.send_signal(signal.SIGSTOP)
@@ -311,7 +314,7 @@ def test_import_checks_names_and_prints_the_new_path(models, models_home, tmp_pa
     target = models_home / "models" / "mine.int4.safetensors"
     result = models("import", str(source))
     assert stdout_of(result) == f"{target}\n"
-    assert b"codegen complete -m mine:int4" in result.stderr
+    assert result.stderr == b""
     assert verify(target) == []
     other = write_packed(tmp_path / "other.safetensors", "int4", name="mine", seed=9)
     refused = models("import", str(other))

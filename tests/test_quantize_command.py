@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,18 +31,31 @@ def fresh_home(home, tmp_path, compiled_kernels):
     return {"CODEGEN_HOME": str(tmp_path / "home")}
 
 
-def test_the_first_packed_model_becomes_the_default_and_says_so(codegen, checkpoint, fresh_home):
+def test_the_first_packed_model_becomes_the_default(codegen, checkpoint, fresh_home):
     result = codegen("quantize", str(checkpoint), "--format", "int4", **fresh_home)
     assert result.returncode == 0
     assert result.stdout == b""
-    report = result.stderr.decode()
-    assert "tiny is now the default model" in report
-    assert "h.0.attn.qkv_proj.weight" in report
-    assert "bits per weight" in report
     again = codegen("quantize", str(checkpoint), "--format", "int8", **fresh_home)
     assert b"default" not in again.stderr
     assert codegen("complete", "--json", *RUN, **fresh_home).stderr == b""
-    assert json.loads(codegen("complete", "--json", *RUN, **fresh_home).stdout)["model"] == "tiny"
+    completion = json.loads(codegen("complete", "--json", *RUN, **fresh_home).stdout)
+    assert completion["model"] == "tiny:int4"
+
+
+def test_a_log_gets_a_start_and_an_end_with_the_worst_tensor(codegen, checkpoint, tmp_path):
+    result = codegen("quantize", str(checkpoint), "-o", str(tmp_path / "x.safetensors"))
+    packing, packed = result.stderr.decode().splitlines()
+    assert packing == f"codegen: packing {checkpoint} as int8"
+    assert re.search(r"bits per weight, worst \S+weight \(0\.\d\d%\)", packed)
+
+
+def test_verbose_tells_the_error_of_every_matrix(codegen, checkpoint, tmp_path):
+    arguments = ("quantize", "-v", str(checkpoint), "-o", str(tmp_path / "x.safetensors"))
+    report = codegen(*arguments).stderr.decode()
+    tensors = re.findall(r"^codegen: \[ *\d+/\d+\] (\S+) .* int8 error 0\.\d\d%$", report, re.M)
+    assert len(tensors) == 2 + 4 * 2
+    assert "h.0.attn.qkv_proj.weight" in tensors
+    assert codegen(*arguments, "-q").stderr == b""
 
 
 def test_a_packed_file_runs_from_anywhere(codegen, checkpoint, fresh_home, tmp_path):
@@ -125,7 +139,8 @@ def test_bad_requests_name_what_was_found(codegen, checkpoint, source, options, 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_no_file(checkpoint, tmp_path, number, code):
     target = tmp_path / "out" / "packed.safetensors"
-    command = [sys.executable, "-m", "codegen_cli", "quantize", str(checkpoint), "-o", str(target)]
+    command = [sys.executable, "-m", "codegen_cli", "quantize", "-v", str(checkpoint)]
+    command += ["-o", str(target)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while b"wte.weight" not in process.stderr.readline():
             pass

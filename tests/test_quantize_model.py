@@ -264,6 +264,13 @@ def test_no_file_of_the_source_is_a_target(checkpoint: Path, file: str) -> None:
     assert "is being read from" in refusal(checkpoint, checkpoint / file).message
 
 
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors.index.json"])
+def test_no_target_takes_the_place_of_the_sources_weights(checkpoint: Path, file: str) -> None:
+    message = refusal(checkpoint, checkpoint / file).message
+    assert "would be read as the checkpoint's weights" in message
+    assert not (checkpoint / file).exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError(), RuntimeError()])
 def test_what_a_callback_raises_passes_and_leaves_no_file(
     checkpoint: Path, tmp_path: Path, error: BaseException
@@ -297,7 +304,7 @@ except UserError as error:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_transformers_ignores_is_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_what_transformers_ignores_is_left_out_with_a_note(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     unused = {
         "transformer.h.0.attn.rotary_emb.inv_freq": random.standard_normal(4),
@@ -308,14 +315,15 @@ def test_what_transformers_ignores_is_left_out_with_a_warning(tmp_path: Path) ->
     }
     source = write_checkpoint(tmp_path / "more", CONFIG, TENSORS | unused, dtype="f32")
     summary = quantize(source, tmp_path / "more.packed", "int8")
-    assert summary.warnings[0] == (
+    assert summary.notes[0] == (
         "left out, as CodeGen computes nothing with them: "
         "transformer.h.*.attn.rotary_emb.inv_freq (2), transformer.h.*.attn.masked_bias, "
         "score.weight, score.bias"
     )
     plain = write_checkpoint(tmp_path / "plain", CONFIG, TENSORS, dtype="f32")
     quantized = quantize(plain, tmp_path / "plain.packed", "int8")
-    assert quantized.warnings == summary.warnings[1:]
+    assert quantized.warnings == summary.warnings
+    assert quantized.notes == ()
     found, expected = (
         read_packed_file(tmp_path / f"{name}.packed").tensors for name in ("more", "plain")
     )

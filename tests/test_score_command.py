@@ -45,7 +45,7 @@ def on_terminal(*arguments, **environment):
 
     terminal, stdout = pty.openpty()
     command = [sys.executable, "-m", "codegen_cli", *arguments]
-    changes = {"TERM": "xterm-256color", "COLUMNS": "60", **environment}
+    changes = {"TERM": "xterm-256color", "COLUMNS": "120", **environment}
     with subprocess.Popen(command, stdout=stdout, env=os.environ | changes) as process:
         os.close(stdout)
         output = b""
@@ -103,7 +103,7 @@ def test_json_is_one_object_for_all_files(codegen, model, files):
     assert report["is_complete"] is True
     lines = result.stdout.splitlines()
     assert [json.loads(line.rstrip(b",")) for line in lines[1:-1]] == report["files"]
-    assert (report["model"], report["n_positions"], report["stride"]) == ("nano", 512, 256)
+    assert (report["model"], report["n_positions"], report["stride"]) == ("nano:int8", 512, 256)
     assert [file["file"] for file in report["files"]] == files
     score = model.score(TEXT)
     first = report["files"][0]
@@ -255,12 +255,17 @@ def test_without_a_file_the_usage_is_wrong(codegen, command):
 @pytest.mark.parametrize("command", ["score", "embed"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_within_a_second(tmp_path, command, number, code):
+    (tmp_path / "a.py").write_text("import os\n")
     (tmp_path / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(100_000)))
     arguments = [sys.executable, "-m", "codegen_cli", command, "--json", "--threads", "4"]
     process = subprocess.Popen(
-        [*arguments, str(tmp_path / "long.py")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*arguments, "a.py", "long.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
     )
-    process.stderr.read(1)  # the note that the model is chosen: now it loads, then encodes
+    begun = process.stdout.readline()  # score: the model is loaded; embed: a.py is done
     time.sleep(1.5)
     process.send_signal(number)
     sent = time.monotonic()
@@ -269,9 +274,11 @@ def test_a_signal_ends_it_within_a_second(tmp_path, command, number, code):
     assert process.returncode == code
     assert b"Traceback" not in stderr
     if command == "score":
-        report = json.loads(stdout)
-        assert (report["files"], report["is_complete"]) == ([], False)
+        report = json.loads(begun + stdout)
+        assert "long.py" not in [file["file"] for file in report["files"]]
+        assert report["is_complete"] is False
     else:
+        assert json.loads(begun)["file"] == "a.py"
         assert stdout == b""
 
 

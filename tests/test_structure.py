@@ -33,8 +33,11 @@ quantize.quantize_model
 quantize
 codegen_cli.deadline
 codegen_cli.child_process
+codegen_cli.redirection
+codegen_cli.terminal
 codegen_cli.streams
 codegen_cli.console
+codegen_cli.tables
 codegen_cli.drawing
 codegen_cli.store
 codegen_cli.store.paths
@@ -134,8 +137,10 @@ codegen_cli.analysis.checkup
 codegen_cli.reports.doctor_report
 codegen_cli.commands
 codegen_cli.commands.model_names
+codegen_cli.commands.help_text
 codegen_cli.commands.options
 codegen_cli.commands.completion_script
+codegen_cli.commands.overwriting
 codegen_cli.commands.complete
 codegen_cli.commands.score
 codegen_cli.commands.embed

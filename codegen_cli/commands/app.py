@@ -12,13 +12,14 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import __version__, console, streams
+from codegen_cli import __version__, console, streams, tables
 from codegen_cli.commands.bench import bench
 from codegen_cli.commands.complete import complete
 from codegen_cli.commands.completion_script import blaming_home
 from codegen_cli.commands.doctor import doctor
 from codegen_cli.commands.download import download
 from codegen_cli.commands.embed import embed
+from codegen_cli.commands.help_text import Command, Group
 from codegen_cli.commands.models import app as models
 from codegen_cli.commands.quantize import quantize
 from codegen_cli.commands.score import score
@@ -28,24 +29,23 @@ app = typer.Typer(
     name="codegen",
     help="Complete code with Salesforce's CodeGen models on an ordinary CPU.",
     epilog='Start with: codegen complete "def fib(n):"',
+    cls=Group,
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (complete, score, embed, download, quantize, doctor, bench):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(models, name="models")
 
-START = """\
-codegen completes code with Salesforce's CodeGen models on this computer's processor.
-
-Try:
-  codegen complete "def fib(n):"      the small bundled model answers, offline
-  codegen models list                 the real models, and which of them fit here
-  codegen download 350M-mono && codegen quantize 350M-mono    get one and run it from then on
-
-More: codegen --help, codegen COMMAND --help, codegen --install-completion"""
+WHAT = "codegen completes code with Salesforce's CodeGen models on this computer's processor."
+TRY = [
+    ('codegen complete "def fib(n):"', "the small bundled model answers, offline"),
+    ("codegen models list", "the real models, and which of them fit here"),
+    ("codegen download 350M-mono", "get one, then: codegen quantize 350M-mono"),
+]
+MORE = "More: codegen --help, codegen COMMAND --help, codegen --install-completion"
 
 
 def _show_version(wanted: bool) -> None:
@@ -63,7 +63,9 @@ def _options(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        streams.write_line(START)
+        tables.prose(f"{WHAT}\n\nTry:")
+        tables.facts([(f"  {command}", text) for command, text in TRY])
+        tables.prose(f"\n{MORE}")
 
 
 def run() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from codegen_cli import console
 from codegen_cli.commands import options
+from codegen_cli.commands.overwriting import refuse_overwritten_prompt
 from quantize.errors import UserError
 
 
@@ -114,7 +115,14 @@ Until = Annotated[
         help="function: end where the function or method ends, as said above.",
     ),
 ]
-Echo = Annotated[bool, typer.Option("--echo", help="Write the prompt first, unchanged.")]
+Echo = Annotated[
+    bool,
+    typer.Option(
+        "--echo",
+        help="Write the prompt first, unchanged, as an editor's filter must. Notes are then left "
+        "out unless stderr is a terminal or a file of its own.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
 ]
@@ -160,6 +168,7 @@ def complete(
     \b
     codegen complete "def fib(n):"
     codegen complete --file area.py -n 64 -t 0
+    codegen complete --file area.py >> area.py
     cat shapes.py | codegen complete - "def area("
     codegen complete -m 2B-mono:int4 --until none "# parse a CSV file"
     codegen complete --json --seed 7 "def add(a, b):" | jq -r .choices[0].text
@@ -168,6 +177,8 @@ def complete(
     """
     started = time.monotonic()
     console.set_quiet(quiet)
+    if echo:
+        console.keep_out_of_filters()
     if not prompt and file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a PROMPT, --file, or a pipe on stdin")
     from codegen_cli.decoding.options import GenerateOptions
@@ -184,8 +195,10 @@ def complete(
         **({} if seed is None else {"seed": seed}),
     )
     from codegen_cli.reports.completion import Completion
-    from codegen_cli.text.prompt_input import read_prompt
+    from codegen_cli.text.prompt_input import STDIN, read_prompt
 
+    reads_stdin = STDIN in prompt if prompt else file is None
+    refuse_overwritten_prompt(file, reads_stdin=reads_stdin)
     completion = Completion(
         generate_options, echo=echo, streams=not as_json, special_tokens=special_tokens
     )
@@ -198,6 +211,8 @@ def complete(
                 completion.write_json()
             if usage:
                 console.show(completion.usage_line())
+            if not as_json:
+                console.tip(completion.cut_line())
     # As an exception holds on to this frame, the process ends with the model still there: freeing
     # it and its tokenizer piece by piece took 0.02 s.
     raise typer.Exit

@@ -57,11 +57,11 @@ def download(
             console.note(f"comparing {entry.name} with {entry.repository}")
         else:
             console.note(f"fetching {entry.name} from {entry.repository}{size}")
-        with drawing.progress(entry.name) as advance:
+        with drawing.progress(entry.name, "bytes") as advance:
             directory = fetch(
                 entry, lambda event: advance(event.done_bytes, event.total_bytes), force=force
             )
     else:
         console.note(f"{entry.name} is in the cache")
     streams.write_line(os.fsencode(directory))
-    console.note(f"next: codegen quantize {entry.name} --format int4")
+    console.tip(f"next: codegen quantize {entry.name} --format int4")

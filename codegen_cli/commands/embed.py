@@ -8,6 +8,7 @@ import typer
 
 from codegen_cli import console
 from codegen_cli.commands import options
+from codegen_cli.commands.overwriting import refuse_overwritten_texts
 
 
 def embed(
@@ -44,6 +45,8 @@ def embed(
     console.set_quiet(quiet)
     if output is None and not as_json and sys.stdout.isatty():
         raise typer.BadParameter("a .npy file is binary: give -o FILE or --json, or redirect it")
+    refuse_overwritten_texts(files, output)
+
     from codegen_cli.engine.threads import run_interruptibly
     from codegen_cli.language_model import load
     from codegen_cli.reports.embed_report import judge_output, refuse_empty, write_vectors

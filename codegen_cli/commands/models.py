@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from codegen_cli import console, drawing, streams
+from codegen_cli import console, streams, tables
 from codegen_cli.commands import options
+from codegen_cli.commands.help_text import Command, Group
 from codegen_cli.commands.model_names import model_names
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
@@ -22,6 +23,7 @@ Name = Annotated[
 ]
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,12 +41,13 @@ def models() -> None:
     """
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     """List all models: what is here, and what would fit.
 
-    Memory is what running a format takes: the file, the cache for a whole context, the program.
+    A format needs so much memory to run: the file, the cache for a whole context, the program.
     "fits" names the formats for which this machine has as much available now. * marks the default.
+    A name without a format, as in -m 350M-mono, means int4 if that is packed, else int8, else f16.
     Notes tell of files that `codegen models prune` would remove.
 
     \b
@@ -73,14 +76,15 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
         )
         return
     rows = [model_views.list_row(state, default, available) for state in states]
-    drawing.table(rows, model_views.LIST_HEADERS)
+    tables.table(rows, model_views.LIST_HEADERS)
     if available is not None:
         console.note(f"{console.size(available)} of memory are available")
-    for line in model_views.leftover_lines(others):
+    console.note(model_views.FORMAT_RULE)
+    for line in (*model_views.packed_lines(states), *model_views.leftover_lines(others)):
         console.note(line)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     """Show a model: dimensions, licence, files, memory.
 
@@ -100,10 +104,10 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
     if as_json:
         _write_json(model_views.as_object(state, default, available))
         return
-    drawing.table(model_views.show_rows(state, default, available))
+    tables.facts(model_views.show_rows(state, default, available))
 
 
-@app.command()
+@app.command(cls=Command)
 def path(name: Name, as_json: AsJson = False) -> None:
     """Print where a model lies: its packed file, else its checkpoint.
 
@@ -134,7 +138,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
         streams.write_line(os.fsencode(place))  # bytes: a path need not be valid text
 
 
-@app.command()
+@app.command(cls=Command)
 def default(
     name: Annotated[
         str | None,
@@ -167,16 +171,16 @@ def default(
     else:
         chosen = default_for(name)
         settings.set_default_model(chosen)
-        console.note(f"{console.printable(chosen)} is now the default model")
+        console.tip(f"{console.printable(chosen)} is now the default model")
     if chosen is None:
-        console.note(f"no default was chosen: {BUNDLED}, the bundled model, answers")
+        console.tip(f"no default was chosen: {BUNDLED}, the bundled model, answers")
     if as_json:
         _write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
     elif name is None:
         streams.write_line(os.fsencode(chosen or BUNDLED))
 
 
-@app.command("rm")
+@app.command("rm", cls=Command)
 def remove(
     name: Annotated[str, typer.Argument(metavar="NAME[:FORMAT]", autocompletion=model_names)],
     checkpoint: Annotated[
@@ -204,12 +208,12 @@ def remove(
     files, removed = (remove_checkpoint if checkpoint else remove_packed)(name, yes)
     forgotten = forget_missing_default(files)
     if forgotten:
-        console.note(f"{console.printable(forgotten)} was the default model; there is none now")
+        console.warn(f"{console.printable(forgotten)} was the default model; there is none now")
     if as_json:
         _write_json({"removed": removed, "default_was_reset": forgotten is not None})
 
 
-@app.command()
+@app.command(cls=Command)
 def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     """Remove files that nobody needs to keep.
 
@@ -238,7 +242,7 @@ def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
         _write_json({"removed": [leftover_object(each) for each in removed]})
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     models: Annotated[
         list[str] | None,
@@ -271,7 +275,7 @@ def verify(
         results.append(result)
         if not as_json:
             for line in result.lines():
-                streams.write_line(console.printable(line))
+                tables.prose(console.printable(line))
         if result.hint:
             console.note(result.hint)
     is_sound = all(result.is_sound for result in results)
@@ -281,7 +285,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_model(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed file.")],
     name: Annotated[
@@ -310,7 +314,7 @@ def import_model(
     packed = read_packed_file(file)
     chosen = import_name(name, packed.name, file)
     target = import_file(file, chosen, packed.format, judge=require_sound, replace=force)
-    console.note(f"imported {target}; run it with: codegen complete -m {chosen}:{packed.format}")
+    console.tip(f"imported; run it with: codegen complete -m {chosen}:{packed.format}")
     make_default_if_first(target)
     if as_json:
         _write_json({"name": chosen, "format": packed.format, "path": str(target)})

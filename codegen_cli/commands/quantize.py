@@ -29,6 +29,9 @@ def quantize(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write here, not among the models."),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell each matrix's rounding error.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Pack a checkpoint to int8, int4 or f16.
@@ -39,6 +42,7 @@ def quantize(
     codegen quantize 350M-mono
     codegen quantize 2B-mono --format int4
     codegen quantize ./checkpoint --format int4 -o mine.safetensors
+    codegen quantize -v 350M-mono 2> errors.txt
     """
     from codegen_cli.store.hub_cache import cached_checkpoint
     from codegen_cli.store.packing import make_default_if_first, pack
@@ -53,5 +57,5 @@ def quantize(
     else:
         path = checkpoint.path
     target = output or packed_path(checkpoint.name, format)
-    pack(path, checkpoint.name, format, target)
+    pack(path, checkpoint.name, format, target, tells_tensors=verbose)
     make_default_if_first(target)

@@ -6,6 +6,7 @@ import typer
 
 from codegen_cli import console
 from codegen_cli.commands import options
+from codegen_cli.commands.overwriting import refuse_overwritten_texts
 
 
 def score(
@@ -41,6 +42,7 @@ def score(
     codegen score --json *.py | jq .total.bits_per_byte
     """
     console.set_quiet(quiet)
+    refuse_overwritten_texts(files)
     from codegen_cli.engine.threads import run_interruptibly
     from codegen_cli.language_model import load
     from codegen_cli.reports.score_report import write_scores

@@ -63,7 +63,7 @@ def warn_if_short(packed: PackedFile, name: str, available: int | None) -> None:
         (f"{name}:{format}", needed(packed.config, packed_bytes(packed.config, format)).bytes)
         for format in _smaller_formats(packed.format)
     ]
-    console.note(_warning(name, need, available, smaller or _smaller_model(name)))
+    console.warn(_warning(name, need, available, smaller or _smaller_model(name)))
 
 
 def _warning(name: str, need: Need, available: int, smaller: list[tuple[str, int]]) -> str:

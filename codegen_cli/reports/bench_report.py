@@ -5,25 +5,37 @@ import platform
 from collections.abc import Sequence
 from statistics import median
 
-from codegen_cli import __version__, console, drawing, streams
+from codegen_cli import __version__, streams, tables
 from codegen_cli.analysis.disturbance import NOTICEABLE_CORES
 from codegen_cli.analysis.speed import Measure
 from codegen_cli.analysis.token_bytes import bits_per_weight
 from codegen_cli.engine import cpu
 from codegen_cli.engine.model import Model
+from codegen_cli.terminal import USUAL_COLUMNS
 
 _HEADERS = ("what", "tokens/s", "MB/token", "GB/s", "limit", "share", "tokens/s in each round")
-_LEGEND = """\
-prompt of N  how fast a prompt of N tokens is read; all of its tokens share one reading of the
-             weights, so it is limited by arithmetic
-after N      how fast a text is continued, one token at a time, when N tokens stand before it
-MB/token     weights and cached keys and values that one such token makes the CPU read
-GB/s, limit  what was read so, and what the same threads read from memory just before and after,
-             in a plain loop
-share        of the limit that was reached; more than 100% where the CPU's caches hold a part of the
-             model, memory became faster meanwhile, or asking it ahead paid more than in the loop
-All but the last column are medians of the rounds.
-"""
+_LEGEND = [
+    (
+        "prompt of N",
+        "how fast a prompt of N tokens is read; all of its tokens share one reading of the "
+        "weights, so it is limited by arithmetic",
+    ),
+    (
+        "after N",
+        "how fast a text is continued, one token at a time, when N tokens stand before it",
+    ),
+    ("MB/token", "weights and cached keys and values that one such token makes the CPU read"),
+    (
+        "GB/s, limit",
+        "what was read so, and what the same threads read from memory just before and after, "
+        "in a plain loop",
+    ),
+    (
+        "share",
+        "of the limit that was reached; more than 100% where the CPU's caches hold a part of the "
+        "model, memory became faster meanwhile, or asking it ahead paid more than in the loop",
+    ),
+]
 
 
 def write_table(
@@ -39,13 +51,15 @@ def write_table(
         f"{_counted(n_threads, 'thread')}, {cpu.kernel_path()} kernels, {cpu.name()}; "
         f"{_counted(n_rounds, 'round')}"
     )
-    streams.write_result(f"{console.printable(title)}\n\n")
-    drawing.table([_row(measure) for measure in measures], _HEADERS)
-    streams.write_result(f"\n{_LEGEND}")
+    tables.prose(f"{title}\n")
+    tables.table([_row(measure) for measure in measures], _HEADERS, wraps_last=True)
+    streams.write_line("")
+    tables.facts(_LEGEND, log_columns=USUAL_COLUMNS)
+    tables.prose("All but the last column are medians of the rounds.")
     if other_cores is not None and other_cores > NOTICEABLE_CORES:
-        streams.write_result(
+        tables.prose(
             f"\nOther programs kept {other_cores:.1f} cores busy meanwhile: on an idle machine "
-            "the model is faster.\n"
+            "the model is faster."
         )
 
 

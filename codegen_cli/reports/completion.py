@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.engine.threads import run_interruptibly
 from codegen_cli.model_choice import choose_model
 from codegen_cli.reports.openai_json import completion_object
+from codegen_cli.store.registry import name_with_format
 from codegen_cli.text.prompt import last_document
 from codegen_cli.text.prompt_process import PromptProcess
 from quantize.errors import UserError
@@ -41,7 +41,7 @@ class Completion:
         self._special_tokens = special_tokens
         self._echo = echo
         self._streams = streams
-        self._model_name = ""
+        self._model = ""
         self._load_seconds = 0.0
         self.text = ""
         self.summary: Summary | None = None
@@ -71,7 +71,7 @@ class Completion:
         report = completion_object(
             hex_id=os.urandom(16).hex(),
             created=int(time.time()),
-            model=self._model_name,
+            model=self._model,
             text=self.text,
             summary=self.summary,
             load_seconds=self._load_seconds,
@@ -79,19 +79,32 @@ class Completion:
         streams.write_line(json.dumps(report))
 
     def usage_line(self) -> str:
-        """Return token counts and speeds, in words."""
+        """Return the model, token counts and speeds, in words."""
         assert self.summary is not None
         summary = self.summary
-        guesses = ""
+        guesses, model = "", f"{self._model}: " if self._model else ""
         if summary.drafted_tokens:
             guesses = f", {summary.accepted_tokens} of {summary.drafted_tokens} guesses right"
         return (
-            f"prompt {summary.prompt_tokens} tokens in {summary.prefill_seconds:.2f} s "
+            f"{model}prompt {summary.prompt_tokens} tokens in {summary.prefill_seconds:.2f} s "
             f"({summary.prefill_tokens_per_second:.1f}/s), "
             f"completion {summary.completion_tokens} tokens in {summary.decode_seconds:.2f} s "
             f"({summary.decode_tokens_per_second:.1f}/s{guesses}), "
             f"load {self._load_seconds:.2f} s, {summary.end_reason}, seed {summary.seed}"
         )
+
+    def cut_line(self) -> str:
+        """Return what cut the completion short and what gives more, in words; "" if nothing did."""
+        assert self.summary is not None
+        n_tokens, reason = self.summary.completion_tokens, self.summary.end_reason
+        if reason == "time":
+            return "cut at the time limit; --max-time for more"
+        if reason != "length":
+            return ""
+        if n_tokens < self._options.max_tokens:
+            n_tokens += self.summary.prompt_tokens
+            return f"cut where the model's context is full, at {n_tokens} tokens"
+        return f"cut at {n_tokens} token{'s' if n_tokens > 1 else ''}; -n for more"
 
     def _prepare(
         self, prompt: str, model_option: str | None, n_threads: int | None
@@ -100,7 +113,7 @@ class Completion:
         started = time.monotonic()
         options = self._options
         chosen = choose_model(model_option, options.deadline)
-        self._model_name = chosen.name
+        self._model = chosen.name
         packed_text = read_packed_text(chosen.path)
         self._prompt_process = PromptProcess(
             packed_text,
@@ -115,12 +128,13 @@ class Completion:
 
         keep_freed_memory()
         model = load_chosen(chosen, n_threads, options.deadline)
+        self._model = name_with_format(chosen.name, model.packed.format)
         self._load_seconds = time.monotonic() - started
         if not model.packed.has_text_of(packed_text):
             raise UserError(f"{chosen.path} was replaced while it was being read", "Try again.")
         fitted, vocabulary = self._prompt_process.result(options.deadline)
         if fitted.n_dropped_characters:
-            console.note(
+            console.warn(
                 f"the prompt is too long: reading its last {len(fitted.ids)} tokens, "
                 f"from line {fitted.first_line} on ({model.n_positions} fit, completion included)"
             )
@@ -147,6 +161,9 @@ class Completion:
             streams.write_result(text)
 
     def _end_line(self) -> None:
-        """Let the shell's next prompt begin on a line of its own, without a byte on stdout."""
-        if self._streams and sys.stdout.isatty() and self.text and not self.text.endswith("\n"):
+        """Let what follows on a shared terminal or log begin on a line of its own.
+
+        That costs no byte on stdout.
+        """
+        if self._streams and self.text and not self.text.endswith("\n"):
             console.end_line()

@@ -5,36 +5,26 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from codegen_cli import console, drawing, streams
+from codegen_cli import console, streams, tables
 from codegen_cli.analysis.checkup import Checkup, Forecast, Kernels, Problem
+from codegen_cli.terminal import USUAL_COLUMNS
 
 _MODEL_HEADERS = ("model", "format", "here", "needs, GB", "fits", "GB per token", "tokens/s")
-_LEGEND = """\
-needs         memory that the model takes while it runs; "fits" compares it with what is available
-GB per token  weights that the CPU reads for every token it writes
-tokens/s      to expect after a short prompt: the GB/s at which the kernels run through weights
-              ({kernels}; this memory gives {limit}), over GB per token.
-              A model so small that the CPU's caches hold it was run instead.
-To measure a model: codegen bench -m NAME
-"""
 
 
 def write_report(checkup: Checkup) -> None:
     """Write the report to stdout."""
-    drawing.table(list(_facts(checkup)))
+    tables.facts(list(_facts(checkup)))
+    streams.write_line("")
     if checkup.forecasts:
-        streams.write_result("\n")
-        drawing.table(list(_model_rows(checkup.forecasts)), _MODEL_HEADERS)
-        kernels = ", ".join(
-            f"{format} {speed / 1e9:.1f}" for format, speed in checkup.reading.kernels.items()
-        )
-        limit = f"{checkup.reading.limit / 1e9:.1f}"
-        streams.write_result("\n" + _LEGEND.format(kernels=kernels or "none runs", limit=limit))
-    streams.write_result("\n")
+        tables.table(list(_model_rows(checkup.forecasts)), _MODEL_HEADERS)
+        streams.write_line("")
+        tables.facts(list(_legend(checkup)), log_columns=USUAL_COLUMNS)
+        tables.prose("To measure a model: codegen bench -m NAME\n")
     for problem in checkup.problems:
         _write_problem(problem)
     if not checkup.problems:
-        streams.write_result("Nothing is wrong.\n")
+        streams.write_line("Nothing is wrong.")
 
 
 def write_json(checkup: Checkup) -> None:
@@ -53,6 +43,22 @@ def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
     yield "memory", _memory_cell(checkup)
     yield "reading it", f"{checkup.reading.limit / 1e9:.1f} GB/s on all threads together"
     yield "models in", str(checkup.models_dir or "nowhere")
+
+
+def _legend(checkup: Checkup) -> Iterator[tuple[str, str]]:
+    speeds = [f"{format} {speed / 1e9:.1f}" for format, speed in checkup.reading.kernels.items()]
+    kernels, limit = ", ".join(speeds) or "none runs", f"{checkup.reading.limit / 1e9:.1f}"
+    yield (
+        "needs",
+        'memory that the model takes while it runs; "fits" compares it with what is available',
+    )
+    yield "GB per token", "weights that the CPU reads for every token it writes"
+    yield (
+        "tokens/s",
+        "to expect after a short prompt: the GB/s at which the kernels run through weights "
+        f"({kernels}; this memory gives {limit}), over GB per token. A model so small that the "
+        "CPU's caches hold it was run instead.",
+    )
 
 
 def _kernels_cell(kernels: Kernels) -> str:
@@ -84,7 +90,15 @@ def _model_rows(forecasts: list[Forecast]) -> Iterator[list[str]]:
         rows.setdefault(tuple(map(_cells, each)), []).append(name)
     for cells, names in rows.items():
         for index, row in enumerate(cells):
-            yield [", ".join(names) if index == 0 else "", *row]
+            yield [_joined(names) if index == 0 else "", *row]
+
+
+def _joined(names: list[str]) -> str:
+    """Return names of one size as 350M-nl/multi/mono."""
+    size = names[0].partition("-")[0]
+    if any(name.partition("-")[0] != size for name in names):
+        return ", ".join(names)
+    return "/".join([names[0], *(name.removeprefix(f"{size}-") for name in names[1:])])
 
 
 def _cells(forecast: Forecast) -> tuple[str, ...]:
@@ -101,6 +115,6 @@ def _cells(forecast: Forecast) -> tuple[str, ...]:
 
 def _write_problem(problem: Problem) -> None:
     kind = "Broken" if problem.is_broken else "Not good"
-    streams.write_result(f"{kind}: {console.printable(problem.sentence)}\n")
+    tables.prose(f"{kind}: {problem.sentence}")
     if problem.hint:
-        streams.write_result(f"  {console.printable(problem.hint)}\n")
+        tables.prose(problem.hint, indent="  ")

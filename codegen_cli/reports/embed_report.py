@@ -14,6 +14,7 @@ from codegen_cli import console, drawing, streams
 from codegen_cli.analysis.embedding import Pool
 from codegen_cli.analysis.windows import stride_of
 from codegen_cli.language_model import LanguageModel
+from codegen_cli.store.registry import name_with_format
 from quantize.errors import UserError
 from quantize.whole_file import blaming, replacing, write_all
 
@@ -100,7 +101,7 @@ def _json_line(
 ) -> bytes:
     fields = {
         "file": name,
-        "model": model.name,
+        "model": name_with_format(model.name, model.format),
         "pool": pool,
         # str gives the shortest digits that mean the same float32.
         "embedding": [float(str(value)) if np.isfinite(value) else None for value in vector],

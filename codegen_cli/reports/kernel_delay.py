@@ -47,8 +47,10 @@ class KernelDelay:
             if delay.kind != self._kind:
                 self._kind = delay.kind
                 self._bar.close()
-                console.note_compiling(_line(delay))
-                self._advance = self._bar.enter_context(drawing.timer(_LABELS[delay.kind]))
+                console.note(_line(delay))
+                self._advance = self._bar.enter_context(
+                    drawing.progress(_LABELS[delay.kind], "seconds")
+                )
             if delay.total:
                 self._advance(delay.done, delay.total)
 

@@ -7,9 +7,11 @@ from typing import Any
 from codegen_cli import console
 from codegen_cli.reports.inventory import FormatState, ModelState
 from codegen_cli.store.leftovers import Leftover
-from codegen_cli.store.registry import split_name
+from codegen_cli.store.registry import FORMATS, split_name
 
-LIST_HEADERS = ("  model", "download", "packed", "memory, GB", "fits")
+LIST_HEADERS = ("  model", "download", *(f"{format} needs" for format in FORMATS), "fits")
+_OTHERS = "".join(f", else {format}" for format in FORMATS[1:])
+FORMAT_RULE = f"a name without a format means {FORMATS[0]} if that is packed{_OTHERS}"
 
 
 def list_row(state: ModelState, default: str | None, available: int | None) -> list[str]:
@@ -18,34 +20,45 @@ def list_row(state: ModelState, default: str | None, available: int | None) -> l
     default    the default model, if one was chosen
     available  bytes of memory, None if unknown
     """
-    packed = [each for each in state.formats if each.path]
-    needs = [(each.format, each.memory_bytes) for each in state.formats if each.memory_bytes]
-    memory = [f"{format} {memory_bytes / 1e9:.1f}" for format, memory_bytes in needs]
+    cells = {each.format: _needs_cell(each) for each in state.formats}
     fitting = [each.format for each in state.formats if _fits(each, available)]
+    fits = "all" if len(fitting) == len(FORMATS) else " ".join(fitting) or "none"
     return [
         ("* " if _is_default(state, default) else "  ") + state.name,
         _download_cell(state),
-        ", ".join(map(_packed_cell, packed)) or "-",
-        ", ".join(memory) or "-",
-        "?" if available is None else " ".join(fitting) or "none",
+        *(cells.get(format, "-") for format in FORMATS),
+        "?" if available is None else fits,
     ]
 
 
-def show_rows(state: ModelState, default: str | None, available: int | None) -> list[list[str]]:
+def packed_lines(states: Iterable[ModelState]) -> Iterator[str]:
+    """Yield what to tell of packed files, in each directory: how many, and their size."""
+    sizes: dict[Path, list[int]] = {}
+    for state in states:
+        for each in state.formats if not state.is_bundled else ():
+            if each.path:
+                sizes.setdefault(each.path.parent, []).append(each.file_bytes)
+    for directory, found in sizes.items():
+        yield f"packed files in {directory}: {len(found)}, {console.size(sum(found))}"
+
+
+def show_rows(
+    state: ModelState, default: str | None, available: int | None
+) -> list[tuple[str, str]]:
     """Return (what, value) rows that tell all of one model; arguments as of list_row."""
-    rows = [["name", state.name + (" (the default)" if _is_default(state, default) else "")]]
+    rows = [("name", state.name + (" (the default)" if _is_default(state, default) else ""))]
     if entry := state.entry:
         origin = entry.repository or "comes with the program"
-        rows += [["origin", origin], ["licence", entry.licence], ["family", entry.family]]
-    rows += [[key, _text(value)] for key, value in state.dimensions.items()]
-    rows.append(["checkpoint", str(state.checkpoint or "")])
+        rows += [("origin", origin), ("licence", entry.licence), ("family", entry.family)]
+    rows += [(key, _text(value)) for key, value in state.dimensions.items()]
+    rows.append(("checkpoint", str(state.checkpoint or "")))
     if not state.checkpoint:
-        rows.append(["download", _download_cell(state)])
+        rows.append(("download", _download_cell(state)))
     for each in state.formats:
-        rows.append([each.format or "file", _format_cell(each, available)])
+        rows.append((each.format or "file", _format_cell(each, available)))
     for path, provenance in state.provenance.items():
-        rows.append(["packed file", path])
-        rows += [[f"  {key}", text] for key, text in provenance.items()]
+        rows.append(("packed file", path))
+        rows += [(f"  {key}", text) for key, text in provenance.items()]
     return [row for row in rows if row[1]]
 
 
@@ -123,8 +136,10 @@ def _download_cell(state: ModelState) -> str:
     return console.size(size.download_bytes) if size else "-"
 
 
-def _packed_cell(state: FormatState) -> str:
-    return f"{state.format} " + ("damaged" if state.problem else console.size(state.file_bytes))
+def _needs_cell(state: FormatState) -> str:
+    if state.memory_bytes is None:
+        return "damaged"
+    return f"{state.memory_bytes / 1e9:.1f} GB" + (" packed" if state.path else "")
 
 
 def _format_cell(state: FormatState, available: int | None) -> str:

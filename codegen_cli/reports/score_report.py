@@ -2,17 +2,20 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from codegen_cli import console, drawing, streams
+from codegen_cli import console, drawing, streams, tables, terminal
 from codegen_cli.analysis.likelihood import Score, bits_per_byte, perplexity
 from codegen_cli.analysis.windows import stride_of
 from codegen_cli.language_model import LanguageModel
 from codegen_cli.reports import token_table
+from codegen_cli.store.registry import name_with_format
 
 _N_SURPRISES = 5
+_LEAST_COLUMNS = 60  # of a table of files: numbers take 44, and the rest is for a name
 
 
 @dataclass(slots=True)
@@ -90,16 +93,19 @@ def _writer(model: LanguageModel, *, with_tokens: bool, as_json: bool) -> _Write
         return _JsonWriter(model, with_tokens)
     if not with_tokens:
         return _TableWriter()
-    return _HeatWriter(model) if drawing.shows_colours() else _RowWriter(model)
+    return _HeatWriter(model) if terminal.shows_colours(sys.stdout) else _RowWriter(model)
 
 
 class _TableWriter:
-    """One line a file, the numbers first, as `wc` has it."""
+    """One line a file, the numbers first, as `wc` has it; sentences on a narrow terminal."""
 
     def __init__(self) -> None:
-        streams.write_line(
-            f"{'bits/byte':>9}  {'perplexity':>10}  {'tokens':>8}  {'bytes':>9}  file"
-        )
+        width = terminal.columns(sys.stdout)
+        self._is_narrow = width is not None and width < _LEAST_COLUMNS
+        if not self._is_narrow:
+            streams.write_line(
+                f"{'bits/byte':>9}  {'perplexity':>10}  {'tokens':>8}  {'bytes':>9}  file"
+            )
 
     def file(self, sums: _Sums, score: Score) -> None:
         self._line(sums)
@@ -109,6 +115,9 @@ class _TableWriter:
             self._line(total)
 
     def _line(self, sums: _Sums) -> None:
+        if self._is_narrow:
+            tables.prose(sums.sentence(), hang="  ")
+            return
         bits = _shown(bits_per_byte(sums.log_likelihood, sums.n_bytes))
         likelihood = _shown(perplexity(sums.log_likelihood, sums.n_tokens))
         name = console.printable(sums.name)
@@ -118,7 +127,7 @@ class _TableWriter:
 
 
 class _RowWriter:
-    """One line a token, for other programs; the sums are notes."""
+    """One line a token, for other programs; the sums go to stderr, quiet or not."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._tokenizer = model.tokenizer
@@ -127,11 +136,11 @@ class _RowWriter:
     def file(self, sums: _Sums, score: Score) -> None:
         for token in token_table.scored_tokens(score, self._tokenizer):
             streams.write_line(token_table.row(token, console.printable(sums.name)))
-        console.note(sums.sentence())
+        console.show(sums.sentence())
 
     def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         if n_files > 1:
-            console.note(total.sentence())
+            console.show(total.sentence())
 
 
 class _HeatWriter:
@@ -141,17 +150,17 @@ class _HeatWriter:
         self._tokenizer = model.tokenizer
 
     def file(self, sums: _Sums, score: Score) -> None:
-        streams.write_line(sums.sentence())
+        tables.prose(sums.sentence())
         cells = token_table.cells(score, self._tokenizer)
         drawing.heat_map((cell.text, cell.probability) for cell in cells)
         tokens = token_table.scored_tokens(score, self._tokenizer)
         for token in token_table.most_surprising(tokens, _N_SURPRISES):
-            streams.write_line(token_table.description(token))
+            tables.prose(token_table.description(token), hang="  ")
         streams.write_line("")
 
     def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         if n_files > 1:
-            streams.write_line(total.sentence())
+            tables.prose(total.sentence())
 
 
 class _JsonWriter:
@@ -162,7 +171,8 @@ class _JsonWriter:
         self._with_tokens = with_tokens
         self._separator = "\n"
         n_positions = model.config.n_positions
-        head = {"model": model.name, "n_positions": n_positions, "stride": stride_of(n_positions)}
+        name = name_with_format(model.name, model.format)
+        head = {"model": name, "n_positions": n_positions, "stride": stride_of(n_positions)}
         streams.write_result(f'{json.dumps(head)[:-1]}, "files": [')
 
     def file(self, sums: _Sums, score: Score) -> None:

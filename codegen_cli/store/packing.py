@@ -1,9 +1,9 @@
-"""A checkpoint -> its packed file, with the quantizer's progress on stderr."""
+"""A checkpoint -> its packed file, with the quantizer's progress and worst tensor on stderr."""
 
 import os
 from pathlib import Path
 
-from codegen_cli import console
+from codegen_cli import console, drawing
 from codegen_cli.deadline import Deadline, check_deadline
 from codegen_cli.store import paths, settings
 from codegen_cli.store.checkpoint_hashes import require_as_published
@@ -15,9 +15,15 @@ from quantize.quantize_model import quantize as quantize_checkpoint
 
 
 def pack(
-    source: Path, name: str, format: str, target: Path, deadline: Deadline = None
+    source: Path,
+    name: str,
+    format: str,
+    target: Path,
+    deadline: Deadline = None,
+    *,
+    tells_tensors: bool = False,
 ) -> QuantizeSummary:
-    """Pack the checkpoint at `source` to `target`.
+    """Pack the checkpoint at `source` to `target`; with tells_tensors, tell of each matrix.
 
     One in the hub's cache is first compared with the hashes that name its files. Raises UserError,
     and TimeUp after the tensor in which the deadline passes; the target is then as it was.
@@ -28,20 +34,25 @@ def pack(
         size = console.size(leftover.file_bytes)
         console.note(f"removed {leftover.path}, {size}: a run that was killed left it")
     console.note(f"packing {source} as {format}")
+    with drawing.progress(f"{name} as {format}") as advance:
 
-    def on_tensor(report: TensorReport) -> None:
-        _show_tensor(report)
-        check_deadline(deadline)
+        def on_tensor(report: TensorReport) -> None:
+            if tells_tensors:
+                _show_tensor(report)
+            advance(report.index, report.count)
+            check_deadline(deadline)
 
-    summary = quantize_checkpoint(source, target, format, name=name, on_tensor=on_tensor)
+        summary = quantize_checkpoint(source, target, format, name=name, on_tensor=on_tensor)
     worst = summary.worst
     console.note(
         f"packed {summary.path}: {summary.bytes / 1e6:.1f} MB, "
         f"{summary.bits_per_weight:.2f} bits per weight, "
         f"worst {worst.name} ({worst.relative_error:.2%}), {summary.seconds:.1f} s"
     )
+    for note in summary.notes:
+        console.note(note)
     for warning in summary.warnings:
-        console.note(warning)
+        console.warn(warning)
     return summary
 
 
@@ -56,7 +67,7 @@ def make_default_if_first(target: Path) -> None:
     try:
         for file in local_files():
             if file.path == target.absolute() and settings.set_first_default_model(file.name):
-                console.note(f"{file.name} is now the default model of `codegen complete`")
+                console.tip(f"{file.name} is now the default model of `codegen complete`")
     except UserError as error:
         console.warn(f"the default model stays as it is: {error.message}")
 

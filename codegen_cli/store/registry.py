@@ -126,6 +126,11 @@ def split_name(model: str) -> tuple[str, str | None]:
     return entry.name if entry else name, format
 
 
+def name_with_format(name: str, format: str) -> str:
+    """Return "350M-mono:int4", what split_name takes apart; a file's name may end in its format."""
+    return f"{name.removesuffix(f'.{format}')}:{format}"
+
+
 def packed_path(name: str, format: str) -> Path:
     """Return where the packed file of a model in a format is kept. Raises NoHome."""
     return paths.models_dir() / f"{name.replace('/', '--')}.{format}.safetensors"

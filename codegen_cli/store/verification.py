@@ -125,7 +125,7 @@ def verify_file(path: Path) -> Verification:
     started, count, done_bytes = time.monotonic(), 0, 0
     file_bytes = 0
     try:
-        with drawing.progress(path.name) as advance:
+        with drawing.progress(path.name, "bytes") as advance:
 
             def on_payload(check: PayloadCheck) -> None:
                 nonlocal count, done_bytes

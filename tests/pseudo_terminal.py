@@ -1,0 +1,63 @@
+"""A command on a pseudo-terminal of a given width -> all that it shows there, and its exit code."""
+
+import os
+import re
+import struct
+import sys
+import unicodedata
+from pathlib import Path
+
+ESCAPES = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
+
+
+def run_on_terminal(
+    *arguments: str, columns: int = 80, stdout: Path | None = None, **environment: str
+) -> tuple[str, int]:
+    """Run python with arguments; stdout, if given, is a file instead of the terminal."""
+    import fcntl
+    import pty
+    import termios
+
+    process_id, terminal = pty.fork()
+    if process_id == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        if stdout is not None:
+            os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT), 1)
+        for name in ("COLUMNS", "NO_COLOR"):
+            os.environ.pop(name, None)
+        os.environ.update({"TERM": "xterm-256color"} | environment)
+        os.execv(sys.executable, [sys.executable, *arguments])
+    shown = b""
+    try:
+        while part := os.read(terminal, 65536):
+            shown += part
+    except OSError:  # Linux: the other side is closed
+        pass
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1])
+    return shown.decode().replace("\r\n", "\n"), code
+
+
+def codegen_on_terminal(*arguments: str, **options: object) -> tuple[str, int]:
+    """Run `codegen ARGUMENTS...`; options as of run_on_terminal."""
+    return run_on_terminal("-m", "codegen_cli", *arguments, **options)  # type: ignore[arg-type]
+
+
+def plain(shown: str) -> str:
+    """What was shown without escape codes, each state of a progress bar on a line of its own."""
+    return ESCAPES.sub("", shown.replace("\r", "\n"))
+
+
+def too_wide(text: str, columns: int) -> list[str]:
+    """The lines of a text that a terminal would break inside a word.
+
+    A long last word, such as a path or what a shell has in quotes, is meant to be broken there.
+    """
+    rests = ((line, re.sub(r"('.*'|\S{20,})$", "", line)) for line in text.splitlines())
+    return [line for line, rest in rests if cells(line) > columns and cells(rest) == cells(line)]
+
+
+def cells(line: str) -> int:
+    """How many cells of a terminal a line takes."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in line)
+    return len(line) + wide - sum(map(bool, map(unicodedata.combining, line)))
