@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from codegen_cli.streams import escaped, read_stdin
+
 _is_quiet = False
 _is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
 
@@ -80,7 +82,11 @@ def is_interactive() -> bool:
 def confirm(question: str) -> bool:
     """Ask on the terminal; anything but yes is no."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    try:
+        answer = read_stdin()
+    except OSError:  # the terminal is gone
+        return False
+    return answer.strip().lower() in (b"y", b"yes")
 
 
 def size(n_bytes: int) -> str:
@@ -92,7 +98,7 @@ def size(n_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """Escape what would move a terminal's cursor or cannot be encoded: names come from files."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def _inert(text: str) -> str:

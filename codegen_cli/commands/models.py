@@ -1,9 +1,8 @@
 """`codegen models`: what there is on this machine, checked, chosen, taken in and removed."""
 
-import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -62,7 +61,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     available, default, states = available_bytes(), default_that_runs(), all_models()
     others = leftovers()
     if as_json:
-        _write_json(
+        streams.write_json(
             {
                 "models_dir": None if (place := find_models_dir()) is None else str(place),
                 "memory_available_bytes": available,
@@ -98,7 +97,7 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
     available, default = available_bytes(), default_that_runs()
     state = describe(name)
     if as_json:
-        _write_json(model_views.as_object(state, default, available))
+        streams.write_json(model_views.as_object(state, default, available))
         return
     drawing.table(model_views.show_rows(state, default, available))
 
@@ -106,6 +105,8 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
 @app.command()
 def path(name: Name, as_json: AsJson = False) -> None:
     """Print where a model lies: its packed file, else its checkpoint.
+
+    It prints the bytes of the path. JSON has \\xNN for a byte that is not UTF-8.
 
     \b
     codegen models path 350M-mono:int4
@@ -129,7 +130,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
         place, kind = model.path, "checkpoint" if isinstance(model, CheckpointModel) else "packed"
     place = place.absolute()
     if as_json:
-        _write_json({"name": model.name, "kind": kind, "path": str(place)})
+        streams.write_json({"name": model.name, "kind": kind, "path": str(place)})
     else:
         streams.write_line(os.fsencode(place))  # bytes: a path need not be valid text
 
@@ -171,7 +172,7 @@ def default(
     if chosen is None:
         console.note(f"no default was chosen: {BUNDLED}, the bundled model, answers")
     if as_json:
-        _write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
+        streams.write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
     elif name is None:
         streams.write_line(os.fsencode(chosen or BUNDLED))
 
@@ -206,7 +207,7 @@ def remove(
     if forgotten:
         console.note(f"{console.printable(forgotten)} was the default model; there is none now")
     if as_json:
-        _write_json({"removed": removed, "default_was_reset": forgotten is not None})
+        streams.write_json({"removed": removed, "default_was_reset": forgotten is not None})
 
 
 @app.command()
@@ -235,7 +236,7 @@ def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     if not removed:
         console.note("there is nothing to remove")
     if as_json:
-        _write_json({"removed": [leftover_object(each) for each in removed]})
+        streams.write_json({"removed": [leftover_object(each) for each in removed]})
 
 
 @app.command()
@@ -276,7 +277,9 @@ def verify(
             console.note(result.hint)
     is_sound = all(result.is_sound for result in results)
     if as_json:
-        _write_json({"is_sound": is_sound, "files": [result.as_object() for result in results]})
+        streams.write_json(
+            {"is_sound": is_sound, "files": [result.as_object() for result in results]}
+        )
     if not is_sound:
         raise typer.Exit(1)
 
@@ -313,10 +316,6 @@ def import_model(
     console.note(f"imported {target}; run it with: codegen complete -m {chosen}:{packed.format}")
     make_default_if_first(target)
     if as_json:
-        _write_json({"name": chosen, "format": packed.format, "path": str(target)})
+        streams.write_json({"name": chosen, "format": packed.format, "path": str(target)})
     else:
         streams.write_line(os.fsencode(target))
-
-
-def _write_json(value: dict[str, Any]) -> None:
-    streams.write_line(json.dumps(value))
