@@ -1,5 +1,6 @@
 """The entry point of `codegen` and of `python -m codegen_cli`."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -7,22 +8,24 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-FAILED = 1
 CTRL_C = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> NoReturn:
     """Run the command line and end the process; exit codes are listed in commands/app.py."""
+    _use_utf8()
     # Nearly all that start-up makes stays: looking for garbage in it again and again took a
     # twentieth of the time to the first token, as measured.
     gc.set_threshold(100_000)
     # NumPy's linear algebra starts threads that spin: a tenth of a second of CPU time, for nothing,
     # because no product here is NumPy's.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _open_missing_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        from codegen_cli.streams import open_streams
+
+        open_streams()
         from codegen_cli.commands.app import run
 
         run()
@@ -35,15 +38,20 @@ def main() -> NoReturn:
     _end_at_once(0)
 
 
-def _open_missing_streams() -> None:
-    """Let streams that the caller closed lead nowhere.
+def _use_utf8() -> None:
+    """Start anew in Python's UTF-8 mode where the locale has another encoding.
 
-    Python has None for such a stream, and writes what is printed to stderr to stdout then; the
-    system would give its number to the next file that is opened.
+    Arguments and names of files are bytes, which Python reads by the locale: by Latin-1, "naïve" in
+    UTF-8 is another word. Windows has them in UTF-8. Who calls Python with -X utf8=0 has that.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    if (
+        sys.platform != "win32"
+        and sys.getfilesystemencoding() != "utf-8"
+        and "utf8" not in sys._xoptions
+        and sys.executable
+    ):
+        with contextlib.suppress(OSError):  # it cannot be started: then as well as it goes
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
@@ -55,13 +63,10 @@ def _end_at_once(code: int) -> NoReturn:
     """Leave without waiting for threads: one may be compiling for seconds yet.
 
     Nor is anything freed piece by piece, of which a tokenizer has some hundred thousand: the system
-    takes all back at once, 0.07 s sooner.
+    takes all back at once, 0.07 s sooner. All of the result is written by now (streams.py).
     """
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:  # what was to be told is lost
-            code = code or FAILED
+    with contextlib.suppress(OSError):  # a message, such as it is without streams.py
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from codegen_cli import redirection, terminal
+from codegen_cli.streams import escaped, read_stdin
 
 _INDENT = "  "  # of the lines after the first that a message takes on a terminal
 _is_quiet = False
@@ -107,7 +108,11 @@ def confirm(question: str) -> bool:
     """Ask on the terminal; anything but yes is no."""
     asked = terminal.wrapped(f"{_inert(question)} [y/N] ", terminal.columns(sys.stderr), _INDENT)
     print(asked, end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    try:
+        answer = read_stdin()
+    except OSError:  # the terminal is gone
+        return False
+    return answer.strip().lower() in (b"y", b"yes")
 
 
 def size(n_bytes: int) -> str:
@@ -119,7 +124,7 @@ def size(n_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """Escape what would move a terminal's cursor or cannot be encoded: names come from files."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def _inert(text: str) -> str:

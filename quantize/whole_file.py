@@ -71,8 +71,13 @@ def blaming(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        hint = _HINTS.get(error.errno or 0, "Check the path and its permissions.")
+        hint = hint_for(error, "Check the path and its permissions.")
         raise UserError(f"cannot write {target}: {reason}", hint) from error
+
+
+def hint_for(error: OSError, otherwise: str) -> str:
+    """Return what to do about a file system's refusal to write."""
+    return _HINTS.get(error.errno or 0, otherwise)
 
 
 def partial_path(target: Path) -> Path:

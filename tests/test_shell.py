@@ -334,7 +334,8 @@ def test_a_text_without_end_is_one_error():
         ("模型 é", "模型 é"),
         ("\x1b[31mred", "\\x1b[31mred"),
         ("a\nb\t", "a\\nb\\t"),
-        ("\udcff", "\\udcff"),
+        ("\udcff", "\\xff"),
+        ("\ud800", "\\ud800"),
     ],
 )
 def test_what_a_terminal_would_obey_is_escaped(text, shown):

@@ -2,11 +2,10 @@
 
     0 done    1 failed    2 wrong usage    130 Ctrl-C    143 SIGTERM
 
-When stdout is closed by its reader, typer exits with 1 and says nothing. A bug keeps its traceback.
+When stdout is closed by its reader, it is 1 and nothing is said. A bug keeps its traceback.
 Imports nothing heavy: `codegen --help` must answer at once.
 """
 
-import errno
 import sys
 from typing import Annotated
 
@@ -76,11 +75,7 @@ def run() -> None:
     except UserError as error:
         console.error(error.message, error.hint)
         sys.exit(1)
-    except OSError as error:
-        # typer writes help itself. Our own files have names, and errors of their own.
-        if error.filename is not None or error.errno != errno.ENOSPC:
-            raise
-        console.error(streams.refused_by_stdout(error).message)
+    except BrokenPipeError:  # while typer completes a word; elsewhere it does this itself
         sys.exit(1)
     except MemoryError:
         console.error("not enough memory", "Close other programs, or give less to read at once.")

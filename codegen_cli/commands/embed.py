@@ -37,6 +37,8 @@ def embed(
     stride): every token's state is taken once, after all tokens before it or at least half a
     context of them.
 
+    In a file's name, \\xNN stands for a byte that is not UTF-8.
+
     \b
     codegen embed src/*.py -o vectors.npy
     codegen embed --pool last --json a.py b.py | jq -c .embedding

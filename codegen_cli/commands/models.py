@@ -1,9 +1,8 @@
 """`codegen models`: what there is on this machine, checked, chosen, taken in and removed."""
 
-import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -65,7 +64,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     available, default, states = available_bytes(), default_that_runs(), all_models()
     others = leftovers()
     if as_json:
-        _write_json(
+        streams.write_json(
             {
                 "models_dir": None if (place := find_models_dir()) is None else str(place),
                 "memory_available_bytes": available,
@@ -102,7 +101,7 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
     available, default = available_bytes(), default_that_runs()
     state = describe(name)
     if as_json:
-        _write_json(model_views.as_object(state, default, available))
+        streams.write_json(model_views.as_object(state, default, available))
         return
     tables.facts(model_views.show_rows(state, default, available))
 
@@ -110,6 +109,8 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
 @app.command(cls=Command)
 def path(name: Name, as_json: AsJson = False) -> None:
     """Print where a model lies: its packed file, else its checkpoint.
+
+    It prints the bytes of the path. JSON has \\xNN for a byte that is not UTF-8.
 
     \b
     codegen models path 350M-mono:int4
@@ -133,7 +134,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
         place, kind = model.path, "checkpoint" if isinstance(model, CheckpointModel) else "packed"
     place = place.absolute()
     if as_json:
-        _write_json({"name": model.name, "kind": kind, "path": str(place)})
+        streams.write_json({"name": model.name, "kind": kind, "path": str(place)})
     else:
         streams.write_line(os.fsencode(place))  # bytes: a path need not be valid text
 
@@ -175,7 +176,7 @@ def default(
     if chosen is None:
         console.tip(f"no default was chosen: {BUNDLED}, the bundled model, answers")
     if as_json:
-        _write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
+        streams.write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
     elif name is None:
         streams.write_line(os.fsencode(chosen or BUNDLED))
 
@@ -210,7 +211,7 @@ def remove(
     if forgotten:
         console.warn(f"{console.printable(forgotten)} was the default model; there is none now")
     if as_json:
-        _write_json({"removed": removed, "default_was_reset": forgotten is not None})
+        streams.write_json({"removed": removed, "default_was_reset": forgotten is not None})
 
 
 @app.command(cls=Command)
@@ -239,7 +240,7 @@ def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     if not removed:
         console.note("there is nothing to remove")
     if as_json:
-        _write_json({"removed": [leftover_object(each) for each in removed]})
+        streams.write_json({"removed": [leftover_object(each) for each in removed]})
 
 
 @app.command(cls=Command)
@@ -280,7 +281,9 @@ def verify(
             console.note(result.hint)
     is_sound = all(result.is_sound for result in results)
     if as_json:
-        _write_json({"is_sound": is_sound, "files": [result.as_object() for result in results]})
+        streams.write_json(
+            {"is_sound": is_sound, "files": [result.as_object() for result in results]}
+        )
     if not is_sound:
         raise typer.Exit(1)
 
@@ -317,10 +320,6 @@ def import_model(
     console.tip(f"imported; run it with: codegen complete -m {chosen}:{packed.format}")
     make_default_if_first(target)
     if as_json:
-        _write_json({"name": chosen, "format": packed.format, "path": str(target)})
+        streams.write_json({"name": chosen, "format": packed.format, "path": str(target)})
     else:
         streams.write_line(os.fsencode(target))
-
-
-def _write_json(value: dict[str, Any]) -> None:
-    streams.write_line(json.dumps(value))

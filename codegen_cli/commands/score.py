@@ -34,6 +34,8 @@ def score(
     (the stride): every token is scored once, after all tokens before it or at least half a context
     of them.
 
+    In a file's name, \\xNN stands for a byte that is not UTF-8.
+
     \b
     codegen score src/*.py
     codegen score --tokens area.py

@@ -1,6 +1,5 @@
 """Measured speeds of a model -> a table for people, or one JSON object."""
 
-import json
 import platform
 from collections.abc import Sequence
 from statistics import median
@@ -81,7 +80,7 @@ def write_json(
         "other_cores": other_cores,
         "measures": [_object(measure) for measure in measures],
     }
-    streams.write_result(f"{json.dumps(report, allow_nan=False)}\n")
+    streams.write_json(report)
 
 
 def _row(measure: Measure) -> list[str]:

@@ -1,6 +1,5 @@
 """One run of `codegen complete`: a prompt's text -> bytes on stdout, and a report of the run."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -76,7 +75,7 @@ class Completion:
             summary=self.summary,
             load_seconds=self._load_seconds,
         )
-        streams.write_line(json.dumps(report))
+        streams.write_json(report)
 
     def usage_line(self) -> str:
         """Return the model, token counts and speeds, in words."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator
 
 from codegen_cli import console, streams, tables
@@ -30,7 +29,7 @@ def write_report(checkup: Checkup) -> None:
 def write_json(checkup: Checkup) -> None:
     """Write one object to stdout: the fields of Checkup by their names, paths as text."""
     fields = {**dataclasses.asdict(checkup), "is_broken": checkup.is_broken}
-    streams.write_result(json.dumps(fields, default=str, allow_nan=False) + "\n")
+    streams.write_json(fields)
 
 
 def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:

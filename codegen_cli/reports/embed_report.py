@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -106,7 +105,7 @@ def _json_line(
         # str gives the shortest digits that mean the same float32.
         "embedding": [float(str(value)) if np.isfinite(value) else None for value in vector],
     }
-    return f"{json.dumps(fields, allow_nan=False)}\n".encode()
+    return f"{streams.json_text(fields)}\n".encode()
 
 
 def _npy_header(n_texts: int, n_embd: int) -> bytes:

@@ -12,7 +12,7 @@ def completion_object(
     summary: Summary,
     load_seconds: float,
 ) -> dict[str, object]:
-    """Return one `text_completion` object, ready for json.dumps.
+    """Return one `text_completion` object, ready for JSON.
 
     hex_id and created are unique to the run: random hexadecimal digits, and time.time() as an int.
     The shape is https://platform.openai.com/docs/api-reference/completions/object; `end_reason`,

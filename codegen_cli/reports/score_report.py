@@ -1,6 +1,5 @@
 """Texts and a model -> their likelihood on stdout: a table, tokens, a heat map or JSON."""
 
-import json
 import math
 import sys
 from collections.abc import Iterable
@@ -173,19 +172,19 @@ class _JsonWriter:
         n_positions = model.config.n_positions
         name = name_with_format(model.name, model.format)
         head = {"model": name, "n_positions": n_positions, "stride": stride_of(n_positions)}
-        streams.write_result(f'{json.dumps(head)[:-1]}, "files": [')
+        streams.write_result(f'{streams.json_text(head)[:-1]}, "files": [')
 
     def file(self, sums: _Sums, score: Score) -> None:
         fields = {"file": sums.name, **sums.fields(), "windows": score.n_windows}
         if self._with_tokens:
             tokens = token_table.scored_tokens(score, self._tokenizer)
             fields["token_scores"] = [token_table.json_token(token) for token in tokens]
-        streams.write_result(f"{self._separator}{json.dumps(fields, allow_nan=False)}")
+        streams.write_result(f"{self._separator}{streams.json_text(fields)}")
         self._separator = ",\n"
 
     def end(self, total: _Sums, n_files: int, is_complete: bool) -> None:
         tail = {"total": total.fields(), "is_complete": is_complete}
-        streams.write_result(f"\n], {json.dumps(tail, allow_nan=False)[1:]}\n")
+        streams.write_result(f"\n], {streams.json_text(tail)[1:]}\n")
 
 
 def _note_windows(model: LanguageModel, name: str, score: Score) -> None:

@@ -92,7 +92,7 @@ def change_default(change: Callable[[Default | None], Default | None]) -> bool:
                 settings[DEFAULT_MODEL] = new.model
                 if not new.is_chosen:
                     settings[AUTOMATIC_DEFAULT] = new.model
-            _replace_file(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+            _replace_file(path, json.dumps(settings, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}", CHOOSE_HOME) from error
     return True

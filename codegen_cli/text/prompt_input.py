@@ -1,9 +1,9 @@
 """Arguments, files and stdin -> texts, every byte of them kept."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from codegen_cli.streams import read_stdin
 from quantize.errors import UserError
 
 STDIN = "-"
@@ -85,9 +85,8 @@ def _read_text(file: str) -> str:
 
 
 def _read_stdin() -> bytes:
-    """Read without Python's buffer: a thread that waits inside it would block the process's end."""
     try:
-        return b"".join(iter(lambda: os.read(0, 1 << 20), b""))
+        return b"".join(iter(read_stdin, b""))
     except OSError as error:
         raise UserError(
             f"cannot read stdin: {error.strerror}", "Give the text as an argument, or pipe it in."
