@@ -51,4 +51,4 @@ def codegen() -> Codegen:
 @pytest.fixture(scope="session")
 def compiled_kernels(codegen: Codegen) -> None:
     """Kernels are in the cache from here on: no run stops to compile or says that it does."""
-    assert codegen("complete", "-q", "-n", "1", "x").returncode == 0
+    assert codegen("complete", "-q", "-n", "1", "x", timeout=600).returncode == 0

@@ -15,6 +15,7 @@ from packed import write_packed
 
 from codegen_cli import console
 from codegen_cli.commands.app import app
+from codegen_cli.store.paths import bundled_model
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -232,7 +233,7 @@ def test_a_narrow_terminal_gets_rows_of_lines_and_no_broken_word(tmp_path):
     at = lines.index("* nano")
     assert lines[at + 1 : at + 5] == [
         "    download    bundled",
-        "    packed      int8 37 MB",
+        f"    packed      int8 {bundled_model().stat().st_size / 1e6:.0f} MB",
         "    memory, GB  int8 0.2",
         "    fits        int8",
     ]
