@@ -1,34 +1,39 @@
 """A checkpoint -> how far int8 and int4 move its next-token distributions from those of f16.
 
-python benchmarks/fidelity.py CHECKPOINT [--corpus FILE.npy.xz ...] [--contexts 8] [--threads N]
+    python benchmarks/fidelity.py CHECKPOINT [--corpus FILE.npy.xz ...] [--contexts 8] [--threads N]
 
-Packs the checkpoint into a temporary directory and runs every file on the same contexts: those of
-tests/data/validation_ids.npz, or contexts spread evenly over files of uint16 ids. Prints, for each
-set of contexts and each way of rounding:
+Every way of rounding runs on the same contexts of 512 tokens (fewer where the model has fewer): of
+tests/data/validation_ids.npz, or spread evenly over files of CodeGen's ids (validation.py). A row
+for each set of contexts and each way of rounding is printed as soon as it is known:
 
     KL          mean over positions of sum p_f16 (ln p_f16 - ln p), in nats
     same top-1  share of positions with the same most likely id
-    perplexity  of the ids that follow; ids whose lm_head row is all zero, which a model that was
-                trained on part of the vocabulary never emits, are left out as targets
+    perplexity  of the ids that follow
 
 "plain" is rounding to codes -7..7 times absmax / 7 of each group of 32, of exactly the tensors that
 are int4 in the line above; its values are run by the f16 kernels, as are those of int4 with an int4
 lm_head. Last, the error of the int4 tensors' weights: root of sum u (rounded - weight)**2, searched
 over plain, with u = 1 and with u = |weight|.
+
+One model is in memory at a time. The packed files and f16's predictions for a set lie in the
+directory for temporary files ($TMPDIR): 4.5 GB for 350M.
 """
 
 import argparse
-import io
-import lzma
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+from validation import Ids, corpus_sets, shipped_sets
 
 from codegen_cli.engine.cores import usable_cores
-from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine.model import load_model
+from codegen_cli.text.tokenizer import Tokenizer
 from quantize.blocks import (
     Bytes,
     Float32,
@@ -41,73 +46,77 @@ from quantize.blocks import (
 from quantize.layout import pack_f16, unpack_f16
 from quantize.packed_file import PackedFile, PackedTensor, read_packed_file
 from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
-from quantize.quantize_model import quantize
+from quantize.quantize_model import quantize, stored_format
 from quantize.scale_search import search_int4_scales
+from quantize.tensor_map import tensor_specs
 
-DEFAULT_IDS = Path(__file__).parent.parent / "tests" / "data" / "validation_ids.npz"
-N_POSITIONS = 512
+N_TOKENS = 512
+"""Of a context."""
+
+HEAD = "lm_head.weight"
+LABELS = ("f16", "int8", "int4", "  plain", "int4 and lm_head too", "  plain, lm_head too")
+BESIDE_PLAIN = {"int4": "  plain", "int4 and lm_head too": "  plain, lm_head too"}
+
+# Rows at a time: logits as f64, weights as f32.
 CHUNK = 64
+ROWS = 4096
+SECONDS_BETWEEN_NOTES = 10
 
 Round = Callable[[Float32], Float32]
+Sets = Sequence[tuple[str, Sequence[Ids]]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Score:
-    """Sums over positions of one way of rounding on one set of contexts."""
+    """Sums over positions of one way of rounding."""
 
-    kl: float = 0.0
-    same: int = 0
+    kl_sum: float = 0.0
+    n_same: int = 0
     n_positions: int = 0
     surprise: float = 0.0
     n_targets: int = 0
 
+    def __add__(self, other: Self) -> "Score":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Score(*(a + b for a, b in pairs))
+
+    @property
+    def kl(self) -> float:
+        return self.kl_sum / self.n_positions
+
+    @property
+    def same(self) -> float:
+        return self.n_same / self.n_positions
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.surprise / self.n_targets))
+
     def __str__(self) -> str:
-        perplexity = np.exp(self.surprise / self.n_targets)
-        kl, same = self.kl / self.n_positions, self.same / self.n_positions
-        return f"{kl:10.5f} {same:11.3f} {perplexity:11.4f}"
-
-
-def default_contexts() -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and contexts [n, n_tokens] of each set that the project ships."""
-    with np.load(DEFAULT_IDS) as sets:
-        for name in sets:
-            yield name, sets[name]
-
-
-def corpus_contexts(paths: Iterable[Path], n_contexts: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and contexts [n_contexts, 512] of each file of ids."""
-    for path in paths:
-        ids = np.load(io.BytesIO(lzma.decompress(path.read_bytes())))
-        starts = np.linspace(0, len(ids) - N_POSITIONS, n_contexts).astype(int)
-        name = path.name.removesuffix(".npy.xz").removeprefix("valid_")
-        yield name, np.stack([ids[start : start + N_POSITIONS] for start in starts])
+        return f"{self.kl:10.5f} {self.same:11.3f} {self.perplexity:11.4f}"
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    """In float64, of each row."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def add_context(
-    score: Score, reference: np.ndarray, logits: np.ndarray, ids: np.ndarray, is_live: np.ndarray
-) -> None:
-    """Add one context's positions; logits [n_tokens, vocab_size] f32, ids [n_tokens]."""
+def score_context(reference: Float32, logits: Float32, ids: Ids) -> Score:
+    """Compare the logits [n_tokens, vocab_size] of a context's ids with those of f16."""
+    score = Score()
     for start in range(0, len(ids), CHUNK):
         rows = slice(start, start + CHUNK)
-        wanted = log_softmax(reference[rows].astype(np.float64))
-        found = log_softmax(logits[rows].astype(np.float64))
-        score.kl += float((np.exp(wanted) * (wanted - found)).sum())
-        score.same += int((wanted.argmax(axis=1) == found.argmax(axis=1)).sum())
-        score.n_positions += len(found)
+        wanted, found = log_softmax(reference[rows]), log_softmax(logits[rows])
         targets = ids[start + 1 : start + 1 + len(found)]
-        surprises = -found[np.arange(len(targets)), targets]
-        score.surprise += float(surprises[is_live[targets]].sum())
-        score.n_targets += int(is_live[targets].sum())
-
-
-def matrix(tensor: PackedTensor) -> Float32:
-    """Return a matrix of an f16 file."""
-    return unpack_f16(tensor.payload, tensor.shape).astype(np.float32)
+        score += Score(
+            kl_sum=float((np.exp(wanted) * (wanted - found)).sum()),
+            n_same=int((wanted.argmax(axis=1) == found.argmax(axis=1)).sum()),
+            n_positions=len(found),
+            surprise=float(-found[np.arange(len(targets)), targets].sum()),
+            n_targets=len(targets),
+        )
+    return score
 
 
 def by_int8(weights: Float32) -> Float32:
@@ -119,7 +128,68 @@ def by_search(weights: Float32) -> Float32:
     return dequantize_int4(quantize_int4(weights, scales), scales)[:, : weights.shape[1]]
 
 
-def write_rounded(f16: PackedFile, path: Path, rounding: Callable[[str], Round]) -> Path:
+def blocks_of_rows(tensor: PackedTensor) -> Iterator[Float32]:
+    """Yield a matrix of an f16 file in blocks of rows; no rounding looks beyond a row."""
+    weights = unpack_f16(tensor.payload, tensor.shape)
+    for start in range(0, len(weights), ROWS):
+        yield weights[start : start + ROWS].astype(np.float32)
+
+
+class Checkpoint:
+    """A checkpoint's packed files in a directory, one for each way of rounding, made when needed.
+
+    Those that no format of ours holds are f16 files of the rounded values.
+    """
+
+    def __init__(self, source: Path, directory: Path) -> None:
+        self.source, self.directory = source, directory
+        self.config = read_packed_file(self.packed("f16")).config
+        specs = [spec for spec in tensor_specs(self.config) if spec.kind == "matrix"]
+        kept = {spec.name for spec in specs if stored_format(spec, "int4") == "int8"}
+        self.int4_names = {spec.name for spec in specs} - kept
+        self._roundings = {
+            "  plain": (round_to_absmax_int4, kept),
+            "int4 and lm_head too": (by_search, kept - {HEAD}),
+            "  plain, lm_head too": (round_to_absmax_int4, kept - {HEAD}),
+        }
+
+    def packed(self, label: str) -> Path:
+        """Return the file of one of LABELS."""
+        path = self.directory / label.strip().replace(" ", "_").replace(",", "")
+        if path.exists():
+            return path
+        print(f"packing {label.strip()}", file=sys.stderr, flush=True)
+        if label in ("f16", "int8", "int4"):
+            quantize(self.source, path, label)
+        else:
+            rounding, kept = self._roundings[label]
+            f16 = read_packed_file(self.packed("f16"))
+            write_rounded(f16, path, lambda name: by_int8 if name in kept else rounding)
+        return path
+
+    def logits(self, label: str, contexts: Sequence[Ids], threads: int) -> Iterator[Float32]:
+        """Yield the logits [n_tokens, vocab_size] of each context."""
+        model = load_model(self.packed(label), threads)
+        try:
+            for ids in contexts:
+                yield model.forward(ids, model.new_cache())
+        finally:
+            model.close()
+
+    def weight_error_ratios(self) -> tuple[float, float]:
+        """Return searched over plain error of the int4 tensors, u = 1 and u = |weight|."""
+        f16 = read_packed_file(self.packed("f16"))
+        errors = np.zeros((2, 2))
+        for name in self.int4_names:
+            for weights in blocks_of_rows(f16.tensors[name]):
+                for i, rounding in enumerate((by_search, round_to_absmax_int4)):
+                    squares = np.square(rounding(weights) - weights, dtype=np.float64)
+                    errors[i] += squares.sum(), (np.abs(weights) * squares).sum()
+        same, by_magnitude = np.sqrt(errors[0] / errors[1])
+        return float(same), float(by_magnitude)
+
+
+def write_rounded(f16: PackedFile, path: Path, rounding: Callable[[str], Round]) -> None:
     """Write an f16 file whose matrices were rounded by rounding(name)."""
 
     def payloads() -> Iterator[Bytes]:
@@ -127,61 +197,55 @@ def write_rounded(f16: PackedFile, path: Path, rounding: Callable[[str], Round])
             if tensor.format == "f32":
                 yield tensor.payload
             else:
-                rounded = rounding(tensor.name)(matrix(tensor))
-                yield pack_f16(rounded.astype(np.float16))
+                rounded = map(rounding(tensor.name), blocks_of_rows(tensor))
+                yield pack_f16(np.concatenate([rows.astype(np.float16) for rows in rounded]))
 
     model = ModelDescription(f16.config, "f16", f16.name, f16.tokenizer_json, f16.provenance)
     entries = [TensorEntry(t.name, t.format, t.shape) for t in f16.tensors.values()]
     write_packed_file(path, model, entries, payloads())
-    return path
 
 
-def pack_all(checkpoint: Path, directory: Path) -> dict[str, Path]:
-    """Pack a checkpoint in every way that is compared; "f16" is the reference."""
-    paths = {}
-    for format in ("f16", "int8", "int4"):
-        paths[format] = directory / format
-        quantize(checkpoint, paths[format], format)
-    f16, int4 = read_packed_file(paths["f16"]), read_packed_file(paths["int4"])
-    kept = {name for name, tensor in int4.tensors.items() if tensor.format == "int8"}
-    for label, rounding, is_int8 in (
-        ("  plain", round_to_absmax_int4, kept),
-        ("int4 and lm_head too", by_search, kept - {"lm_head.weight"}),
-        ("  plain, lm_head too", round_to_absmax_int4, kept - {"lm_head.weight"}),
-    ):
-        path = directory / label.replace(" ", "_").replace(",", "")
-        paths[label] = write_rounded(
-            f16,
-            path,
-            lambda name, rounding=rounding, kept=is_int8: by_int8 if name in kept else rounding,
-        )
-    return paths
+class Progress:
+    """Tells on stderr, now and then, how many of n_runs are done and how long the others take."""
+
+    def __init__(self, n_runs: int) -> None:
+        self.n_runs, self.n_done = n_runs, 0
+        self.began = self.told = time.monotonic()
+
+    def count(self, what: str) -> None:
+        """A run is done."""
+        self.n_done += 1
+        now = time.monotonic()
+        if now - self.told < SECONDS_BETWEEN_NOTES:
+            return
+        self.told, elapsed = now, now - self.began
+        left = elapsed / self.n_done * (self.n_runs - self.n_done)
+        note = f"{self.n_done} of {self.n_runs} runs in {elapsed:.0f} s, {left:.0f} s left: {what}"
+        print(note, file=sys.stderr, flush=True)
 
 
-def weight_error_ratios(f16: PackedFile, int4: PackedFile) -> tuple[float, float]:
-    """Return searched over plain error of the int4 tensors' weights, u = 1 and u = |weight|."""
-    errors = np.zeros((2, 2))
-    for name, tensor in int4.tensors.items():
-        if tensor.format == "int4":
-            weights = matrix(f16.tensors[name])
-            for i, rounding in enumerate((by_search, round_to_absmax_int4)):
-                squares = np.square(rounding(weights) - weights, dtype=np.float64)
-                errors[i] += squares.sum(), (np.abs(weights) * squares).sum()
-    same, by_magnitude = np.sqrt(errors[0] / errors[1])
-    return float(same), float(by_magnitude)
+def measure(checkpoint: Checkpoint, sets: Sets, threads: int) -> Iterator[tuple[str, str, Score]]:
+    """Yield set, label and score as they are known; the f16 file is the reference of each set."""
+    progress = Progress(len(LABELS) * sum(len(contexts) for _, contexts in sets))
+    for name, contexts in sets:
+        for label in LABELS:
+            score = Score()
+            for i, logits in enumerate(checkpoint.logits(label, contexts, threads)):
+                kept = checkpoint.directory / f"{i}.npy"
+                if label == "f16":
+                    np.save(kept, logits)
+                score += score_context(np.load(kept), logits, contexts[i])
+                progress.count(f"{name}, {label.strip()}")
+            yield name, label, score
 
 
-def scores_of(models: dict[str, Model], contexts: np.ndarray, is_live: np.ndarray) -> list[Score]:
-    """Run every model on every context; the first model is the reference."""
-    scores = [Score() for _ in models]
-    for context in contexts:
-        ids = context.astype(np.int64)
-        reference = None
-        for score, model in zip(scores, models.values(), strict=True):
-            logits = model.forward(ids, model.new_cache())
-            reference = logits if reference is None else reference
-            add_context(score, reference, logits, ids, is_live)
-    return scores
+def sets_of(checkpoint: Checkpoint, corpus: Sequence[Path] = (), n_contexts: int = 8) -> Sets:
+    """Return the sets that a model of this checkpoint is run on, in its own tokenizer's ids."""
+    tokenizer = Tokenizer.from_packed(read_packed_file(checkpoint.packed("f16")))
+    n_tokens = min(N_TOKENS, checkpoint.config.n_positions)
+    if corpus:
+        return list(corpus_sets(corpus, n_contexts, tokenizer, n_tokens))
+    return list(shipped_sets(tokenizer, n_tokens))
 
 
 def main() -> None:
@@ -191,29 +255,20 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=8)
     parser.add_argument("--threads", type=int, default=usable_cores().n_threads)
     arguments = parser.parse_args()
-    corpus = corpus_contexts(arguments.corpus, arguments.contexts)
-    sets = list(corpus if arguments.corpus else default_contexts())
     with tempfile.TemporaryDirectory() as directory:
-        paths = pack_all(arguments.checkpoint, Path(directory))
-        f16, int4 = read_packed_file(paths["f16"]), read_packed_file(paths["int4"])
-        head = f16.tensors.get("lm_head.weight", f16.tensors["wte.weight"])
-        is_live = matrix(head).any(axis=1)
-        models = {label: load_model(path, arguments.threads) for label, path in paths.items()}
-        totals = {label: Score() for label in models}
+        checkpoint = Checkpoint(arguments.checkpoint, Path(directory))
+        sets = sets_of(checkpoint, arguments.corpus, arguments.contexts)
+        totals = dict.fromkeys(LABELS, Score())
         print(f"{'set':10} {'rounding':22} {'KL':>10} {'same top-1':>11} {'perplexity':>11}")
-        for name, contexts in sets:
-            for label, score in zip(models, scores_of(models, contexts, is_live), strict=True):
-                print(f"{name:10} {label:22} {score}", flush=True)
-                for key, value in vars(score).items():
-                    setattr(totals[label], key, getattr(totals[label], key) + value)
+        for name, label, score in measure(checkpoint, sets, arguments.threads):
+            print(f"{name:10} {label:22} {score}", flush=True)
+            totals[label] += score
         for label, score in totals.items():
             print(f"{'all':10} {label:22} {score}")
-        for label, plain in (("int4", "  plain"), ("int4 and lm_head too", "  plain, lm_head too")):
-            print(f"KL of {label} / of plain: {totals[label].kl / totals[plain].kl:.3f}")
-        same, by_magnitude = weight_error_ratios(f16, int4)
+        for label, plain in BESIDE_PLAIN.items():
+            print(f"KL of {label} / of {plain.strip()}: {totals[label].kl / totals[plain].kl:.3f}")
+        same, by_magnitude = checkpoint.weight_error_ratios()
         print(f"error of the weights / of plain: {same:.3f}, by magnitude {by_magnitude:.3f}")
-        for model in models.values():
-            model.close()
 
 
 if __name__ == "__main__":

@@ -59,5 +59,5 @@ def test_the_file_says_what_it_is():
     assert json.loads(bytes(packed.tokenizer_json))["model"]["type"] == "BPE"
 
 
-def test_the_wheel_stays_below_60_mb():
-    assert bundled_model().stat().st_size < 58e6
+def test_the_wheel_stays_below_30_mb():
+    assert bundled_model().stat().st_size < 29e6

@@ -7,9 +7,15 @@ import subprocess
 import sys
 
 import pytest
+from endless import N_POSITIONS, write_endless
 from pseudo_terminal import codegen_on_terminal
 
+from codegen_cli.store.paths import bundled_model
+from codegen_cli.text.tokenizer import Tokenizer
+from quantize.packed_file import read_packed_file
+
 GREEDY = ("-q", "-t", "0", "-n", "24")
+BUNDLED = read_packed_file(bundled_model())
 
 
 def text_of(result):
@@ -39,7 +45,7 @@ def test_naming_the_bundled_model_needs_no_note(codegen):
 
 def test_the_same_seed_gives_the_same_text_on_any_number_of_threads(codegen):
     def sample(seed, threads):
-        options = ("-q", "-t", "1", "-n", "24", "--until", "none", "--threads", threads)
+        options = ("-q", "-t", "2", "-n", "24", "--until", "none", "--threads", threads)
         return text_of(codegen("complete", *options, "--seed", seed, "import os\n"))
 
     assert sample("7", "1") == sample("7", "3")
@@ -49,7 +55,7 @@ def test_the_same_seed_gives_the_same_text_on_any_number_of_threads(codegen):
 def test_drafts_change_no_byte(codegen):
     def sample(*options, **environment):
         options = ("-q", "-t", "0.5", "-n", "64", "--until", "none", "--seed", "3", *options)
-        return text_of(codegen("complete", *options, "import os\nimport sys\n", **environment))
+        return text_of(codegen("complete", *options, "import os\n" * 8, **environment))
 
     whole = sample()
     assert sample("--draft", "0") == whole
@@ -115,8 +121,8 @@ def test_json_has_the_shape_of_openais_text_completion(codegen):
     assert choice["finish_reason"] in ("stop", "length")
     assert choice["text"] == text_of(codegen("complete", *GREEDY, "def fib(n):"))
     usage = completion["usage"]
-    assert usage["prompt_tokens"] == 5
-    assert usage["total_tokens"] == 5 + usage["completion_tokens"]
+    assert usage["prompt_tokens"] == len(Tokenizer.from_packed(BUNDLED).encode("def fib(n):"))
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert set(completion["timings"]) == {
         "load_seconds",
         "prefill_seconds",
@@ -150,10 +156,11 @@ def test_usage_goes_to_stderr(codegen):
 
 
 def test_a_long_prompt_keeps_its_tail_from_a_line_start(codegen):
-    prompt = "".join(f"value_{i} = {i}\n" for i in range(300)).encode()
+    n_positions = BUNDLED.config.n_positions
+    prompt = "".join(f"value_{i} = {i}\n" for i in range(n_positions)).encode()
     result = codegen("complete", "-m", "nano", "-t", "0", "-n", "64", "--json", stdin=prompt)
     usage = json.loads(text_of(result))["usage"]
-    assert 400 < usage["prompt_tokens"] <= 512 - 64
+    assert n_positions - 128 < usage["prompt_tokens"] <= n_positions - 64
     note = result.stderr.decode()
     assert f"its last {usage['prompt_tokens']} tokens, from line" in note
     line = int(re.search(r"from line (\d+)", note)[1])
@@ -166,12 +173,12 @@ def test_a_long_prompt_keeps_its_tail_from_a_line_start(codegen):
     )
 
 
-def test_a_full_context_ends_with_length(codegen):
-    prompt = "".join(f"value_{i} = {i}\n" for i in range(300)).encode()
-    options = ("-q", "--json", "--until", "none", "-n", "5000", "--seed", "1")
+def test_a_full_context_ends_with_length(codegen, tmp_path):
+    prompt = "".join(f"value_{i} = {i}\n" for i in range(N_POSITIONS)).encode()
+    options = ("-m", str(write_endless(tmp_path)), "-q", "--json", "--until", "none", "-n", "5000")
     completion = json.loads(text_of(codegen("complete", *options, stdin=prompt)))
     assert completion["choices"][0]["finish_reason"] == "length"
-    assert completion["usage"]["total_tokens"] == 512
+    assert completion["usage"]["total_tokens"] == N_POSITIONS
 
 
 def test_no_escape_codes_reach_a_pipe(codegen):

@@ -15,7 +15,7 @@ import codegen_cli
 TEXTS = {
     "a.py": "def add(a, b):\n    return a + b\n",
     "b.py": "import os\n",
-    "c.py": "x = 1\n" * 400,
+    "c.py": "x = 1\n" * 800,
 }
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
@@ -99,10 +99,11 @@ def test_a_dash_is_stdin(codegen, model):
     assert np.array_equal(np.load(io.BytesIO(result.stdout)), [model.embed(TEXTS["a.py"])])
 
 
-def test_a_long_file_says_how_it_is_read(codegen, files):
+def test_a_long_file_says_how_it_is_read(codegen, model, files):
+    n_positions, stride = model.config.n_positions, model.config.n_positions // 2
     for pool in ("mean", "last"):
         notes = codegen("embed", "--pool", pool, *files).stderr.decode()
-        assert "tokens in windows of 512, each 256 further than the one before" in notes
+        assert f"windows of {n_positions}, each {stride} further than the one before" in notes
 
 
 def test_an_empty_file_is_an_error_before_any_result(codegen, tmp_path, files):

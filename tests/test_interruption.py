@@ -9,14 +9,19 @@ import time
 
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
+from endless import write_endless
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
     pytest.mark.usefixtures("compiled_kernels"),
 ]
 
-# With this seed the model goes on to the last token; others end after a hundred.
-ENDLESS = ("-q", "-t", "1", "--seed", "1", "-n", "480", "--until", "none", "import os\n")
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    """Arguments that go on for seconds."""
+    model = write_endless(tmp_path_factory.mktemp("endless"))
+    return ("-m", str(model), "-q", "-t", "1", "-n", "2000", "--until", "none", "import os\n")
 
 
 def start(*arguments, **environment):
@@ -34,8 +39,8 @@ def finish(process):
     return process.returncode, stdout, stderr.decode()
 
 
-def test_text_arrives_while_it_is_made():
-    process = start(*ENDLESS)
+def test_text_arrives_while_it_is_made(endless):
+    process = start(*endless)
     first = process.stdout.read(1)
     still_runs = process.poll() is None
     code, rest, stderr = finish(process)
@@ -45,8 +50,8 @@ def test_text_arrives_while_it_is_made():
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_the_text_so_far(number, expected):
-    process = start(*ENDLESS)
+def test_a_signal_keeps_the_text_so_far(endless, number, expected):
+    process = start(*endless)
     first = process.stdout.read(1)
     process.send_signal(number)
     code, rest, stderr = finish(process)
@@ -54,7 +59,7 @@ def test_a_signal_keeps_the_text_so_far(number, expected):
     assert first + rest
 
 
-def test_an_interrupted_run_still_writes_its_json():
+def test_an_interrupted_run_still_writes_its_json(endless):
     script = (
         "import os, signal, sys\n"
         "from codegen_cli.reports.completion import Completion\n"
@@ -64,7 +69,7 @@ def test_an_interrupted_run_still_writes_its_json():
         "    if text:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "Completion._write = write_and_interrupt\n"
-        f"sys.argv = ['codegen', 'complete', '--json', '--usage', *{ENDLESS!r}]\n"
+        f"sys.argv = ['codegen', 'complete', '--json', '--usage', *{endless!r}]\n"
         "from codegen_cli.__main__ import main\n"
         "main()\n"
     )
@@ -80,8 +85,8 @@ def test_an_interrupted_run_still_writes_its_json():
     assert b"interrupted" in result.stderr
 
 
-def test_a_closed_pipe_is_silent():
-    with start(*ENDLESS) as process:
+def test_a_closed_pipe_is_silent(endless):
+    with start(*endless) as process:
         process.stdout.read(1)
         process.stdout.close()
         assert process.stderr.read() == b""

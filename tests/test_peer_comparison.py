@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.engine.model import load_model
-from codegen_cli.store.paths import bundled_model
+from quantize.quantize_model import quantize
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
 sys.path.insert(0, str(PEERS))
@@ -229,18 +230,27 @@ def test_the_report_leaves_out_what_was_not_measured(rounds_of):
 
 
 @pytest.fixture(scope="module")
-def engine_command(compiled_kernels):
-    return [sys.executable, str(PEERS / "engine_codegen.py"), str(bundled_model()), "int8", "1"]
+def packed(tmp_path_factory):
+    """A small model of the ids that the prompts have."""
+    directory = tmp_path_factory.mktemp("peer")
+    config = small_config(vocab_size=51200, n_positions=512, n_ctx=512)
+    write_checkpoint(directory / "small", config, random_tensors(config, seed=1))
+    return quantize(directory / "small", directory / "packed", "int8").path
 
 
 @pytest.fixture(scope="module")
-def bundled(compiled_kernels):
-    model = load_model(bundled_model(), 1)
+def engine_command(packed, compiled_kernels):
+    return [sys.executable, str(PEERS / "engine_codegen.py"), str(packed), "int8", "1"]
+
+
+@pytest.fixture(scope="module")
+def small(packed, compiled_kernels):
+    model = load_model(packed, 1)
     yield model
     model.close()
 
 
-def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, bundled, tmp_path):
+def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, small, tmp_path):
     path = tmp_path / "scores.npy"
     requests = [
         {"do": "read_to", "n_past": 100},
@@ -258,17 +268,17 @@ def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, bundle
     assert [answer.keys() >= {"seconds", "other_cores"} for answer in answers] == [
         request["do"] in ("decode", "prefill", "complete") for request in requests
     ]
-    assert (np.load(path) == bundled.forward(prompt(64), bundled.new_cache(), 1)[-1]).all()
+    assert (np.load(path) == small.forward(prompt(64), small.new_cache(), 1)[-1]).all()
     assert answers[-1]["touched_bytes"] < answers[-1]["file_bytes"]
 
 
-def test_a_whole_run_writes_the_greedy_tokens(engine_command, bundled):
+def test_a_whole_run_writes_the_greedy_tokens(engine_command, small):
     done = subprocess.run(
         [*engine_command, "--once", "32", "4"], capture_output=True, text=True, check=True
     )
-    cache, ids, expected = bundled.new_cache(), prompt(32), []
+    cache, ids, expected = small.new_cache(), prompt(32), []
     for _ in range(4):
-        ids = [int(bundled.forward(ids, cache, 1)[-1].argmax())]
+        ids = [int(small.forward(ids, cache, 1)[-1].argmax())]
         expected += ids
     assert [int(line) for line in done.stdout.split()] == expected
 

@@ -60,7 +60,8 @@ def test_a_child_gives_what_this_process_would():
         "        fitted, vocabulary = process.result(None)\n"
         "        found.append((fitted, vocabulary[1:]))\n"
         "        process.close()\n"
-        "ids = [0, 1, 2, 197, 220, 50255, 50256, 50257, 50294, 50295, 51199, 51200, 0, 220]\n"
+        "size = packed.config.vocab_size\n"
+        "ids = [0, 1, 2, 197, 220, *range(size - 40, size + 2), 1 << 20, 0, 220]\n"
         "process = reading('x')\n"
         "_, vocabulary = process.result(None)\n"
         "bytes_found = [vocabulary.token_bytes(i) for i in ids]\n"
@@ -69,7 +70,7 @@ def test_a_child_gives_what_this_process_would():
         "need = [here(prompt, **each) for prompt in prompts for each in options]\n"
         "assert found == [(fitted, vocabulary[1:]) for fitted, vocabulary in need]\n"
         "assert bytes_found == [need[0][1].token_bytes(i) for i in ids]\n"
-        "assert len(set(bytes_found)) > 5 and bytes_found[-1] == b' '\n"
+        "assert len(set(bytes_found)) > 5\n"
     )
 
 

@@ -103,7 +103,9 @@ def test_json_is_one_object_for_all_files(codegen, model, files):
     assert report["is_complete"] is True
     lines = result.stdout.splitlines()
     assert [json.loads(line.rstrip(b",")) for line in lines[1:-1]] == report["files"]
-    assert (report["model"], report["n_positions"], report["stride"]) == ("nano:int8", 512, 256)
+    n_positions = model.config.n_positions
+    assert report["model"] == "nano:int8"
+    assert (report["n_positions"], report["stride"]) == (n_positions, n_positions // 2)
     assert [file["file"] for file in report["files"]] == files
     score = model.score(TEXT)
     first = report["files"][0]
@@ -194,13 +196,14 @@ def test_tabs_lead_to_the_same_columns_whatever_stands_before_them(tmp_path):
     assert lines[1:4] == ["     1      x   1", "     2  日本    y", "     3  abc z"]
 
 
-def test_a_long_file_says_how_it_is_read(codegen, tmp_path):
-    (tmp_path / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(200)))
+def test_a_long_file_says_how_it_is_read(codegen, model, tmp_path):
+    n_positions, stride = model.config.n_positions, model.config.n_positions // 2
+    (tmp_path / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(n_positions)))
     result = codegen("score", "-m", "nano", str(tmp_path / "long.py"))
     tokens = int(output_of(result).splitlines()[1].split()[2])
-    n_windows = math.ceil((tokens - 512) / 256) + 1
+    n_windows = math.ceil(tokens / stride) - 1
     note = result.stderr.decode()
-    assert f"{tokens} tokens in {n_windows} windows of 512, each 256 further" in note
+    assert f"{tokens} tokens in {n_windows} windows of {n_positions}, each {stride} further" in note
     assert "stride" in note
 
 
