@@ -150,7 +150,10 @@ def _judge_token() -> None:
         try:
             token = Path(source).read_text("utf-8")
         except OSError as error:
-            raise UserError(f"cannot read the token in {source}: {error.strerror}", hint) from error
+            raise UserError(
+                f"cannot read the token in {source}: {error.strerror}",
+                "HF_HOME chooses another place for downloads, HF_TOKEN_PATH another token file.",
+            ) from error
         except UnicodeDecodeError:
             token = "\ufffd"
     else:
