@@ -18,7 +18,7 @@ PROGRAM_BYTES = 150_000_000
 """Python, its libraries, compiled kernels and the tokenizer, as models.toml counts them.
 
 More than a warm start takes: measured on Linux as peak resident memory less file, that was 74 MB
-(350M) and 111 MB (nano). The first start of all compiles, and takes some 200 MB more meanwhile.
+(350M) and 97 MB (nano). The first start of all compiles, and takes some 200 MB more meanwhile.
 """
 
 
