@@ -392,7 +392,7 @@ with KernelDelay() as on_delay:
     on_delay(Delay("compiling"))
     for done in range(1, 95):
         on_delay(Delay("compiling", None, done, 94))
-on_delay(Delay("compiling", None, 1, 94))  # by a thread that was left behind
+on_delay(Delay("waiting"))  # by a thread that was left behind
 """
 LINES = [
     "codegen: another process is compiling the kernels for this CPU: waiting for it",
