@@ -100,7 +100,8 @@ def test_a_notebook_session_prints_nothing_of_its_own():
     assert result.stdout.decode().startswith("350M-mono is not on this machine | codegen download")
 
 
-def test_notes_are_shown_on_request(capsys):
+def test_notes_are_shown_on_request(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # advice is for terminals
     codegen_cli.load(notes=True).close()
     notes = capsys.readouterr()
     assert notes.out == ""
