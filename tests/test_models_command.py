@@ -185,7 +185,7 @@ def test_a_default_that_nobody_chose_and_that_has_gone_gives_way_to_the_bundled_
     assert next(line for line in stdout_of(models("list")).splitlines() if "nano" in line)[0] == "*"
     options = ("complete", "-q", "--json", "-n", "2", "-t", "0", "x")
     result = codegen(*options, CODEGEN_HOME=str(models_home), timeout=600)
-    assert json.loads(stdout_of(result))["model"] == "nano"
+    assert json.loads(stdout_of(result))["model"] == "nano:int8"
     assert result.stderr.decode().startswith(told)
     assert len(result.stderr.splitlines()) == 1
     assert models("default", "mine").returncode == 1  # nobody can choose it now

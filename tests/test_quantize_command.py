@@ -42,20 +42,24 @@ def test_the_first_packed_model_becomes_the_default(codegen, checkpoint, fresh_h
     assert completion["model"] == "tiny:int4"
 
 
-def test_a_log_gets_a_start_and_an_end_with_the_worst_tensor(codegen, checkpoint, tmp_path):
-    result = codegen("quantize", str(checkpoint), "-o", str(tmp_path / "x.safetensors"))
-    packing, packed = result.stderr.decode().splitlines()
+def test_a_log_gets_a_start_and_an_end_with_the_worst_tensor(
+    codegen, checkpoint, fresh_home, tmp_path
+):
+    target = str(tmp_path / "x.safetensors")
+    result = codegen("quantize", str(checkpoint), "-o", target, **fresh_home)
+    packing, packed, left_out = result.stderr.decode().splitlines()
     assert packing == f"codegen: packing {checkpoint} as int8"
     assert re.search(r"bits per weight, worst \S+weight \(0\.\d\d%\)", packed)
+    assert left_out.startswith("codegen: left out")
 
 
-def test_verbose_tells_the_error_of_every_matrix(codegen, checkpoint, tmp_path):
+def test_verbose_tells_the_error_of_every_matrix(codegen, checkpoint, fresh_home, tmp_path):
     arguments = ("quantize", "-v", str(checkpoint), "-o", str(tmp_path / "x.safetensors"))
-    report = codegen(*arguments).stderr.decode()
+    report = codegen(*arguments, **fresh_home).stderr.decode()
     tensors = re.findall(r"^codegen: \[ *\d+/\d+\] (\S+) .* int8 error 0\.\d\d%$", report, re.M)
     assert len(tensors) == 2 + 4 * 2
     assert "h.0.attn.qkv_proj.weight" in tensors
-    assert codegen(*arguments, "-q").stderr == b""
+    assert codegen(*arguments, "-q", **fresh_home).stderr == b""
 
 
 def test_a_packed_file_runs_from_anywhere(codegen, checkpoint, fresh_home, tmp_path):

@@ -159,9 +159,8 @@ def test_tokens_on_a_terminal_are_a_heat_map(files):
     output = on_terminal("score", "-q", "--tokens", files[0])
     assert "\x1b[1;37;41m" in output  # white on red: below 0.1 %
     plain = re.sub(r"\x1b\[[\d;]*m", "", output)
-    lines = plain.splitlines()
-    assert lines[0].startswith(f"{files[0]}: ")
-    assert "bits per byte" in lines[0]
+    assert re.match(rf"{re.escape(files[0])}:\s[\d.]+ bits per byte", plain)
+    lines = plain[plain.index("\n     1  ") :].splitlines()
     assert [line.rstrip("↵") for line in lines[1:4]] == [
         "     1  def add(a, b):",
         '     2      """Größe ✓ 日本"""',
@@ -193,7 +192,9 @@ def test_tabs_lead_to_the_same_columns_whatever_stands_before_them(tmp_path):
     (tmp_path / "tabs.go").write_text("\tx\t1\n日本\ty\nabc\tz\n")
     output = on_terminal("score", "-q", "--tokens", str(tmp_path / "tabs.go"))
     lines = re.sub(r"\x1b\[[\d;]*m|↵", "", output).splitlines()
-    assert lines[1:4] == ["     1      x   1", "     2  日本    y", "     3  abc z"]
+    assert "     1      x   1" in lines
+    assert "     2  日本    y" in lines
+    assert "     3  abc z" in lines
 
 
 def test_a_long_file_says_how_it_is_read(codegen, model, tmp_path):
