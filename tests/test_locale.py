@@ -197,7 +197,7 @@ def test_a_default_is_kept_by_its_bytes(locale, odd_home):
     assert found == (0, elsewhere + b"\n", b"")
     code, stdout, _ = run("models", "default", "--json", locale=locale, **home)
     assert json.loads(stdout.decode("ascii"))["default"] == shown(elsewhere)
-    code, stdout, stderr = run("models", "import", elsewhere, locale=locale, **home)
+    code, stdout, _ = run("models", "import", elsewhere, locale=locale, **home)
     assert (code, stdout) == (0, odd_home + b"/models/tiny.int8.safetensors\n")
     code, stdout, _ = run("models", "rm", "tiny", "--yes", "--json", locale=locale, **home)
     removed = odd_home + b"/models/tiny.int8.safetensors"
