@@ -71,4 +71,5 @@ if __name__ == "__main__":
         import pwd
 
         pwd.getpwuid = unknown_user
-    json.dump([outcome(arguments) for arguments in json.loads(sys.stdin.buffer.read())], sys.stdout)
+    outcomes = [outcome(arguments) for arguments in json.loads(sys.stdin.buffer.read())]
+    sys.stdout.buffer.write(json.dumps(outcomes).encode())

@@ -30,11 +30,8 @@ COMMANDS = [
     ["--version"],
     ["--help"],
     ["complete", "--help"],
-    ["complete", "-q", "-m", "nano", "-t", "0", "-n", "4", "naïve ="],
-    ["complete", "-q", "-m", "nano", "-t", "0", "-n", "4", "--echo", "--file", "{text}"],
-    ["score", "-q", "-m", "nano", "{text}"],
+    ["complete", "-q", "-m", "nano", "-t", "0", "-n", "4", "--echo", "naïve ="],
     ["score", "-m", "nano", "--tokens", "{text}"],
-    ["embed", "-q", "-m", "nano", "{text}"],
     ["embed", "-q", "-m", "nano", "--json", "{text}"],
     ["quantize", "-q", "{checkpoint}", "--format", "int4", "-o", "{work}/tiny.int4.safetensors"],
     ["models", "list"],
@@ -73,36 +70,23 @@ LOCALES = [
     {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     {"PYTHONIOENCODING": "utf-16"},
 ]
-NUMBA = [
-    {"NUMBA_DISABLE_JIT": "1"},
-    {"NUMBA_CPU_NAME": "generic"},
-    {"NUMBA_CPU_NAME": "nonsense", "NUMBA_CPU_FEATURES": "+nonsense"},
-    {"NUMBA_ENABLE_AVX": "0"},
-    {"NUMBA_OPT": "0", "NUMBA_BOUNDSCHECK": "1", "NUMBA_FULL_TRACEBACKS": "1"},
-    {"NUMBA_OPT": "abc", "NUMBA_NUM_THREADS": "abc"},
-    {"NUMBA_NUM_THREADS": "0", "NUMBA_THREADING_LAYER": "nonsense"},
-    {"NUMBA_DEBUG": "1", "NUMBA_DUMP_ASSEMBLY": "1", "NUMBA_DEVELOPER_MODE": "1"},
-    {"NUMBA_CACHE_DIR": "/dev/null", "NUMBA_COLOR_SCHEME": "nonsense"},
-]
 HARMLESS = [
     *LOCALES,
-    *NUMBA,
+    {"NUMBA_DISABLE_JIT": "1", "NUMBA_DEBUG": "1", "NUMBA_DUMP_ASSEMBLY": "1"},
+    {"NUMBA_CPU_NAME": "nonsense", "NUMBA_CPU_FEATURES": "+nonsense", "NUMBA_ENABLE_AVX": "0"},
+    {"NUMBA_OPT": "abc", "NUMBA_NUM_THREADS": "abc", "NUMBA_THREADING_LAYER": "nonsense"},
+    {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": "/dev/null", "NUMBA_COLOR_SCHEME": "nonsense"},
     {"COLUMNS": "0", "LINES": "abc", "TERM": ""},
-    {"COLUMNS": "1000000000000", "TERM": "nonsense"},
-    {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TTY_COMPATIBLE": "1", "PY_COLORS": "1"},
-    {"TMPDIR": "/nowhere", "TZ": "nowhere", "LANGUAGE": "xx", "PAGER": "false"},
-    {"OPENBLAS_NUM_THREADS": "abc", "OMP_NUM_THREADS": "abc", "MKL_NUM_THREADS": "-1"},
-    {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"},
-    {"PYTHONWARNINGS": "always"},
+    {"COLUMNS": "1000000000000", "TERM": "nonsense", "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"},
+    {"TMPDIR": "/nowhere", "TZ": "nowhere", "OPENBLAS_NUM_THREADS": "abc", "OMP_NUM_THREADS": "-1"},
+    {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "always"},
 ]
 # What only a command that talks to the hub reads.
 OF_THE_HUB = [
-    {"HF_HUB_DOWNLOAD_TIMEOUT": "abc"},
-    {"HF_HUB_ETAG_TIMEOUT": "abc"},
+    {"HF_HUB_DOWNLOAD_TIMEOUT": "abc", "HF_HUB_ETAG_TIMEOUT": "abc"},
     {"HF_TOKEN": "hf_äbc"},
     {"HF_ENDPOINT": "http://a b"},
-    {"HF_HUB_OFFLINE": "", "ALL_PROXY": "socks4://127.0.0.1:1080"},
-    {"HF_HUB_OFFLINE": "", "http_proxy": "foo:bar:baz", "https_proxy": "foo:bar:baz"},
+    {"HF_HUB_OFFLINE": "", "ALL_PROXY": "socks4://127.0.0.1:1080", "http_proxy": "foo:bar:baz"},
     {"HF_HUB_VERBOSITY": "nonsense", "HF_HUB_DISABLE_XET": "maybe", "TQDM_MININTERVAL": "abc"},
 ]
 REFUSING = ["full", "gone", "closed"]
