@@ -20,7 +20,8 @@ def main() -> NoReturn:
     gc.set_threshold(100_000)
     # NumPy's linear algebra starts threads that spin: a tenth of a second of CPU time, for nothing,
     # because no product here is NumPy's.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    _forget_numba_settings()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         from codegen_cli.streams import open_streams
@@ -52,6 +53,15 @@ def _use_utf8() -> None:
     ):
         with contextlib.suppress(OSError):  # it cannot be started: then as well as it goes
             os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _forget_numba_settings() -> None:
+    """Compile as this release was tested, whatever is set for another program's numba.
+
+    Some settings change numbers or speed, print to stdout, or end the process inside LLVM.
+    """
+    for name in [name for name in os.environ if name.startswith("NUMBA_")]:
+        del os.environ[name]
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:

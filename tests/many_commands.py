@@ -2,7 +2,8 @@
 
 All begin as copies of one process that has imported the commands: a table of many command lines in
 many environments takes seconds. Kernels are not compiled; with CODEGEN_TEST_OBJECT they are what
-that file holds. CODEGEN_TEST_NO_USER: nobody knows this user.
+that file holds. CODEGEN_TEST_NO_USER: nobody knows this user. CODEGEN_TEST_STDOUT and _STDERR:
+full, gone (a pipe that nobody reads) or closed.
 """
 
 import json
@@ -22,14 +23,32 @@ def unknown_user(uid: int) -> None:
     raise KeyError(f"getpwuid(): uid not found: {uid}")
 
 
+def lead(stream: int, file: int, kind: str | None) -> None:
+    """Let a standard stream lead to a file, or nowhere."""
+    if kind == "full":
+        file = os.open("/dev/full", os.O_WRONLY)
+    elif kind == "gone":
+        reader, file = os.pipe()
+        os.close(reader)
+    if kind != "closed":
+        os.dup2(file, stream)
+        return
+    os.close(stream)
+    setattr(sys, ("stdin", "stdout", "stderr")[stream], None)  # as Python itself begins then
+
+
 def outcome(arguments: list[str]) -> tuple[int, str, str]:
     """The exit code, stdout and stderr of a command."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = os.fork()
         if process == 0:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
+            lead(1, out.fileno(), os.environ.get("CODEGEN_TEST_STDOUT"))
+            lead(2, err.fileno(), os.environ.get("CODEGEN_TEST_STDERR"))
+            # As Python reads them: a byte that the locale does not know is a surrogate.
+            arguments = [os.fsdecode(argument.encode()) for argument in arguments]
             sys.argv = ["codegen", *arguments]
+            # Where main starts the process anew, it is to be this command.
+            sys.orig_argv = [sys.executable, "-m", "codegen_cli", *arguments]
             try:
                 main()
             except BaseException:
@@ -41,7 +60,7 @@ def outcome(arguments: list[str]) -> tuple[int, str, str]:
         ends = []
         for file in (out, err):
             file.seek(0)
-            ends.append(file.read().decode())
+            ends.append(file.read().decode(errors="surrogateescape"))
         return os.waitstatus_to_exitcode(status), ends[0], ends[1]
 
 
@@ -52,4 +71,5 @@ if __name__ == "__main__":
         import pwd
 
         pwd.getpwuid = unknown_user
-    json.dump([outcome(arguments) for arguments in json.load(sys.stdin)], sys.stdout)
+    outcomes = [outcome(arguments) for arguments in json.loads(sys.stdin.buffer.read())]
+    sys.stdout.buffer.write(json.dumps(outcomes).encode())
