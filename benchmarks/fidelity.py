@@ -20,6 +20,7 @@ directory for temporary files ($TMPDIR): 4.5 GB for 350M.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -255,6 +256,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=8)
     parser.add_argument("--threads", type=int, default=usable_cores().n_threads)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *received: sys.exit(143))  # gigabytes are to go with it
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = Checkpoint(arguments.checkpoint, Path(directory))
         sets = sets_of(checkpoint, arguments.corpus, arguments.contexts)
