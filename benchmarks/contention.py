@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from codegen_cli.engine.cores import usable_cores
-from codegen_cli.engine.model import Model, load_model
-from codegen_cli.engine.team_size import TeamSize
+from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.engine_cpu.team_size import TeamSize
+from codegen_cli.machine.cores import usable_cores
 
 N_PAST, N_TOKENS = 32, 128
 _learn = TeamSize.learn

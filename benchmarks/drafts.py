@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.deadline import Deadline
+from codegen_cli.contract.deadline import Deadline
 from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.id_stream import Forward
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Summary
-from codegen_cli.engine.kv_cache import KVCache
-from codegen_cli.engine.model import Model
-from codegen_cli.model_choice import choose_model
-from codegen_cli.model_loading import load_chosen
+from codegen_cli.engine_cpu.kv_cache import KVCache
+from codegen_cli.engine_cpu.model import Model
+from codegen_cli.models.model_choice import choose_model
+from codegen_cli.session.model_loading import load_chosen
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.vocabulary import Vocabulary
 

@@ -32,10 +32,15 @@ from typing import Self
 import numpy as np
 from validation import Ids, corpus_sets, shipped_sets
 
-from codegen_cli.engine.cores import usable_cores
-from codegen_cli.engine.model import load_model
+from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.machine.cores import usable_cores
 from codegen_cli.text.tokenizer import Tokenizer
-from quantize.blocks import (
+from quantize.description.tensor_map import tensor_specs
+from quantize.packed.layout import pack_f16, unpack_f16
+from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_file
+from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
+from quantize.quantize_model import quantize, stored_format
+from quantize.rounding.blocks import (
     Bytes,
     Float32,
     dequantize_int4,
@@ -44,12 +49,7 @@ from quantize.blocks import (
     quantize_int8,
     round_to_absmax_int4,
 )
-from quantize.layout import pack_f16, unpack_f16
-from quantize.packed_file import PackedFile, PackedTensor, read_packed_file
-from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
-from quantize.quantize_model import quantize, stored_format
-from quantize.scale_search import search_int4_scales
-from quantize.tensor_map import tensor_specs
+from quantize.rounding.scale_search import search_int4_scales
 
 N_TOKENS = 512
 """Of a context."""

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.store.registry import entries
-from quantize.config import parse_config
-from quantize.tensor_map import TensorSpec, tensor_specs
+from codegen_cli.models.registry import entries
+from quantize.description.config import parse_config
+from quantize.description.tensor_map import TensorSpec, tensor_specs
 
 TOKENIZER = Path(__file__).parent.parent / "tests" / "data" / "tokenizer.json"
 ARCHITECTURE = {

@@ -11,14 +11,14 @@ Names are imported when they are first used: `import codegen_cli` takes no time.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codegen_cli.analysis.likelihood import Score
     from codegen_cli.decoding.generate import Generation
     from codegen_cli.decoding.options import GenerateOptions
     from codegen_cli.decoding.summary import Piece, Summary
-    from codegen_cli.language_model import LanguageModel, load
-    from quantize.errors import UserError
+    from codegen_cli.scoring.likelihood import Score
+    from codegen_cli.session.language_model import LanguageModel, load
+    from quantize.files.errors import UserError
 
-__version__ = "0.1.0"
+from codegen_cli.contract.version import __version__ as __version__
 
 __all__ = [
     "GenerateOptions",
@@ -34,12 +34,12 @@ __all__ = [
 _MODULES = {
     "GenerateOptions": "codegen_cli.decoding.options",
     "Generation": "codegen_cli.decoding.generate",
-    "LanguageModel": "codegen_cli.language_model",
+    "LanguageModel": "codegen_cli.session.language_model",
     "Piece": "codegen_cli.decoding.summary",
-    "Score": "codegen_cli.analysis.likelihood",
+    "Score": "codegen_cli.scoring.likelihood",
     "Summary": "codegen_cli.decoding.summary",
-    "UserError": "quantize.errors",
-    "load": "codegen_cli.language_model",
+    "UserError": "quantize.files.errors",
+    "load": "codegen_cli.session.language_model",
 }
 
 

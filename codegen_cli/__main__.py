@@ -24,7 +24,7 @@ def main() -> NoReturn:
     _forget_numba_settings()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        from codegen_cli.streams import open_streams
+        from codegen_cli.terminal.streams import open_streams
 
         open_streams()
         from codegen_cli.commands.app import run

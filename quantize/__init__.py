@@ -10,7 +10,7 @@ Names are imported when they are first used: `import quantize` takes no time.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quantize.errors import UserError
+    from quantize.files.errors import UserError
     from quantize.quantize_model import QuantizeSummary, TensorReport, quantize
 
 __all__ = ["QuantizeSummary", "TensorReport", "UserError", "quantize"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = "quantize.errors" if name == "UserError" else "quantize.quantize_model"
+    module = "quantize.files.errors" if name == "UserError" else "quantize.quantize_model"
     value = getattr(import_module(module), name)
     globals()[name] = value
     return value

@@ -13,23 +13,13 @@ from typing import NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from quantize.blocks import (
-    F16_MAX,
-    Bytes,
-    Float16,
-    Float32,
-    Format,
-    dequantize_f16,
-    dequantize_int4,
-    dequantize_int8,
-    quantize_f16,
-    quantize_int4,
-    quantize_int8,
-)
-from quantize.checkpoint import WEIGHT_FILES, Checkpoint, open_checkpoint
-from quantize.config import ModelConfig
-from quantize.errors import UserError
-from quantize.layout import (
+from quantize.checkpoint.reading import WEIGHT_FILES, Checkpoint, open_checkpoint
+from quantize.checkpoint.tokenizer_files import tokenizer_files
+from quantize.containers.source_tensor import SourceTensor
+from quantize.description.config import ModelConfig
+from quantize.description.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
+from quantize.files.errors import UserError
+from quantize.packed.layout import (
     ROWS,
     Shape,
     codes_view,
@@ -42,11 +32,21 @@ from quantize.layout import (
     payload_bytes,
     scales_view,
 )
-from quantize.packed_file import MATRIX_FORMATS
-from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
-from quantize.source_tensor import SourceTensor
-from quantize.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
-from quantize.tokenizer_files import tokenizer_files
+from quantize.packed.packed_file import MATRIX_FORMATS
+from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
+from quantize.rounding.blocks import (
+    F16_MAX,
+    Bytes,
+    Float16,
+    Float32,
+    Format,
+    dequantize_f16,
+    dequantize_int4,
+    dequantize_int8,
+    quantize_f16,
+    quantize_int4,
+    quantize_int8,
+)
 
 # Weights of a block of rows: about 4 MB as float32, of which a thread holds a handful at a time.
 _BLOCK_WEIGHTS = 1 << 20
@@ -238,7 +238,7 @@ def _quantize_rows_int8(weights: Float32) -> _Rows:
 
 
 def _quantize_rows_int4(weights: Float32) -> _Rows:
-    from quantize.scale_search import search_int4_scales  # brings numba
+    from quantize.rounding.scale_search import search_int4_scales  # brings numba
 
     scales = search_int4_scales(weights)
     codes = quantize_int4(weights, scales)

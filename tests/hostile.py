@@ -16,18 +16,18 @@ from hypothesis import HealthCheck, settings
 from codegen_cli.text.token_text import BYTE_OF_CHARACTER
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import options_from
-from quantize import tokenizer_files
-from quantize.checkpoint import open_checkpoint
-from quantize.config import parse_config
-from quantize.errors import UserError
-from quantize.inert_pickle import read_state_dict
-from quantize.json_object import parse_json_object
-from quantize.packed_file import read_packed_file
+from quantize.checkpoint import tokenizer_files
+from quantize.checkpoint.reading import open_checkpoint
+from quantize.containers.inert_pickle import read_state_dict
+from quantize.containers.safetensors_map import map_safetensors
+from quantize.containers.source_tensor import FLOAT_DTYPES, SourceTensor
+from quantize.containers.torch_zip import map_torch_zip
+from quantize.description.config import parse_config
+from quantize.description.tensor_map import match_tensors, tensor_specs
+from quantize.files.errors import UserError
+from quantize.files.json_object import parse_json_object
+from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
-from quantize.safetensors_map import map_safetensors
-from quantize.source_tensor import FLOAT_DTYPES, SourceTensor
-from quantize.tensor_map import match_tensors, tensor_specs
-from quantize.torch_zip import map_torch_zip
 
 LONGEST_MESSAGE = 4000
 

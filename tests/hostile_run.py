@@ -5,8 +5,8 @@ from pathlib import Path
 
 from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
-from codegen_cli.engine import kernel_cache
-from codegen_cli.engine.model import load_model
+from codegen_cli.engine_cpu.compile import kernel_cache
+from codegen_cli.engine_cpu.model import load_model
 from codegen_cli.text.prompt import fit_prompt
 from codegen_cli.text.tokenizer import Tokenizer
 

@@ -12,10 +12,10 @@ from typing import Any
 # answer.
 CLIENT = """
 import json, sys, time
-from codegen_cli.store.download import download
-from codegen_cli.store.hub_cache import cached_checkpoint
-from codegen_cli.store.registry import ModelEntry
-from quantize.errors import UserError
+from codegen_cli.models.download import download
+from codegen_cli.models.hub_cache import cached_checkpoint
+from codegen_cli.models.registry import ModelEntry
+from quantize.files.errors import UserError
 
 time.sleep = lambda seconds: None  # the client waits before it tries again
 for line in sys.stdin:

@@ -12,11 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import codegen_cli.commands.app
-import codegen_cli.language_model
-import codegen_cli.reports.inventory  # noqa: F401
 from codegen_cli.__main__ import main
-from codegen_cli.engine import kernel_compiler
+from codegen_cli.engine_cpu.compile import kernel_compiler
 
 
 def unknown_user(uid: int) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from checkpoints import small_config
 
-from quantize.config import parse_config
-from quantize.layout import payload_bytes
-from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
-from quantize.tensor_map import tensor_specs
+from quantize.description.config import parse_config
+from quantize.description.tensor_map import tensor_specs
+from quantize.packed.layout import payload_bytes
+from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
 
 
 def write_packed(

@@ -8,7 +8,7 @@ from numba import njit
 
 from codegen_cli.kernels import activations
 from codegen_cli.kernels.activations import activate
-from quantize.config import ACTIVATION_FUNCTIONS
+from quantize.description.config import ACTIVATION_FUNCTIONS
 
 EXACT = {
     "gelu_new": lambda x: x / (1 + np.exp(-np.sqrt(8 / np.pi) * (x + 0.044715 * x**3))),

@@ -18,10 +18,12 @@ from endless import write_endless
 
 import codegen_cli
 import quantize
-from codegen_cli import Piece, Summary, UserError, console, language_model
-from codegen_cli.engine.threads import run_interruptibly
-from codegen_cli.language_model import MOST_THREADS, Options
-from codegen_cli.store.paths import bundled_model
+from codegen_cli import Piece, Summary, UserError
+from codegen_cli.engine_cpu.threads import run_interruptibly
+from codegen_cli.machine.places import bundled_model
+from codegen_cli.session import language_model
+from codegen_cli.session.language_model import MOST_THREADS, Options
+from codegen_cli.terminal import console
 from codegen_cli.text.prompt import fit_prompt
 
 PROMPTS = ("def add(a, b):", "def area(radius):", "class Stack:\n    def", "import os\nimport ")

@@ -8,10 +8,10 @@ from statistics import median
 import pytest
 from packed import write_packed
 
-from codegen_cli.analysis.token_bytes import position_bytes, weight_bytes
-from codegen_cli.engine import cpu
-from codegen_cli.store.paths import bundled_model
-from quantize.packed_file import read_packed_file
+from codegen_cli.machine import cpu
+from codegen_cli.machine.places import bundled_model
+from codegen_cli.measuring.token_bytes import position_bytes, weight_bytes
+from quantize.packed.packed_file import read_packed_file
 
 
 def stdout_of(result):

@@ -12,7 +12,7 @@ from golden import sharpened
 from codegen_cli.decoding.id_stream import IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
-from codegen_cli.engine.model import Model, load_model
+from codegen_cli.engine_cpu.model import Model, load_model
 from quantize.quantize_model import quantize
 
 # Every dimension leaves a block unfilled somewhere: head_dim 24, 96 + 104 inner columns, 301 rows.

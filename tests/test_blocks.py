@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.blocks import (
+from quantize.rounding.blocks import (
     F16_MAX,
     GROUP,
     dequantize_f16,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.store.paths import bundled_model
-from quantize.errors import UserError
-from quantize.packed_file import read_packed_file
+from codegen_cli.machine.places import bundled_model
+from quantize.files.errors import UserError
+from quantize.packed.packed_file import read_packed_file
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "training"))
@@ -183,7 +183,7 @@ def test_every_place_of_a_figure_is_found():
 
 
 def test_bits_per_weight_are_those_of_the_packed_files():
-    from codegen_cli.store.registry import entries
+    from codegen_cli.models.registry import entries
 
     sizes = {entry.name.partition("-")[0]: entry.size for entry in entries() if entry.repository}
     bits = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codegen_cli.engine.model import load_model
-from codegen_cli.store.paths import bundled_model
-from codegen_cli.store.registry import BUNDLED
-from quantize.packed_file import read_packed_file
+from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.machine.places import bundled_model
+from codegen_cli.models.registry import BUNDLED
+from quantize.packed.packed_file import read_packed_file
 
 # Measured when the bounds were set: 0.00035 nats and 249 of 256 positions.
 LARGEST_KL, LEAST_SAME_TOP_1 = 0.001, 0.95

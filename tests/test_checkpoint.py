@@ -20,11 +20,11 @@ from checkpoints import (
     write_torch_zip,
 )
 
-from quantize.checkpoint import open_checkpoint
-from quantize.config import parse_config
-from quantize.errors import UserError
-from quantize.safetensors_map import map_safetensors
-from quantize.tensor_map import match_tensors, tensor_specs
+from quantize.checkpoint.reading import open_checkpoint
+from quantize.containers.safetensors_map import map_safetensors
+from quantize.description.config import parse_config
+from quantize.description.tensor_map import match_tensors, tensor_specs
+from quantize.files.errors import UserError
 
 CONFIG = small_config()
 TENSORS = random_tensors(CONFIG, 7)

@@ -17,10 +17,10 @@ import codegen_cli
 from codegen_cli.decoding.summary import Summary
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import options_from
-from quantize.errors import UserError
-from quantize.packed_file import read_packed_file
+from quantize.checkpoint.tokenizer_files import read_tokenizer
+from quantize.files.errors import UserError
+from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
-from quantize.tokenizer_files import read_tokenizer
 
 PUBLISHED = json.loads(TOKENIZER_JSON)
 ADDED = {token["content"]: token["id"] for token in PUBLISHED["added_tokens"][1:]}

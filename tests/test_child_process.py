@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 PREAMBLE = """
 import os, signal, sys, threading, time
 from codegen_cli import child_process
-from codegen_cli.child_process import start_child
+from codegen_cli.machine.child_process import start_child
 
 def gone(pid):
     "Whether a process has ended; a zombie has."
@@ -236,7 +236,7 @@ def test_a_signal_amid_the_fork_runs_no_handler_in_the_child():
 
 def test_a_deadline_ends_the_wait():
     run(
-        "from codegen_cli.deadline import TimeUp\n"
+        "from codegen_cli.contract.deadline import TimeUp\n"
         "def work():\n"
         "    time.sleep(60)\n"
         "    yield 1\n"

@@ -10,9 +10,9 @@ import pytest
 from endless import N_POSITIONS, write_endless
 from pseudo_terminal import codegen_on_terminal
 
-from codegen_cli.store.paths import bundled_model
+from codegen_cli.machine.places import bundled_model
 from codegen_cli.text.tokenizer import Tokenizer
-from quantize.packed_file import read_packed_file
+from quantize.packed.packed_file import read_packed_file
 
 GREEDY = ("-q", "-t", "0", "-n", "24")
 BUNDLED = read_packed_file(bundled_model())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoints import small_config
 
-from quantize.config import (
+from quantize.description.config import (
     ACTIVATION_FUNCTIONS,
     ALIASES,
     HONOURED,
@@ -19,8 +19,8 @@ from quantize.config import (
     parse_config,
     read_config,
 )
-from quantize.errors import UserError
-from quantize.json_object import parse_json_object
+from quantize.files.errors import UserError
+from quantize.files.json_object import parse_json_object
 
 SMALL = ModelConfig(
     n_layer=2,

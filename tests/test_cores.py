@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli.engine.cores import Cores, usable_cores
-from codegen_cli.engine.system_files import number_in
+from codegen_cli.machine.cores import Cores, usable_cores
+from codegen_cli.machine.system_files import number_in
 
 needs_affinity = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks"
@@ -145,8 +145,8 @@ def test_a_process_on_one_cpu_starts_one_thread(compiled_kernels: None) -> None:
     script = (
         "import os, threading\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from codegen_cli.engine.model import load_model\n"
-        "from codegen_cli.store.paths import bundled_model\n"
+        "from codegen_cli.engine_cpu.model import load_model\n"
+        "from codegen_cli.machine.places import bundled_model\n"
         "model = load_model(bundled_model())\n"
         "print(threading.active_count())\n"
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from packed import flip_bit, write_packed
 
-from codegen_cli.analysis.checkup import (
+from codegen_cli.machine import cpu, memory
+from codegen_cli.machine.cores import Cores, usable_cores
+from codegen_cli.measuring.checkup import (
     Forecast,
     Kernels,
     directory_problems,
@@ -17,10 +19,8 @@ from codegen_cli.analysis.checkup import (
     memory_problems,
     thread_problems,
 )
-from codegen_cli.engine import cpu, memory
-from codegen_cli.engine.cores import Cores, usable_cores
-from codegen_cli.store.registry import entries
-from quantize.errors import UserError
+from codegen_cli.models.registry import entries
+from quantize.files.errors import UserError
 
 GB = 10**9
 

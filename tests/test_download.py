@@ -13,10 +13,10 @@ import pytest
 from hub_client import CACHED, DOWNLOAD, FILES, ask, environment, run_codegen
 from hub_server import HubServer, Repository
 
-from codegen_cli.store.download import download
-from codegen_cli.store.hub_cache import cached_checkpoint
-from codegen_cli.store.registry import find_entry
-from quantize.errors import UserError
+from codegen_cli.models.download import download
+from codegen_cli.models.hub_cache import cached_checkpoint
+from codegen_cli.models.registry import find_entry
+from quantize.files.errors import UserError
 
 NEEDED = ["config.json", "tokenizer.json", "pytorch_model.bin"]
 

@@ -10,10 +10,10 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, VOCAB_SIZE
 
-from codegen_cli.engine.model import load_model
-from codegen_cli.store.paths import bundled_model
+from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.machine.places import bundled_model
 from codegen_cli.text.tokenizer import Tokenizer
-from quantize.packed_file import read_packed_file
+from quantize.packed.packed_file import read_packed_file
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

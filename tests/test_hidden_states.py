@@ -10,8 +10,8 @@ from golden import read_golden, sharpened
 from oracle import oracle_states
 from test_parity import packed_weights
 
-from codegen_cli.engine.model import Model, load_model
-from quantize.packed_file import read_packed_file
+from codegen_cli.engine_cpu.model import Model, load_model
+from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
 
 # In standard deviations of the states. Measured: 2.2e-3 on head_dim_80_rotary_64; keys, values and

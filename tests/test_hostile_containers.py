@@ -27,10 +27,10 @@ from hostile import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.checkpoint import open_checkpoint
-from quantize.errors import UserError
-from quantize.input_file import quoted
-from quantize.torch_zip import map_torch_zip
+from quantize.checkpoint.reading import open_checkpoint
+from quantize.containers.torch_zip import map_torch_zip
+from quantize.files.errors import UserError
+from quantize.files.input_file import quoted
 
 CHANGES = st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=5)
 EDITS = st.lists(

@@ -30,8 +30,9 @@ SCRIPT = '''
 import ctypes, dataclasses, mmap, sys
 from pathlib import Path
 import numpy as np
-from codegen_cli.engine import buffers, kernel_cache, kv_cache, model
-from quantize.packed_file import read_packed_file
+from codegen_cli.engine_cpu import buffers, kv_cache, model
+from codegen_cli.engine_cpu.compile import kernel_cache
+from quantize.packed.packed_file import read_packed_file
 
 PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)

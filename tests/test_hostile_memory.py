@@ -14,8 +14,8 @@ import pytest
 from checkpoints import pickled, storage, tensor_call, write_zip
 from hostile import TINY, TINY_TOKENIZER, open_header, with_header, write_tiny_packed
 
-from quantize.errors import UserError
-from quantize.input_file import read_input
+from quantize.files.errors import UserError
+from quantize.files.input_file import read_input
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 

@@ -31,10 +31,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_cli.text.tokenizer import Tokenizer
-from quantize import packed_file
-from quantize.errors import UserError
-from quantize.packed_file import read_packed_file
-from quantize.packed_header import HASH_START, N_DIGITS, header_hash, read_packed_text
+from quantize.files.errors import UserError
+from quantize.packed import packed_file
+from quantize.packed.packed_file import read_packed_file
+from quantize.packed.packed_header import HASH_START, N_DIGITS, header_hash, read_packed_text
 
 FORMATS = ("int8", "int4", "f16")
 
@@ -402,7 +402,7 @@ def test_texts_of_the_header_are_quoted(contents: dict[str, bytes], scratch: Pat
 
 def test_a_terminal_is_never_told_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     """Even where a message quotes a file as it is, and where a path does."""
-    from codegen_cli import console
+    from codegen_cli.terminal import console
 
     console.error("in \x1b]0;title\x07 and \u202e", "two\nlines")
     assert capsys.readouterr().err == "error: in \\x1b]0;title\\x07 and \\u202e\nhint: two\nlines\n"
@@ -418,7 +418,7 @@ def test_a_file_that_shrinks_while_it_is_mapped_ends_the_process(tmp_path: Path)
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from quantize.packed_file import read_packed_file\n"
+        "from quantize.packed.packed_file import read_packed_file\n"
         "path = Path(sys.argv[1])\n"
         "packed = read_packed_file(path)\n"
         "os.truncate(path, 64)\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from ordinary_user import as_ordinary_user
 
-from codegen_cli.store import registry
-from codegen_cli.store.registry import KnownModel, PackedModel
-from quantize.errors import UserError
+from codegen_cli.models import registry
+from codegen_cli.models.registry import KnownModel, PackedModel
+from quantize.files.errors import UserError
 from quantize.quantize_model import quantize
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="errors as POSIX has them")

@@ -23,7 +23,7 @@ from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_file import judge_tokenizer
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 
 @pytest.fixture(scope="module")

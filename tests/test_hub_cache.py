@@ -8,9 +8,9 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import try_to_load_from_cache
 
-from codegen_cli.store import hub_cache
-from codegen_cli.store.registry import ModelEntry
-from quantize.errors import UserError
+from codegen_cli.models import hub_cache
+from codegen_cli.models.registry import ModelEntry
+from quantize.files.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40

@@ -9,8 +9,8 @@ import pytest
 from hub_client import FILES, environment, run_codegen
 from hub_server import HubServer, Repository
 
-from codegen_cli.store import hub_settings
-from quantize.errors import UserError
+from codegen_cli.models import hub_settings
+from quantize.files.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -234,7 +234,7 @@ def test_only_a_download_imports_the_client(tmp_path: Path) -> None:
     (tmp_path / "huggingface_hub" / "__init__.py").write_text("1 / 0\n")
     paths = f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"
     env = environment("", tmp_path, CODEGEN_HOME=str(tmp_path / "home"), PYTHONPATH=paths)
-    script = "import codegen_cli, codegen_cli.analysis.checkup, codegen_cli.reports.doctor_report"
+    script = "import codegen_cli, codegen_cli.measuring.checkup, codegen_cli.reports.doctor_report"
     subprocess.run([sys.executable, "-c", script], env=env, check=True)
     assert run_codegen(env, "models", "list", "--json").returncode == 0
     assert run_codegen(env, "models", "show", "350M-mono").returncode == 0

@@ -8,8 +8,8 @@ import pickletools
 import pytest
 from checkpoints import Call, Global, Persistent, pickled, storage, tensor_call
 
-from quantize.errors import UserError
-from quantize.inert_pickle import StorageRecord, TensorRecord, read_state_dict
+from quantize.containers.inert_pickle import StorageRecord, TensorRecord, read_state_dict
+from quantize.files.errors import UserError
 
 WHERE = "archive/data.pkl"
 STORAGE = storage("0", "F16", 12)

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from llvmlite import binding
 
-from codegen_cli.engine import kernel_cache, kernel_directory
-from codegen_cli.engine.kernel_compiler import N_FUNCTIONS
-from codegen_cli.engine.linker import ALLOWED_SYMBOLS, ForeignCode, link
-from codegen_cli.engine.object_file import undefined_symbols
-from codegen_cli.reports.kernel_delay import KernelDelay
+from codegen_cli.engine_cpu.compile import kernel_cache, kernel_directory
+from codegen_cli.engine_cpu.compile.kernel_compiler import N_FUNCTIONS
+from codegen_cli.engine_cpu.compile.linker import ALLOWED_SYMBOLS, ForeignCode, link
+from codegen_cli.engine_cpu.compile.object_file import undefined_symbols
+from codegen_cli.session.kernel_delay import KernelDelay
 
 ENTRY = "define i64 @codegen_run_step(ptr %table, i64 %thread) {{ {} }}\n"
 
@@ -65,7 +65,7 @@ def store(cache: Path, data: bytes) -> None:
 def test_a_cached_step_is_loaded_without_numba(cache: Path) -> None:
     script = (
         "import sys\n"
-        "from codegen_cli.engine import kernel_cache\n"
+        "from codegen_cli.engine_cpu.compile import kernel_cache\n"
         "kernel_cache.load_step(lambda delay: sys.exit(delay.kind))\n"
         "print('numba' in sys.modules)"
     )
@@ -172,7 +172,8 @@ def test_another_release_of_the_compiler_needs_new_code(
     release.write_text("another")
     script = (
         "import sys\n"
-        "from codegen_cli.engine import cpu, kernel_cache\n"
+        "from codegen_cli.engine_cpu.compile import kernel_cache\n"
+        "from codegen_cli.machine import cpu\n"
         "cpu.target()  # imports the real llvmlite\n"
         f"sys.modules.pop({name!r}, None)\n"
         f"sys.path.insert(0, {str(release.parent.parent)!r})\n"
@@ -214,7 +215,7 @@ def test_of_processes_that_start_at_once_one_compiles_and_the_others_wait_for_it
 IN_MEMORY = """
 import json
 import codegen_cli
-from codegen_cli.engine import kernel_cache
+from codegen_cli.engine_cpu.compile import kernel_cache
 
 told = []
 step = kernel_cache.load_step(told.append)
@@ -384,8 +385,8 @@ def test_max_time_ends_the_wait(held, codegen, tmp_path: Path) -> None:
 # --- what is shown meanwhile ----------------------------------------------------------------------
 
 SHOW = """
-from codegen_cli.engine.kernel_cache import Delay
-from codegen_cli.reports.kernel_delay import KernelDelay
+from codegen_cli.engine_cpu.compile.kernel_cache import Delay
+from codegen_cli.session.kernel_delay import KernelDelay
 
 with KernelDelay() as on_delay:
     on_delay(Delay("waiting"))

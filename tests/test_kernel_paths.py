@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli.engine import cpu, kernel_compiler
-from quantize.errors import UserError
+from codegen_cli.engine_cpu.compile import kernel_compiler
+from codegen_cli.machine import cpu
+from quantize.files.errors import UserError
 
 PATHS = cpu.usable_kernel_paths()
 

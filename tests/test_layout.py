@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from quantize.blocks import GROUP
-from quantize.layout import (
+from quantize.packed.layout import (
     ROWS,
     codes_bytes,
     codes_view,
@@ -25,6 +24,7 @@ from quantize.layout import (
     unpack_int4,
     unpack_int8,
 )
+from quantize.rounding.blocks import GROUP
 
 SHAPES = [(1, 1), (16, 32), (15, 31), (17, 33), (48, 96), (50, 100)]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from packed import write_packed
 
+from codegen_cli.machine import places as paths
+from codegen_cli.models.leftovers import Leftover, leftovers, remove_leftover, remove_unfinished
 from codegen_cli.reports.model_views import leftover_lines
-from codegen_cli.store import paths
-from codegen_cli.store.leftovers import Leftover, leftovers, remove_leftover, remove_unfinished
-from quantize.whole_file import partial_path, replacing
+from quantize.files.whole_file import partial_path, replacing
 
 
 @pytest.fixture(autouse=True)

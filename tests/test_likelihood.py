@@ -8,8 +8,8 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
 import codegen_cli
-from codegen_cli.analysis.likelihood import bits_per_byte, perplexity
-from codegen_cli.analysis.windows import windows
+from codegen_cli.scoring.likelihood import bits_per_byte, perplexity
+from codegen_cli.scoring.windows import windows
 from quantize.quantize_model import quantize
 
 SHORT = "def add(a, b):\n    return a + b  # Größe ✓\n"

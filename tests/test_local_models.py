@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 from packed import flip_bit, write_packed
 
-from codegen_cli.store import paths, settings
-from codegen_cli.store.local_models import (
+from codegen_cli.machine import places as paths
+from codegen_cli.models import settings
+from codegen_cli.models.local_models import (
     find_local_files,
     import_file,
     import_name,
     local_files,
     remove_file,
 )
-from codegen_cli.store.model_default import default_for, forget_missing_default
-from codegen_cli.store.registry import packed_path
-from codegen_cli.store.verification import files_to_verify, require_sound, verify_file
-from quantize.errors import UserError
+from codegen_cli.models.model_default import default_for, forget_missing_default
+from codegen_cli.models.registry import packed_path
+from codegen_cli.models.verification import files_to_verify, require_sound, verify_file
+from quantize.files.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -324,7 +325,7 @@ def test_a_name_means_all_its_formats_and_a_file_itself(source: Path) -> None:
 def test_a_model_runs_on_when_its_file_is_removed(
     home: Path, source: Path, compiled_kernels: None
 ) -> None:
-    from codegen_cli.engine.model import load_model
+    from codegen_cli.engine_cpu.model import load_model
 
     paths.data_dir().mkdir()
     paths.cache_dir().symlink_to(home / "cache")

@@ -12,7 +12,7 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from packed import write_packed
 
-from codegen_cli import console, streams
+from codegen_cli.terminal import console, streams
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes")
 

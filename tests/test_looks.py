@@ -17,12 +17,13 @@ from pseudo_terminal import (
 )
 from typer.testing import CliRunner
 
-from codegen_cli import console, tables, terminal
-from codegen_cli.analysis.checkup import Checkup, Forecast, Kernels, Problem
-from codegen_cli.analysis.forecast import ReadSpeeds
-from codegen_cli.analysis.speed import Measure
 from codegen_cli.commands.app import app
+from codegen_cli.measuring.checkup import Checkup, Forecast, Kernels, Problem
+from codegen_cli.measuring.forecast import ReadSpeeds
+from codegen_cli.measuring.speed import Measure
 from codegen_cli.reports import bench_report, doctor_report
+from codegen_cli.terminal import console, tables
+from codegen_cli.terminal import screen as terminal
 
 WIDTHS = (40, 80, 200)
 LONG_PATH = "/home/somebody/.local/share/a-rather-long-directory-name/codegen/models"
@@ -222,7 +223,7 @@ def test_no_result_is_broken_inside_a_word(tmp_path, width, arguments):
 
 BAR = """
 import sys
-from codegen_cli.drawing import progress
+from codegen_cli.terminal.drawing import progress
 with progress(sys.argv[1], sys.argv[2]) as advance:
     for step in range(5):
         advance(step * 100_000_000, 797_000_000)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from codegen_cli.kernels.matmul import matmul_f16, matmul_int4, matmul_int8
-from quantize import blocks, layout
+from quantize.packed import layout
+from quantize.rounding import blocks
 
 KERNELS = {"int8": matmul_int8, "int4": matmul_int4}
 PACKERS = {"int8": layout.pack_int8, "int4": layout.pack_int4}

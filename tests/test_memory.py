@@ -9,14 +9,14 @@ import pytest
 from checkpoints import small_config
 from packed import write_packed
 
-from codegen_cli.engine import memory
-from codegen_cli.engine.buffers import CHUNK, Buffers
-from codegen_cli.engine.kv_cache import KVCache
-from codegen_cli.engine.memory import available_bytes, needed, warn_if_short
-from codegen_cli.model_loading import load_chosen
-from codegen_cli.store.registry import PackedModel, entries
-from quantize.config import parse_config
-from quantize.packed_file import read_packed_file
+from codegen_cli.engine_cpu.buffers import CHUNK, Buffers
+from codegen_cli.engine_cpu.kv_cache import KVCache
+from codegen_cli.machine.memory import available_bytes
+from codegen_cli.models.memory_need import PROGRAM_BYTES, needed, warn_if_short
+from codegen_cli.models.registry import PackedModel, entries
+from codegen_cli.session.model_loading import load_chosen
+from quantize.description.config import parse_config
+from quantize.packed.packed_file import read_packed_file
 
 GB = 10**9
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:  1000000 kB\nMemAvailable:    8000000 kB\n"
@@ -39,7 +39,7 @@ def test_the_parts_are_the_bytes_that_are_allocated(changes: dict[str, object]) 
     arrays = sum(array.nbytes for array in buffers.arrays.values())
     activations = sum(int(record["n"]) for record in buffers.records.values())
     assert need.buffers_bytes > arrays + activations * buffers.max_tokens * 5  # f32 and i8
-    assert need.bytes == 1234 + need.cache_bytes + need.buffers_bytes + memory.PROGRAM_BYTES
+    assert need.bytes == 1234 + need.cache_bytes + need.buffers_bytes + PROGRAM_BYTES
 
 
 def test_the_registrys_numbers_agree() -> None:
@@ -220,7 +220,7 @@ def test_a_draw_among_a_whole_vocabulary_takes_no_fresh_pages_each_time() -> Non
         "import resource, sys\n"
         "import numpy as np\n"
         "from codegen_cli.decoding.sampler import make_sampler\n"
-        "from codegen_cli.engine.allocator import keep_freed_memory\n"
+        "from codegen_cli.machine.allocator import keep_freed_memory\n"
         "if sys.argv[1] == 'kept':\n"
         "    keep_freed_memory()\n"
         "logits = np.random.RandomState(0).randn(51200).astype(np.float32)\n"

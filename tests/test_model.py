@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.deadline import TimeUp
-from codegen_cli.engine.model import Model, load_model
-from codegen_cli.engine.team_size import CoreTime, TeamSize
-from codegen_cli.engine.threads import Team, run_interruptibly
+from codegen_cli.contract.deadline import TimeUp
+from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.engine_cpu.team_size import CoreTime, TeamSize
+from codegen_cli.engine_cpu.threads import Team, run_interruptibly
 from quantize.quantize_model import quantize
 
 
@@ -168,7 +168,7 @@ def test_a_thread_that_keeps_losing_its_core_is_left_out(monkeypatch):
         return CoreTime(time.perf_counter() if ran else 0.0, next(calls))
 
     numbers = {}
-    monkeypatch.setattr("codegen_cli.engine.threads.core_time", core_time)
+    monkeypatch.setattr("codegen_cli.engine_cpu.threads.core_time", core_time)
     team = Team(2, step)
     for number in range(6):
         team.run(lambda cancel, n_threads, number=number: number, None)

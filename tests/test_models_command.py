@@ -11,7 +11,7 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from packed import flip_bit, write_packed
 
-from quantize.packed_file import verify
+from quantize.packed.packed_file import verify
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from packed import write_packed
 from pseudo_terminal import codegen_on_terminal, plain
 from real_tokenizer import END_OF_TEXT_ID
 
-from codegen_cli import console
-from codegen_cli.engine.memory import warn_if_short
-from quantize.packed_file import read_packed_file
+from codegen_cli.models.memory_need import warn_if_short
+from codegen_cli.terminal import console
+from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
 
 DIM = "\x1b[2m"

@@ -12,11 +12,11 @@ from real_tokenizer import TOKENIZER
 from test_generate import Recital
 
 from codegen_cli.commands.app import app
-from codegen_cli.deadline import remaining
+from codegen_cli.contract.deadline import remaining
 from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.reports.completion import Completion
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 NUMBERS = [
     *("0", "-0.0", "1", "-1", "-1e300", "1e3", "1e10", "1e300", "1e400", "inf", "-inf", "Infinity"),

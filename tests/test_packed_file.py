@@ -18,14 +18,14 @@ import pytest
 from checkpoints import safetensors_bytes, small_config, write_safetensors
 from safetensors import safe_open
 
-from quantize.blocks import Bytes
-from quantize.config import parse_config
-from quantize.errors import UserError
-from quantize.layout import payload_bytes
-from quantize.packed_file import read_packed_file
-from quantize.packed_header import is_packed_file
-from quantize.packed_writer import ModelDescription, TensorEntry, write_packed_file
-from quantize.tensor_map import tensor_specs
+from quantize.description.config import parse_config
+from quantize.description.tensor_map import tensor_specs
+from quantize.files.errors import UserError
+from quantize.packed.layout import payload_bytes
+from quantize.packed.packed_file import read_packed_file
+from quantize.packed.packed_header import is_packed_file
+from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
+from quantize.rounding.blocks import Bytes
 
 TOKENIZER_JSON = b'{"version": "1.0"}'
 FORMATS = ("int8", "int4", "f16")
@@ -371,7 +371,7 @@ def test_data_that_starts_off_a_multiple_of_64_is_refused(packed: Path) -> None:
 
 def test_reading_imports_nothing_heavier_than_numpy() -> None:
     code = """
-import sys, quantize.packed_file
+import sys, quantize.packed.packed_file
 heavy = {"numba", "torch", "safetensors", "tokenizers", "huggingface_hub", "rich", "typer"}
 sys.exit(bool(heavy & set(sys.modules)))
 """
@@ -479,7 +479,7 @@ def test_a_disk_one_byte_too_small_is_refused(
 ) -> None:
     need_bytes = write(tmp_path / "m").stat().st_size
     usage = shutil.disk_usage(tmp_path)._replace(free=need_bytes - 1)
-    monkeypatch.setattr("quantize.packed_writer.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("quantize.packed.packed_writer.shutil.disk_usage", lambda path: usage)
     error = write_refusal(tmp_path / "n")
     assert "its disk has 0.1 MB free, need 0.1 MB" in error.message
     assert "Free some space" in error.hint
@@ -491,7 +491,7 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("quantize.packed_writer.os.fsync", fail)
+    monkeypatch.setattr("quantize.packed.packed_writer.os.fsync", fail)
     error = write_refusal(tmp_path / "m")
     assert "No space left on device" in error.message
     assert "Free some space" in error.hint

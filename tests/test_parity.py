@@ -19,11 +19,12 @@ from checkpoints import (
 from golden import GOLDEN_NAMES, Golden, read_golden
 from oracle import twin_logits
 
-from codegen_cli.engine.model import load_model
-from quantize import blocks, layout
-from quantize.packed_file import PackedFile, PackedTensor, read_packed_file
+from codegen_cli.engine_cpu.model import load_model
+from quantize.description.tensor_map import tensor_specs
+from quantize.packed import layout
+from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_file
 from quantize.quantize_model import quantize
-from quantize.tensor_map import tensor_specs
+from quantize.rounding import blocks
 
 # Measured: 1.4e-3; rounding keys and values to fp16 alone moves the oracle by up to 1.4e-3.
 F16_TOLERANCE = 2e-3

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli.store import paths
-from codegen_cli.store.paths import NoHome
+from codegen_cli.machine import places as paths
+from codegen_cli.machine.places import NoHome
 
 if sys.platform != "win32":
     import pwd

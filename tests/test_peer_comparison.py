@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.engine.model import load_model
+from codegen_cli.engine_cpu.model import load_model
 from quantize.quantize_model import quantize
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"

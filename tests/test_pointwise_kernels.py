@@ -6,7 +6,8 @@ from numba import njit
 
 from codegen_cli.kernels import pointwise
 from codegen_cli.kernels.vectors import load_f32, store_f32
-from quantize import blocks, layout
+from quantize.packed import layout
+from quantize.rounding import blocks
 
 
 @njit

@@ -12,7 +12,7 @@ from codegen_cli.text.prompt import fit_prompt, last_document
 from codegen_cli.text.prompt_input import check_argument, decode_input
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 SOURCE = Path(__file__).read_text(encoding="utf-8")
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from packed import write_packed
 
-from codegen_cli.store.paths import bundled_model
+from codegen_cli.machine.places import bundled_model
 
 needs_a_child = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
@@ -21,8 +21,8 @@ PREAMBLE = f"""
 import os, signal, sys
 from pathlib import Path
 from codegen_cli.text.prompt_process import PromptProcess
-from quantize.errors import UserError
-from quantize.packed_header import read_packed_text
+from quantize.files.errors import UserError
+from quantize.packed.packed_header import read_packed_text
 
 packed = read_packed_text(Path({str(bundled_model())!r}))
 n_positions = packed.config.n_positions
@@ -159,7 +159,7 @@ def test_a_model_that_is_packed_runs_by_its_name_without_the_hubs_client(tmp_pat
     write_packed(tmp_path / "models" / "350M-mono.int8.safetensors")
     script = (
         "import sys\n"
-        "from codegen_cli.model_choice import choose_model\n"
+        "from codegen_cli.models.model_choice import choose_model\n"
         "print(choose_model('350M-mono').path.name, 'huggingface_hub' in sys.modules)\n"
     )
     command = [sys.executable, "-c", script]
@@ -174,7 +174,7 @@ def test_a_file_that_is_replaced_meanwhile_is_no_mixture(tmp_path):
     shutil.copy(bundled_model(), model)
     script = (
         "import os, sys\n"
-        "from codegen_cli import model_loading\n"
+        "from codegen_cli.session import model_loading\n"
         "load = model_loading.load_chosen\n"
         "def replace_and_load(*arguments):\n"
         f"    os.replace({str(other)!r}, {str(model)!r})\n"

@@ -8,7 +8,7 @@ import pytest
 from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece
-from codegen_cli.engine.model import load_model
+from codegen_cli.engine_cpu.model import load_model
 from codegen_cli.text.tokenizer import Tokenizer
 
 # Read before conftest.py moves it: downloads go to the cache that the user has anyway.

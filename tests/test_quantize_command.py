@@ -10,7 +10,7 @@ import sys
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from quantize.packed_file import read_packed_file
+from quantize.packed.packed_file import read_packed_file
 
 RUN = ("-t", "0", "-n", "4", "--until", "none", "def f(")
 

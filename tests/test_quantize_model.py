@@ -17,12 +17,13 @@ from checkpoints import (
     write_checkpoint,
 )
 
-from quantize import blocks, layout
-from quantize.errors import UserError
-from quantize.packed_file import PackedTensor, read_packed_file
+from quantize.description.tensor_map import tensor_specs
+from quantize.files.errors import UserError
+from quantize.packed import layout
+from quantize.packed.packed_file import PackedTensor, read_packed_file
 from quantize.quantize_model import TensorReport, quantize
-from quantize.scale_search import search_int4_scales
-from quantize.tensor_map import tensor_specs
+from quantize.rounding import blocks
+from quantize.rounding.scale_search import search_int4_scales
 
 FORMATS = ("int8", "int4", "f16")
 # Neither rows nor columns fill blocks: qkv_proj is [120, 40], fc_in [160, 40], lm_head [97, 40].
@@ -289,7 +290,7 @@ def test_a_file_size_limit_is_told_and_leaves_no_file(checkpoint: Path, tmp_path
     code = f"""
 import resource
 from pathlib import Path
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 from quantize.quantize_model import quantize
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:

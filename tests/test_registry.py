@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.store import paths, registry
-from codegen_cli.store.registry import (
+from codegen_cli.machine import places as paths
+from codegen_cli.models import registry
+from codegen_cli.models.registry import (
     CheckpointModel,
     KnownModel,
     ModelEntry,
     ModelSize,
     PackedModel,
 )
-from quantize import layout
-from quantize.config import parse_config
-from quantize.errors import UserError
-from quantize.packed_file import read_packed_file
+from quantize.description.config import parse_config
+from quantize.description.tensor_map import TensorSpec, tensor_specs
+from quantize.files.errors import UserError
+from quantize.packed import layout
+from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize, stored_format
-from quantize.tensor_map import TensorSpec, tensor_specs
 
 BASE_BYTES = 150_000_000  # Python, its libraries, the tokenizer and the activations
 SIZES = {entry.size: entry.name for entry in registry.entries()}
@@ -326,7 +327,7 @@ def test_name_packed_by_the_user_wins_over_a_directory_except_as_a_source(home: 
 
 def test_importing_names_settings_and_commands_loads_nothing_heavy() -> None:
     script = (
-        "import sys, codegen_cli.store.registry, codegen_cli.store.settings\n"
+        "import sys, codegen_cli.models.registry, codegen_cli.models.settings\n"
         "import codegen_cli.commands.download\n"
         "heavy = {'numpy', 'numba', 'huggingface_hub', 'rich', 'tokenizers', 'tomllib'}\n"
         "print(*sorted(heavy & set(sys.modules)))"

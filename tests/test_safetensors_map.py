@@ -9,8 +9,8 @@ import pytest
 from checkpoints import safetensors_bytes, stored_values, write_safetensors
 from safetensors.numpy import save_file
 
-from quantize.errors import UserError
-from quantize.safetensors_map import map_safetensors
+from quantize.containers.safetensors_map import map_safetensors
+from quantize.files.errors import UserError
 
 F16_PAIR = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
 

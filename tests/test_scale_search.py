@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from quantize.blocks import (
+from quantize.rounding.blocks import (
     GROUP,
     dequantize_int4,
     int4_zeros,
@@ -15,7 +15,7 @@ from quantize.blocks import (
     round_to_absmax_int4,
     split_groups,
 )
-from quantize.scale_search import SHIFTS, STRETCHES, search_int4_scales
+from quantize.rounding.scale_search import SHIFTS, STRETCHES, search_int4_scales
 
 F32 = np.float32
 

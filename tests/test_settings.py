@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli.store import settings
-from codegen_cli.store.settings import Default
-from quantize.errors import UserError
+from codegen_cli.models import settings
+from codegen_cli.models.settings import Default
+from quantize.files.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +131,7 @@ def test_a_default_is_forgotten_only_by_its_name(home: Path) -> None:
 def test_changes_by_several_processes_at_once_are_all_kept() -> None:
     n_processes, n_changes = 4, 25
     script = (
-        "from codegen_cli.store.settings import Default, change_default\n"
+        "from codegen_cli.models.settings import Default, change_default\n"
         f"for _ in range({n_changes}):\n"
         "    change_default(lambda old: Default(str(int(old.model if old else 0) + 1)))\n"
     )

@@ -13,8 +13,8 @@ import pytest
 import typer
 from packed import write_packed
 
-from codegen_cli import console
 from codegen_cli.commands.app import app
+from codegen_cli.terminal import console
 
 SHELLS = ("bash", "zsh", "fish")
 

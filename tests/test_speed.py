@@ -8,23 +8,24 @@ import numpy as np
 import pytest
 from packed import write_packed
 
-from codegen_cli.analysis import disturbance, speed
-from codegen_cli.analysis.disturbance import OtherPrograms
-from codegen_cli.analysis.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
-from codegen_cli.analysis.read_limit import MemoryReader
-from codegen_cli.analysis.speed import Measure, full_cache, measure_speed, step_seconds
-from codegen_cli.analysis.token_bytes import (
+from codegen_cli.engine_cpu.compile import kernel_cache
+from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.machine import disturbance
+from codegen_cli.machine.disturbance import OtherPrograms
+from codegen_cli.machine.places import bundled_model
+from codegen_cli.measuring import speed
+from codegen_cli.measuring.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
+from codegen_cli.measuring.read_limit import MemoryReader
+from codegen_cli.measuring.speed import Measure, full_cache, measure_speed, step_seconds
+from codegen_cli.measuring.token_bytes import (
     bits_per_weight,
     position_bytes,
     weight_bytes,
     weight_bytes_if_packed,
 )
-from codegen_cli.engine import kernel_cache
-from codegen_cli.engine.model import Model, load_model
-from codegen_cli.store.paths import bundled_model
-from codegen_cli.store.registry import entries
-from quantize.config import parse_config
-from quantize.packed_file import read_packed_file
+from codegen_cli.models.registry import entries
+from quantize.description.config import parse_config
+from quantize.packed.packed_file import read_packed_file
 
 
 def ignore(done: float, total: float) -> None:

@@ -415,7 +415,7 @@ WRITERS = {
     "rich": "from rich.console import Console; Console(stderr=True).print('x')",
     "a bar": (
         "sys.stderr.isatty = lambda: True\n"
-        "from codegen_cli import drawing\n"
+        "from codegen_cli.terminal import drawing\n"
         "with drawing.progress('x') as advance:\n"
         "    [advance(i, 100) for i in range(100)]"
     ),
@@ -429,7 +429,7 @@ WRITERS = {
 def test_whoever_writes_to_stderr_is_not_stopped(tmp_path, writer, kind):
     script = (
         "import sys\n"
-        "from codegen_cli.streams import open_streams, write_line\n"
+        "from codegen_cli.terminal.streams import open_streams, write_line\n"
         "open_streams()\n"
         f"{WRITERS[writer]}\n"
         "write_line('done')\n"

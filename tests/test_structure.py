@@ -1,7 +1,8 @@
-"""The data flow as a list: a module imports only what stands above it; libraries have one door."""
+"""The data flow as a list: a module imports only what stands above it, and so does a folder."""
 
 import ast
 import re
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -9,71 +10,53 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 MODULES = """
-quantize.errors
-quantize.input_file
-quantize.json_object
-quantize.config
-quantize.source_tensor
-quantize.inert_pickle
-quantize.torch_zip
-quantize.safetensors_map
-quantize.tensor_map
-quantize.added_tokens
-quantize.tokenizer_json
-quantize.tokenizer_files
+quantize.files
+quantize.files.errors
+quantize.files.input_file
+quantize.files.json_object
+quantize.files.whole_file
+quantize.containers
+quantize.containers.source_tensor
+quantize.containers.inert_pickle
+quantize.containers.torch_zip
+quantize.containers.safetensors_map
+quantize.description
+quantize.description.config
+quantize.description.tensor_map
 quantize.checkpoint
-quantize.packed_header
-quantize.blocks
-quantize.layout
-quantize.scale_search
-quantize.packed_file
-quantize.whole_file
-quantize.packed_writer
+quantize.checkpoint.added_tokens
+quantize.checkpoint.tokenizer_json
+quantize.checkpoint.tokenizer_files
+quantize.checkpoint.reading
+quantize.rounding
+quantize.rounding.blocks
+quantize.rounding.scale_search
+quantize.packed
+quantize.packed.packed_header
+quantize.packed.layout
+quantize.packed.packed_file
+quantize.packed.packed_writer
 quantize.quantize_model
 quantize
-codegen_cli.deadline
-codegen_cli.child_process
-codegen_cli.redirection
+codegen_cli.contract
+codegen_cli.contract.deadline
+codegen_cli.contract.version
 codegen_cli.terminal
-codegen_cli.streams
-codegen_cli.console
-codegen_cli.tables
-codegen_cli.drawing
-codegen_cli.store
-codegen_cli.store.paths
-codegen_cli.store.settings
-codegen_cli.store.registry
-codegen_cli.store.local_models
-codegen_cli.store.checkpoint_files
-codegen_cli.store.content_hash
-codegen_cli.store.hub_cache
-codegen_cli.store.hub_unfinished
-codegen_cli.store.leftovers
-codegen_cli.store.checkpoint_hashes
-codegen_cli.store.verification
-codegen_cli.store.hub_settings
-codegen_cli.store.hub_errors
-codegen_cli.store.hub_client
-codegen_cli.store.download
-codegen_cli.store.removal
-codegen_cli.store.model_default
-codegen_cli.store.packing
-codegen_cli.text
-codegen_cli.text.tokenizer_file
-codegen_cli.text.token_text
-codegen_cli.text.tokenizer_options
-codegen_cli.text.vocabulary
-codegen_cli.text.vocabulary_files
-codegen_cli.text.tokenizer
-codegen_cli.text.text_stream
-codegen_cli.text.prompt_input
-codegen_cli.text.prompt
-codegen_cli.text.prompt_process
-codegen_cli.engine
-codegen_cli.engine.allocator
-codegen_cli.engine.system_files
-codegen_cli.engine.cores
-codegen_cli.engine.cpu
+codegen_cli.terminal.redirection
+codegen_cli.terminal.screen
+codegen_cli.terminal.streams
+codegen_cli.terminal.console
+codegen_cli.terminal.tables
+codegen_cli.terminal.drawing
+codegen_cli.machine
+codegen_cli.machine.child_process
+codegen_cli.machine.places
+codegen_cli.machine.allocator
+codegen_cli.machine.system_files
+codegen_cli.machine.cores
+codegen_cli.machine.cpu
+codegen_cli.machine.memory
+codegen_cli.machine.disturbance
 codegen_cli.kernels
 codegen_cli.kernels.fp16
 codegen_cli.kernels.vectors
@@ -85,24 +68,30 @@ codegen_cli.kernels.activations
 codegen_cli.kernels.attention
 codegen_cli.kernels.step_table
 codegen_cli.kernels.step
-codegen_cli.engine.team_size
-codegen_cli.engine.threads
-codegen_cli.engine.object_file
-codegen_cli.engine.linker
-codegen_cli.engine.kernel_compiler
-codegen_cli.engine.kernel_directory
-codegen_cli.engine.kernel_cache
-codegen_cli.engine.kv_cache
-codegen_cli.engine.buffers
-codegen_cli.engine.memory
-codegen_cli.reports
-codegen_cli.reports.inventory
-codegen_cli.reports.model_views
-codegen_cli.reports.kernel_delay
-codegen_cli.model_choice
-codegen_cli.engine.weights
-codegen_cli.engine.model
-codegen_cli.model_loading
+codegen_cli.engine_cpu
+codegen_cli.engine_cpu.compile
+codegen_cli.engine_cpu.team_size
+codegen_cli.engine_cpu.threads
+codegen_cli.engine_cpu.compile.object_file
+codegen_cli.engine_cpu.compile.linker
+codegen_cli.engine_cpu.compile.kernel_compiler
+codegen_cli.engine_cpu.compile.kernel_directory
+codegen_cli.engine_cpu.compile.kernel_cache
+codegen_cli.engine_cpu.kv_cache
+codegen_cli.engine_cpu.buffers
+codegen_cli.engine_cpu.weights
+codegen_cli.engine_cpu.model
+codegen_cli.text
+codegen_cli.text.tokenizer_file
+codegen_cli.text.token_text
+codegen_cli.text.tokenizer_options
+codegen_cli.text.vocabulary
+codegen_cli.text.vocabulary_files
+codegen_cli.text.tokenizer
+codegen_cli.text.text_stream
+codegen_cli.text.prompt_input
+codegen_cli.text.prompt
+codegen_cli.text.prompt_process
 codegen_cli.decoding
 codegen_cli.decoding.random_draws
 codegen_cli.decoding.sampler
@@ -116,24 +105,49 @@ codegen_cli.decoding.prompt_lookup
 codegen_cli.decoding.drafter
 codegen_cli.decoding.id_stream
 codegen_cli.decoding.generate
-codegen_cli.analysis
-codegen_cli.analysis.windows
-codegen_cli.analysis.likelihood
-codegen_cli.analysis.embedding
-codegen_cli.analysis.disturbance
-codegen_cli.analysis.token_bytes
-codegen_cli.analysis.read_limit
-codegen_cli.analysis.speed
-codegen_cli.analysis.forecast
-codegen_cli.language_model
-codegen_cli
+codegen_cli.scoring
+codegen_cli.scoring.windows
+codegen_cli.scoring.likelihood
+codegen_cli.scoring.embedding
+codegen_cli.models
+codegen_cli.models.settings
+codegen_cli.models.registry
+codegen_cli.models.local_models
+codegen_cli.models.checkpoint_files
+codegen_cli.models.content_hash
+codegen_cli.models.hub_cache
+codegen_cli.models.hub_unfinished
+codegen_cli.models.leftovers
+codegen_cli.models.checkpoint_hashes
+codegen_cli.models.verification
+codegen_cli.models.hub_settings
+codegen_cli.models.hub_errors
+codegen_cli.models.hub_client
+codegen_cli.models.download
+codegen_cli.models.removal
+codegen_cli.models.model_default
+codegen_cli.models.packing
+codegen_cli.models.model_choice
+codegen_cli.models.memory_need
+codegen_cli.models.inventory
+codegen_cli.session
+codegen_cli.session.kernel_delay
+codegen_cli.session.model_loading
+codegen_cli.session.language_model
+codegen_cli.measuring
+codegen_cli.measuring.token_bytes
+codegen_cli.measuring.read_limit
+codegen_cli.measuring.speed
+codegen_cli.measuring.forecast
+codegen_cli.measuring.checkup
+codegen_cli.reports
+codegen_cli.reports.model_views
 codegen_cli.reports.openai_json
 codegen_cli.reports.completion
 codegen_cli.reports.token_table
 codegen_cli.reports.score_report
 codegen_cli.reports.embed_report
 codegen_cli.reports.bench_report
-codegen_cli.analysis.checkup
 codegen_cli.reports.doctor_report
 codegen_cli.commands
 codegen_cli.commands.model_names
@@ -151,27 +165,53 @@ codegen_cli.commands.models
 codegen_cli.commands.doctor
 codegen_cli.commands.bench
 codegen_cli.commands.app
+codegen_cli
 codegen_cli.__main__
+""".split()
+
+# Low to high; a folder below another counts with it, and a package's root as a folder of its own.
+FOLDERS = """
+quantize.files
+quantize.containers
+quantize.description
+quantize.checkpoint
+quantize.rounding
+quantize.packed
+quantize
+codegen_cli.contract
+codegen_cli.terminal
+codegen_cli.machine
+codegen_cli.kernels
+codegen_cli.engine_cpu
+codegen_cli.text
+codegen_cli.decoding
+codegen_cli.scoring
+codegen_cli.models
+codegen_cli.session
+codegen_cli.measuring
+codegen_cli.reports
+codegen_cli.commands
+codegen_cli
 """.split()
 
 # Who may import a library; a folder stands for all its modules.
 DOORS = {
-    "rich": ["codegen_cli.drawing"],
+    "rich": ["codegen_cli.terminal.drawing"],
     "typer": ["codegen_cli.commands"],
-    "huggingface_hub": ["codegen_cli.store.hub_client", "codegen_cli.store.hub_errors"],
+    "huggingface_hub": ["codegen_cli.models.hub_client", "codegen_cli.models.hub_errors"],
     "tokenizers": ["codegen_cli.text.tokenizer"],
-    "platformdirs": ["codegen_cli.store.paths"],
+    "platformdirs": ["codegen_cli.machine.places"],
     "filelock": [
-        "codegen_cli.store.settings",
-        "codegen_cli.store.hub_unfinished",
-        "codegen_cli.engine.kernel_directory",
+        "codegen_cli.models.settings",
+        "codegen_cli.models.hub_unfinished",
+        "codegen_cli.engine_cpu.compile.kernel_directory",
     ],
-    "numba": ["codegen_cli.kernels", "quantize.scale_search"],
+    "numba": ["codegen_cli.kernels", "quantize.rounding.scale_search"],
     "llvmlite": [
         "codegen_cli.kernels",
-        "codegen_cli.engine.cpu",
-        "codegen_cli.engine.kernel_compiler",
-        "codegen_cli.engine.linker",
+        "codegen_cli.machine.cpu",
+        "codegen_cli.engine_cpu.compile.kernel_compiler",
+        "codegen_cli.engine_cpu.compile.linker",
     ],
     "safetensors": [],
     "torch": [],
@@ -214,6 +254,20 @@ def test_a_module_imports_only_what_stands_above_it(module):
         name for name in imports_of(module) if name.split(".")[0] in ("quantize", "codegen_cli")
     }
     assert ours <= above
+
+
+def folder_of(module):
+    return max((each for each in FOLDERS if f"{module}.".startswith(f"{each}.")), key=len)
+
+
+def test_the_modules_of_a_folder_stand_together():
+    """So no folder imports from one that is higher, as no module does."""
+    assert [folder for folder, _ in groupby(map(folder_of, MODULES))] == FOLDERS
+
+
+def test_every_folder_says_what_it_does():
+    for folder in FOLDERS:
+        assert ast.get_docstring(ast.parse(path_of(folder).read_text())), folder
 
 
 @pytest.mark.parametrize("library", DOORS)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from codegen_cli.engine.team_size import CoreTime, TeamSize, core_time
+from codegen_cli.engine_cpu.team_size import CoreTime, TeamSize, core_time
 
 STEP_SECONDS = 0.006
 KEPT = CoreTime(0.00595, 1)

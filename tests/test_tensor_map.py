@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 from checkpoints import parameter_shapes, random_tensors, small_config
 
-from quantize.config import parse_config
-from quantize.errors import UserError
-from quantize.source_tensor import SourceTensor
-from quantize.tensor_map import is_unused, listed, match_tensors, qkv_row_order, tensor_specs
+from quantize.containers.source_tensor import SourceTensor
+from quantize.description.config import parse_config
+from quantize.description.tensor_map import (
+    is_unused,
+    listed,
+    match_tensors,
+    qkv_row_order,
+    tensor_specs,
+)
+from quantize.files.errors import UserError
 
 CONFIG = parse_config(small_config(), "config.json")
 TIED = parse_config(small_config(tie_word_embeddings=True), "config.json")

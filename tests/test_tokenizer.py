@@ -10,7 +10,7 @@ from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON, VOCAB_SIZE
 
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 PUBLISHED = {
     "Hello world": [15496, 995],

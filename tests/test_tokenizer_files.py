@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
 from codegen_cli.text.tokenizer import Tokenizer
-from quantize.checkpoint import open_checkpoint
-from quantize.errors import UserError
+from quantize.checkpoint.reading import open_checkpoint
+from quantize.checkpoint.tokenizer_files import read_tokenizer
+from quantize.files.errors import UserError
 from quantize.quantize_model import quantize
-from quantize.tokenizer_files import read_tokenizer
 
 PUBLISHED = json.loads(TOKENIZER_JSON)
 VOCAB = PUBLISHED["model"]["vocab"]

@@ -12,7 +12,7 @@ from codegen_cli.text.text_stream import TextStream
 from codegen_cli.text.token_text import truncate_completion
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 TEXTS = ("def f(x):  y", " a", "", "x<|endoftext|>y!  z")
 PLAIN = ([4299, 277, 7, 87, 2599, 50286, 88], [257], [], [87, 50256, 88, 0, 50286, 89])

@@ -19,8 +19,8 @@ from checkpoints import (
     write_zip,
 )
 
-from quantize.errors import UserError
-from quantize.torch_zip import map_torch_zip
+from quantize.containers.torch_zip import map_torch_zip
+from quantize.files.errors import UserError
 
 DATA = Path(__file__).parent / "data"
 NUMBERS = np.arange(12, dtype=np.float16)

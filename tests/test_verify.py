@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from packed import flip_bit, write_packed
 
-from quantize.errors import UserError
-from quantize.packed_file import PayloadCheck, read_packed_file, verify
-from quantize.packed_header import TOKENIZER
+from quantize.files.errors import UserError
+from quantize.packed.packed_file import PayloadCheck, read_packed_file, verify
+from quantize.packed.packed_header import TOKENIZER
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
-from quantize.errors import UserError
-from quantize.tokenizer_files import read_tokenizer
+from quantize.checkpoint.tokenizer_files import read_tokenizer
+from quantize.files.errors import UserError
 
 NAMES = ["vocab.json", "merges.txt", "added_tokens.json"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quantize.errors import UserError
-from quantize.whole_file import (
+from quantize.files.errors import UserError
+from quantize.files.whole_file import (
     abandoned_files,
     hold,
     partial_path,
@@ -19,7 +19,7 @@ from quantize.whole_file import (
 WRITER = """\
 import sys
 from pathlib import Path
-from quantize.whole_file import replacing, write_all
+from quantize.files.whole_file import replacing, write_all
 
 target = Path(sys.argv[1])
 with replacing(target) as file:

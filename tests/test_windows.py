@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_cli.analysis.windows import Window, stride_of, windows
+from codegen_cli.scoring.windows import Window, stride_of, windows
 
 
 def test_a_text_that_fits_is_one_window():

@@ -12,7 +12,7 @@ class Codegen:
     """A loaded model and a cache."""
 
     def __init__(self, path: str, threads: int) -> None:
-        from codegen_cli.engine.model import load_model
+        from codegen_cli.engine_cpu.model import load_model
 
         self._model = load_model(Path(path), threads)
         self._cache = self._model.new_cache()
@@ -33,7 +33,7 @@ class Codegen:
         return IdStream(self._model, ids, [], options, PhaseTimes())
 
     def describe(self) -> dict[str, object]:
-        from codegen_cli.analysis.token_bytes import bits_per_weight, weight_bytes
+        from codegen_cli.measuring.token_bytes import bits_per_weight, weight_bytes
 
         packed = self._model.packed
         return {

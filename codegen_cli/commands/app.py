@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import __version__, console, streams, tables
 from codegen_cli.commands.bench import bench
 from codegen_cli.commands.complete import complete
 from codegen_cli.commands.completion_script import blaming_home
@@ -22,7 +21,9 @@ from codegen_cli.commands.help_text import Command, Group
 from codegen_cli.commands.models import app as models
 from codegen_cli.commands.quantize import quantize
 from codegen_cli.commands.score import score
-from quantize.errors import UserError
+from codegen_cli.contract.version import __version__
+from codegen_cli.terminal import console, streams, tables
+from quantize.files.errors import UserError
 
 app = typer.Typer(
     name="codegen",

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console, drawing
 from codegen_cli.commands import options
+from codegen_cli.terminal import console, drawing
 
 
 def bench(
@@ -35,14 +35,14 @@ def bench(
     codegen bench --json | jq '.measures[] | {phase, n_tokens, tokens_per_second}'
     """
     console.set_quiet(quiet)
-    from codegen_cli.analysis.disturbance import OtherPrograms
-    from codegen_cli.analysis.read_limit import MemoryReader
-    from codegen_cli.analysis.speed import measure_speed
-    from codegen_cli.engine.cores import usable_cores
-    from codegen_cli.engine.memory import available_bytes
-    from codegen_cli.model_choice import choose_model
-    from codegen_cli.model_loading import load_chosen
+    from codegen_cli.machine.cores import usable_cores
+    from codegen_cli.machine.disturbance import OtherPrograms
+    from codegen_cli.machine.memory import available_bytes
+    from codegen_cli.measuring.read_limit import MemoryReader
+    from codegen_cli.measuring.speed import measure_speed
+    from codegen_cli.models.model_choice import choose_model
     from codegen_cli.reports.bench_report import write_json, write_table
+    from codegen_cli.session.model_loading import load_chosen
 
     chosen = choose_model(model)
     n_threads = threads or usable_cores().n_threads

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from codegen_cli import console
 from codegen_cli.commands import options
 from codegen_cli.commands.overwriting import refuse_overwritten_prompt
-from quantize.errors import UserError
+from codegen_cli.terminal import console
+from quantize.files.errors import UserError
 
 
 def _checked(parameter: typer.CallbackParam, value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 _INSTALL = "--install-completion"
 _HINT = (

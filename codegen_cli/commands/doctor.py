@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console, drawing
 from codegen_cli.commands import options
+from codegen_cli.terminal import console, drawing
 
 
 def doctor(
@@ -26,9 +26,9 @@ def doctor(
     codegen doctor --json | jq '.problems'
     """
     console.set_quiet(quiet)
-    from codegen_cli.analysis.checkup import Problem, examine, load_kernels
+    from codegen_cli.measuring.checkup import Problem, examine, load_kernels
     from codegen_cli.reports.doctor_report import write_json, write_report
-    from codegen_cli.reports.kernel_delay import KernelDelay
+    from codegen_cli.session.kernel_delay import KernelDelay
 
     problems: list[Problem] = []
     with KernelDelay() as on_delay:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console, drawing, streams
 from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
+from codegen_cli.terminal import console, drawing, streams
 
 
 def download(
@@ -40,10 +40,10 @@ def download(
     codegen download salesforce/codegen-2b-multi
     codegen quantize "$(codegen download owner/name)" --format int4
     """
-    from codegen_cli.store.download import download as fetch
-    from codegen_cli.store.download import whole_checkpoint
-    from codegen_cli.store.registry import KnownModel, resolve
-    from quantize.errors import UserError
+    from codegen_cli.models.download import download as fetch
+    from codegen_cli.models.download import whole_checkpoint
+    from codegen_cli.models.registry import KnownModel, resolve
+    from quantize.files.errors import UserError
 
     console.set_quiet(quiet)
     found = resolve(model)

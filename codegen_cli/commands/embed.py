@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from codegen_cli import console
 from codegen_cli.commands import options
 from codegen_cli.commands.overwriting import refuse_overwritten_texts
+from codegen_cli.terminal import console
 
 
 def embed(
@@ -49,9 +49,9 @@ def embed(
         raise typer.BadParameter("a .npy file is binary: give -o FILE or --json, or redirect it")
     refuse_overwritten_texts(files, output)
 
-    from codegen_cli.engine.threads import run_interruptibly
-    from codegen_cli.language_model import load
+    from codegen_cli.engine_cpu.threads import run_interruptibly
     from codegen_cli.reports.embed_report import judge_output, refuse_empty, write_vectors
+    from codegen_cli.session.language_model import load
     from codegen_cli.text.prompt_input import read_texts
 
     # Before the model is loaded: mistakes show at once.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from codegen_cli.terminal import wrapped
+from codegen_cli.terminal.screen import wrapped
 
 _COLUMNS = range(30, 81)  # longer lines are hard to read
 _LEAST_BESIDE = 60  # columns from which explanations stand beside what they explain

@@ -6,12 +6,12 @@ from typing import Any
 
 import typer
 
-from codegen_cli import console
-from codegen_cli.store import removal
-from codegen_cli.store.hub_cache import snapshot_dir
-from codegen_cli.store.local_models import LocalFile, find_local_files, remove_file
-from codegen_cli.store.registry import FORMATS, KnownModel, packed_path, resolve
-from quantize.errors import UserError
+from codegen_cli.models import removal
+from codegen_cli.models.hub_cache import snapshot_dir
+from codegen_cli.models.local_models import LocalFile, find_local_files, remove_file
+from codegen_cli.models.registry import FORMATS, KnownModel, packed_path, resolve
+from codegen_cli.terminal import console
+from quantize.files.errors import UserError
 
 
 def remove_packed(name: str, yes: bool) -> tuple[list[LocalFile], list[dict[str, Any]]]:

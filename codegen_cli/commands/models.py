@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console, streams, tables
 from codegen_cli.commands import options
 from codegen_cli.commands.help_text import Command, Group
 from codegen_cli.commands.model_names import model_names
+from codegen_cli.terminal import console, streams, tables
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
 Name = Annotated[
@@ -53,12 +53,12 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     codegen models list
     codegen models list --json | jq -r '.models[] | select(.checkpoint) | .name'
     """
-    from codegen_cli.engine.memory import available_bytes
+    from codegen_cli.machine.memory import available_bytes
+    from codegen_cli.machine.places import find_models_dir
+    from codegen_cli.models.inventory import all_models
+    from codegen_cli.models.leftovers import leftovers
+    from codegen_cli.models.model_default import default_that_runs
     from codegen_cli.reports import model_views
-    from codegen_cli.reports.inventory import all_models
-    from codegen_cli.store.leftovers import leftovers
-    from codegen_cli.store.model_default import default_that_runs
-    from codegen_cli.store.paths import find_models_dir
 
     console.set_quiet(quiet)
     available, default, states = available_bytes(), default_that_runs(), all_models()
@@ -92,10 +92,10 @@ def show(name: Name, as_json: AsJson = False, quiet: options.Quiet = False) -> N
     codegen models show ./mine.safetensors
     codegen models show 16B-mono --json | jq '.formats[] | {format, memory_bytes}'
     """
-    from codegen_cli.engine.memory import available_bytes
+    from codegen_cli.machine.memory import available_bytes
+    from codegen_cli.models.inventory import describe
+    from codegen_cli.models.model_default import default_that_runs
     from codegen_cli.reports import model_views
-    from codegen_cli.reports.inventory import describe
-    from codegen_cli.store.model_default import default_that_runs
 
     console.set_quiet(quiet)
     available, default = available_bytes(), default_that_runs()
@@ -116,13 +116,13 @@ def path(name: Name, as_json: AsJson = False) -> None:
     codegen models path 350M-mono:int4
     ls -l "$(codegen models path 350M-mono)"
     """
-    from codegen_cli.store.registry import CheckpointModel, KnownModel, not_here, resolve
+    from codegen_cli.models.registry import CheckpointModel, KnownModel, not_here, resolve
 
     model = resolve(name)
     if isinstance(model, KnownModel):
         place = model.packed
         if place is None and model.format is None:
-            from codegen_cli.store.hub_cache import cached_checkpoint
+            from codegen_cli.models.hub_cache import cached_checkpoint
 
             place = cached_checkpoint(model.entry)
         if place is None:
@@ -162,9 +162,9 @@ def default(
     codegen models default 350M-mono
     codegen models default 2B-mono:int4
     """
-    from codegen_cli.store import settings
-    from codegen_cli.store.model_default import default_for, default_that_runs
-    from codegen_cli.store.registry import BUNDLED
+    from codegen_cli.models import settings
+    from codegen_cli.models.model_default import default_for, default_that_runs
+    from codegen_cli.models.registry import BUNDLED
 
     console.set_quiet(quiet)
     if name is None:
@@ -203,7 +203,7 @@ def remove(
     codegen models rm 350M-mono --checkpoint
     """
     from codegen_cli.commands.model_removal import remove_checkpoint, remove_packed
-    from codegen_cli.store.model_default import forget_missing_default
+    from codegen_cli.models.model_default import forget_missing_default
 
     console.set_quiet(quiet)
     files, removed = (remove_checkpoint if checkpoint else remove_packed)(name, yes)
@@ -227,9 +227,9 @@ def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     codegen models prune
     codegen models prune --json | jq '[.removed[].bytes] | add'
     """
-    from codegen_cli.engine import kernel_cache
+    from codegen_cli.engine_cpu.compile import kernel_cache
+    from codegen_cli.models.leftovers import leftover_at, leftovers, remove_leftover
     from codegen_cli.reports.model_views import leftover_object
-    from codegen_cli.store.leftovers import leftover_at, leftovers, remove_leftover
 
     console.set_quiet(quiet)
     kernels = [leftover_at("kernels", path) for path in kernel_cache.unused_files()]
@@ -267,7 +267,7 @@ def verify(
     codegen models verify 350M-mono:int4
     codegen models verify ./mine.safetensors --json
     """
-    from codegen_cli.store.verification import files_to_verify, verify_path
+    from codegen_cli.models.verification import files_to_verify, verify_path
 
     console.set_quiet(quiet)
     results = []
@@ -308,10 +308,10 @@ def import_model(
     codegen models import ./mine.safetensors
     codegen models import /mnt/usb/2B.int4.safetensors --name 2B-mono
     """
-    from codegen_cli.store.local_models import import_file, import_name
-    from codegen_cli.store.packing import make_default_if_first
-    from codegen_cli.store.verification import require_sound
-    from quantize.packed_file import read_packed_file
+    from codegen_cli.models.local_models import import_file, import_name
+    from codegen_cli.models.packing import make_default_if_first
+    from codegen_cli.models.verification import require_sound
+    from quantize.packed.packed_file import read_packed_file
 
     console.set_quiet(quiet)
     packed = read_packed_file(file)

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from codegen_cli import console, redirection
+from codegen_cli.terminal import console, redirection
 from codegen_cli.text.prompt_input import STDIN
 
 _WRONG_USAGE = 2

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from codegen_cli import console
 from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
+from codegen_cli.terminal import console
 
 
 def quantize(
@@ -44,9 +44,9 @@ def quantize(
     codegen quantize ./checkpoint --format int4 -o mine.safetensors
     codegen quantize -v 350M-mono 2> errors.txt
     """
-    from codegen_cli.store.hub_cache import cached_checkpoint
-    from codegen_cli.store.packing import make_default_if_first, pack
-    from codegen_cli.store.registry import KnownModel, not_here, packed_path, resolve_source
+    from codegen_cli.models.hub_cache import cached_checkpoint
+    from codegen_cli.models.packing import make_default_if_first, pack
+    from codegen_cli.models.registry import KnownModel, not_here, packed_path, resolve_source
 
     console.set_quiet(quiet)
     checkpoint = resolve_source(source)

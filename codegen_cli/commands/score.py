@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from codegen_cli import console
 from codegen_cli.commands import options
 from codegen_cli.commands.overwriting import refuse_overwritten_texts
+from codegen_cli.terminal import console
 
 
 def score(
@@ -45,9 +45,9 @@ def score(
     """
     console.set_quiet(quiet)
     refuse_overwritten_texts(files)
-    from codegen_cli.engine.threads import run_interruptibly
-    from codegen_cli.language_model import load
+    from codegen_cli.engine_cpu.threads import run_interruptibly
     from codegen_cli.reports.score_report import write_scores
+    from codegen_cli.session.language_model import load
     from codegen_cli.text.prompt_input import read_texts
 
     texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from codegen_cli.deadline import TimeUp
+from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.decoding.id_stream import Forward, IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
@@ -11,7 +11,7 @@ from codegen_cli.decoding.stopping import StopWatch
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
 from codegen_cli.text.text_stream import TextStream
 from codegen_cli.text.vocabulary import Vocabulary
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 
 class Generation(Iterator[Piece | Summary]):

@@ -7,14 +7,14 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.deadline import Deadline, check_deadline
+from codegen_cli.contract.deadline import Deadline, check_deadline
 from codegen_cli.decoding.drafter import Drafter
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.decoding.random_draws import uniform
 from codegen_cli.decoding.sampler import make_sampler
-from quantize.config import ModelConfig
-from quantize.errors import UserError
+from quantize.description.config import ModelConfig
+from quantize.files.errors import UserError
 
 Logits = npt.NDArray[np.float32]
 

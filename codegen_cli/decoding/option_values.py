@@ -6,8 +6,8 @@ from numbers import Real
 from typing import TypeGuard
 
 from codegen_cli.text.token_text import check_unicode
-from quantize.errors import UserError
-from quantize.input_file import quoted
+from quantize.files.errors import UserError
+from quantize.files.input_file import quoted
 
 
 def whole_number(

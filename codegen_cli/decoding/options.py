@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from typing import Any, get_args
 
-from codegen_cli.deadline import Deadline
+from codegen_cli.contract.deadline import Deadline
 from codegen_cli.decoding.option_values import choice, real_number, texts, whole_number
 from codegen_cli.decoding.random_draws import fresh_seed
 from codegen_cli.decoding.stopping import Until

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Literal, Protocol
 
 from codegen_cli.decoding.open_method import MethodEnd
-from quantize.added_tokens import END_OF_TEXT
+from quantize.checkpoint.added_tokens import END_OF_TEXT
 
 Until = Literal["function", "none"]
 

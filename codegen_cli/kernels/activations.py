@@ -22,7 +22,7 @@ from codegen_cli.kernels.vectors import (
     with_sign_of,
 )
 
-# The numbers of quantize.config.ACTIVATION_FUNCTIONS, in its order.
+# The numbers of quantize.description.config.ACTIVATION_FUNCTIONS, in its order.
 GELU_NEW, GELU, RELU, SILU, TANH = range(5)
 
 _compile = njit(nogil=True, error_model="numpy")

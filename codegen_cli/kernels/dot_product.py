@@ -1,13 +1,12 @@
 """Packed bytes of weights and activations -> exact int32 sums, by the best instruction there is.
 
-A kernel path (engine/cpu.py) is one way to compute `dot_4_bytes`; all give the same integers.
+A kernel path (machine/cpu.py) is one way to compute `dot_4_bytes`; all give the same integers.
 """
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from codegen_cli.engine.cpu import kernel_path
 from codegen_cli.kernels.vectors import (
     I16,
     I32,
@@ -22,6 +21,7 @@ from codegen_cli.kernels.vectors import (
     load_unaligned,
     pick_lanes,
 )
+from codegen_cli.machine.cpu import kernel_path
 
 i8x64 = Vector("i8", 4 * LANES)  # 4 bytes for each of 16 lanes
 

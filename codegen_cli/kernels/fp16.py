@@ -6,7 +6,7 @@ has to have. The integer ways give the same bits (a NaN stays a NaN); values are
 
 from llvmlite import ir
 
-from codegen_cli.engine.cpu import converts_fp16
+from codegen_cli.machine.cpu import converts_fp16
 
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
 _F16, _F32 = ir.HalfType(), ir.FloatType()

@@ -121,7 +121,7 @@ def rotate(x, cosines, sines):
 
 @_compile
 def quantize_group(x, start, codes, scales, sums, token):
-    """Quantize x[start : start + 32] to int8; quantize.blocks.quantize_activations is the twin.
+    """Quantize x[start : start + 32] to int8; blocks.quantize_activations is the twin.
 
     x       [>= start + 32]  f32
     codes   [n_tokens * 32]  i8   this group's: token's 32 are overwritten

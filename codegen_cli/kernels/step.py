@@ -33,13 +33,7 @@ from numba import (
 from codegen_cli.kernels.activations import activate
 from codegen_cli.kernels.attention import attend, attend_four, remember
 from codegen_cli.kernels.matmul import F16, INT4, INT8, matmul_f16, matmul_int4, matmul_int8
-from codegen_cli.kernels.pointwise import (
-    embed_f16,
-    embed_int8,
-    layer_norm,
-    quantize_group,
-    rotate,
-)
+from codegen_cli.kernels.pointwise import embed_f16, embed_int8, layer_norm, quantize_group, rotate
 from codegen_cli.kernels.step_table import COUNTERS, LAYER, STEP
 from codegen_cli.kernels.threading_primitives import (
     BARRIER_SLOTS,

@@ -4,13 +4,14 @@ import platform
 from collections.abc import Sequence
 from statistics import median
 
-from codegen_cli import __version__, streams, tables
-from codegen_cli.analysis.disturbance import NOTICEABLE_CORES
-from codegen_cli.analysis.speed import Measure
-from codegen_cli.analysis.token_bytes import bits_per_weight
-from codegen_cli.engine import cpu
-from codegen_cli.engine.model import Model
-from codegen_cli.terminal import USUAL_COLUMNS
+from codegen_cli.contract.version import __version__
+from codegen_cli.engine_cpu.model import Model
+from codegen_cli.machine import cpu
+from codegen_cli.machine.disturbance import NOTICEABLE_CORES
+from codegen_cli.measuring.speed import Measure
+from codegen_cli.measuring.token_bytes import bits_per_weight
+from codegen_cli.terminal import streams, tables
+from codegen_cli.terminal.screen import USUAL_COLUMNS
 
 _HEADERS = ("what", "tokens/s", "MB/token", "GB/s", "limit", "share", "tokens/s in each round")
 _LEGEND = [

@@ -5,18 +5,18 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from codegen_cli import console, streams
-from codegen_cli.deadline import TimeUp
+from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
-from codegen_cli.engine.threads import run_interruptibly
-from codegen_cli.model_choice import choose_model
+from codegen_cli.engine_cpu.threads import run_interruptibly
+from codegen_cli.models.model_choice import choose_model
+from codegen_cli.models.registry import name_with_format
 from codegen_cli.reports.openai_json import completion_object
-from codegen_cli.store.registry import name_with_format
+from codegen_cli.terminal import console, streams
 from codegen_cli.text.prompt import last_document
 from codegen_cli.text.prompt_process import PromptProcess
-from quantize.errors import UserError
-from quantize.packed_header import read_packed_text
+from quantize.files.errors import UserError
+from quantize.packed.packed_header import read_packed_text
 
 if TYPE_CHECKING:
     from codegen_cli.decoding.generate import Generation
@@ -122,8 +122,8 @@ class Completion:
         )
         # NumPy and LLVM come with these: not before there is the other process to work meanwhile.
         from codegen_cli.decoding.generate import generate
-        from codegen_cli.engine.allocator import keep_freed_memory
-        from codegen_cli.model_loading import load_chosen
+        from codegen_cli.machine.allocator import keep_freed_memory
+        from codegen_cli.session.model_loading import load_chosen
 
         keep_freed_memory()
         model = load_chosen(chosen, n_threads, options.deadline)

@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from codegen_cli import console, streams, tables
-from codegen_cli.analysis.checkup import Checkup, Forecast, Kernels, Problem
-from codegen_cli.terminal import USUAL_COLUMNS
+from codegen_cli.measuring.checkup import Checkup, Forecast, Kernels, Problem
+from codegen_cli.terminal import console, streams, tables
+from codegen_cli.terminal.screen import USUAL_COLUMNS
 
 _MODEL_HEADERS = ("model", "format", "here", "needs, GB", "fits", "GB per token", "tokens/s")
 

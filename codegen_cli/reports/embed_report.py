@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli import console, drawing, streams
-from codegen_cli.analysis.embedding import Pool
-from codegen_cli.analysis.windows import stride_of
-from codegen_cli.language_model import LanguageModel
-from codegen_cli.store.registry import name_with_format
-from quantize.errors import UserError
-from quantize.whole_file import blaming, replacing, write_all
+from codegen_cli.models.registry import name_with_format
+from codegen_cli.scoring.embedding import Pool
+from codegen_cli.scoring.windows import stride_of
+from codegen_cli.session.language_model import LanguageModel
+from codegen_cli.terminal import console, drawing, streams
+from quantize.files.errors import UserError
+from quantize.files.whole_file import blaming, replacing, write_all
 
 Write = Callable[[bytes], None]
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from codegen_cli import console
-from codegen_cli.reports.inventory import FormatState, ModelState
-from codegen_cli.store.leftovers import Leftover
-from codegen_cli.store.registry import FORMATS, split_name
+from codegen_cli.models.inventory import FormatState, ModelState
+from codegen_cli.models.leftovers import Leftover
+from codegen_cli.models.registry import FORMATS, split_name
+from codegen_cli.terminal import console
 
 LIST_HEADERS = ("  model", "download", *(f"{format} needs" for format in FORMATS), "fits")
 _OTHERS = "".join(f", else {format}" for format in FORMATS[1:])

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from codegen_cli import console, drawing, streams, tables, terminal
-from codegen_cli.analysis.likelihood import Score, bits_per_byte, perplexity
-from codegen_cli.analysis.windows import stride_of
-from codegen_cli.language_model import LanguageModel
+from codegen_cli.models.registry import name_with_format
 from codegen_cli.reports import token_table
-from codegen_cli.store.registry import name_with_format
+from codegen_cli.scoring.likelihood import Score, bits_per_byte, perplexity
+from codegen_cli.scoring.windows import stride_of
+from codegen_cli.session.language_model import LanguageModel
+from codegen_cli.terminal import console, drawing, streams, tables
+from codegen_cli.terminal import screen as terminal
 
 _N_SURPRISES = 5
 _LEAST_COLUMNS = 60  # of a table of files: numbers take 44, and the rest is for a name

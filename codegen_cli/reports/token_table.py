@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from codegen_cli.analysis.likelihood import Score
+from codegen_cli.scoring.likelihood import Score
 from codegen_cli.text.text_stream import TextStream
 from codegen_cli.text.tokenizer import Tokenizer
 

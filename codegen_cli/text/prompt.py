@@ -5,8 +5,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from codegen_cli.text.token_text import check_unicode
-from quantize.added_tokens import END_OF_TEXT
-from quantize.errors import UserError
+from quantize.checkpoint.added_tokens import END_OF_TEXT
+from quantize.files.errors import UserError
 
 if TYPE_CHECKING:
     from codegen_cli.text.tokenizer import Tokenizer

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from codegen_cli.streams import read_stdin
-from quantize.errors import UserError
+from codegen_cli.terminal.streams import read_stdin
+from quantize.files.errors import UserError
 
 STDIN = "-"
 

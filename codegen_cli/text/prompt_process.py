@@ -7,11 +7,11 @@ NumPy and LLVM takes as long. Where two processes can share that, a text begins 
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from codegen_cli.child_process import start_child
-from codegen_cli.deadline import Deadline
+from codegen_cli.contract.deadline import Deadline
+from codegen_cli.machine.child_process import start_child
 from codegen_cli.text.prompt import FittedPrompt, fit_prompt
 from codegen_cli.text.vocabulary import Vocabulary
-from quantize.packed_header import PackedText
+from quantize.packed.packed_header import PackedText
 
 if TYPE_CHECKING:
     from codegen_cli.text.tokenizer import Tokenizer

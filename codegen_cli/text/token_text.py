@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 DecodingErrors = Literal["replace", "strict", "ignore", "backslashreplace", "surrogateescape"]
 

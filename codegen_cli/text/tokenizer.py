@@ -19,11 +19,11 @@ from codegen_cli.text.tokenizer_file import broken, judge_tokenizer
 from codegen_cli.text.tokenizer_options import DEFAULTS, TokenizerOptions, options_from
 from codegen_cli.text.vocabulary import Vocabulary
 from codegen_cli.text.vocabulary_files import vocabulary_files, write_files
-from quantize.added_tokens import END_OF_TEXT
-from quantize.config import ModelConfig
-from quantize.errors import UserError
-from quantize.input_file import quoted, shown
-from quantize.packed_header import TOKENIZER, PackedText
+from quantize.checkpoint.added_tokens import END_OF_TEXT
+from quantize.description.config import ModelConfig
+from quantize.files.errors import UserError
+from quantize.files.input_file import quoted, shown
+from quantize.packed.packed_header import TOKENIZER, PackedText
 
 if TYPE_CHECKING:  # a prompt is read while NumPy is still being loaded
     import numpy as np

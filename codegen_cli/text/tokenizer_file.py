@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quantize.errors import UserError
-from quantize.input_file import quoted, shown
-from quantize.json_object import parse_json_object
+from quantize.files.errors import UserError
+from quantize.files.input_file import quoted, shown
+from quantize.files.json_object import parse_json_object
 
 # CodeGen's own file, as published with all sizes: judged once, when this was written.
 _PUBLISHED = "a3770c887bcf88249c0b971c0b7299c5c82da01e682a4b6243a084fbdea63681"

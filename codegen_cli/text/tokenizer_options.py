@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from codegen_cli.text.token_text import DecodingErrors
-from quantize.added_tokens import END_OF_TEXT, USUAL_ROLES
-from quantize.errors import UserError
-from quantize.input_file import quoted
+from quantize.checkpoint.added_tokens import END_OF_TEXT, USUAL_ROLES
+from quantize.files.errors import UserError
+from quantize.files.input_file import quoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from quantize.errors import UserError
+from quantize.files.errors import UserError
 
 _MERGES_HEADER = "#version: 0.2\n"
 

@@ -1,0 +1,103 @@
+"""The arrays that a step works in, allocated once for chunks of up to `max_tokens` ids."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen_cli.engine_cpu.kv_cache import capacity_of
+from codegen_cli.kernels.step_table import ACTIVATIONS, COUNTERS
+from quantize.description.config import ModelConfig
+from quantize.packed.layout import round_up
+
+# Ids a step takes at once. Each block of weights is read once per chunk; more ids would overflow
+# the first-level cache with their activations, fewer would read the weights more often.
+CHUNK = 64
+
+_LINE_BYTES = 64
+_BARRIER_SLOTS = 24
+_LANES, _GROUP = 16, 32
+# All that a published model has: the first block is the only one.
+_ROTARY_BLOCK = 2048
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """Return zeros that begin at a cache line, so that no vector of 64 bytes straddles two."""
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(n_bytes + _LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % _LINE_BYTES
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)
+
+
+class Buffers:
+    """Working memory of a step; kernels.step_table gives the shape of each array."""
+
+    def __init__(self, config: ModelConfig, n_threads: int, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        n_embd, n_inner = round_up(config.n_embd, _GROUP), round_up(config.n_inner, _GROUP)
+        capacity = capacity_of(config)
+        self._activations: list[npt.NDArray[np.generic]] = []
+        self.arrays = {
+            "ids": aligned_zeros((max_tokens,), np.int64),
+            "hidden": aligned_zeros((max_tokens, n_embd), np.float32),
+            "delta": aligned_zeros((max_tokens, n_embd), np.float32),
+            "qkv": aligned_zeros((max_tokens, round_up(3 * config.n_embd, _LANES)), np.float32),
+            "tiles": aligned_zeros((n_threads, max_tokens * _LANES), np.float32),
+            "scores": aligned_zeros((n_threads, 4, capacity + _LANES), np.float32),
+            "counters": aligned_zeros((COUNTERS * config.n_layer + 1, n_threads, 8), np.int64),
+            "barrier": aligned_zeros((_BARRIER_SLOTS,), np.int64),
+        }
+        self.records = {
+            "normed": self._activations_record(n_embd),
+            "attended": self._activations_record(n_embd),
+            "inner": self._activations_record(n_inner),
+        }
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes of all arrays."""
+        arrays = [*self.arrays.values(), *self._activations]
+        return sum(array.nbytes for array in arrays)
+
+    def _activations_record(self, n: int) -> Any:
+        record = np.zeros(1, ACTIVATIONS)[0]
+        record["n"] = n
+        for field, columns, dtype in (
+            ("values", n, np.float32),
+            ("codes", n, np.int8),
+            ("scales", n // _GROUP, np.float32),
+            ("sums", n // _GROUP, np.int32),
+        ):
+            array = aligned_zeros((self.max_tokens * columns,), dtype)
+            self._activations.append(array)
+            record[field] = array.ctypes.data
+        return record
+
+
+class RotaryTables:
+    """Cosines and sines [capacity, rotary_dim / 2] float32 of the rotary embedding.
+
+    The angle of pair i is position * 10000**(-2 i / rotary_dim), rounded to float32 as in
+    transformers' CodeGen: at position 2000 a float64 angle differs by 1e-4.
+
+    Rows are filled in blocks, when positions need them: only as much of the zeroed memory is really
+    taken, whatever n_positions a file claims.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32)
+        exponents /= np.float32(config.rotary_dim)
+        self._frequencies = np.float32(1) / np.float32(10000) ** exponents
+        shape = (capacity_of(config), config.rotary_dim // 2)
+        self.cosines: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
+        self.sines: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
+        self._n_filled = 0
+
+    def fill(self, n_positions: int) -> None:
+        """Make the rows of the first n_positions ready."""
+        while self._n_filled < n_positions:
+            rows = slice(self._n_filled, min(self._n_filled + _ROTARY_BLOCK, len(self.cosines)))
+            positions = np.arange(rows.start, rows.stop, dtype=np.float32)
+            angles = positions[:, None] * self._frequencies
+            self.cosines[rows], self.sines[rows] = np.cos(angles), np.sin(angles)
+            self._n_filled = rows.stop

@@ -1,0 +1,1 @@
+"""Kernels -> object code, kept for the next process and linked without a compiler."""

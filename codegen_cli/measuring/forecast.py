@@ -1,0 +1,142 @@
+"""Kernels and memory, measured on random weights -> the speed to expect of any model.
+
+Writing a token reads all weights once. So its time is the bytes of each format over the speed at
+which that format's kernel runs through weights that are in no cache.
+"""
+
+import mmap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from codegen_cli.engine_cpu.model import Model
+from codegen_cli.engine_cpu.threads import Step
+from codegen_cli.measuring.read_limit import MemoryReader
+from codegen_cli.measuring.speed import full_cache, step_seconds
+from codegen_cli.measuring.token_bytes import BytesByFormat, weight_bytes
+from quantize.description.config import ModelConfig
+from quantize.description.tensor_map import TensorSpec, tensor_specs
+from quantize.packed.layout import codes_bytes, payload_bytes
+from quantize.packed.packed_file import PackedFile, PackedTensor
+from quantize.rounding.blocks import Bytes, Format
+
+# Bytes of one layer of the 350M models.
+_LAYER_BYTES: dict[Format, int] = {"int4": 7_100_000, "int8": 13_400_000, "f16": 25_200_000}
+# The random weights of one format, where memory allows for it: several times what caches hold.
+_MOST_BYTES = 200_000_000
+_N_ROUNDS, _N_STEPS, _N_PAST = 7, 12, 32
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpeeds:
+    """Bytes per second, all measured in the same seconds.
+
+    limit    that plain reading of memory reaches
+    kernels  that decoding reaches, by format
+    """
+
+    limit: float
+    kernels: dict[Format, float] = field(default_factory=dict)
+
+
+def measure_kernels(
+    step: Step,
+    n_threads: int,
+    reader: MemoryReader,
+    available_bytes: int | None,
+    on_progress: Callable[[float, float], None],
+) -> ReadSpeeds:
+    """Decode with random weights in every format, in turn, and read memory in between.
+
+    Takes three seconds, and 600 MB of memory or a third of what is available (None: not known).
+    All are medians, of single tokens and single readings: what disturbs some of them is left out.
+    """
+    most = _MOST_BYTES if available_bytes is None else min(_MOST_BYTES, available_bytes // 9)
+    models = {
+        format: Model(_random_model(format, max(1, most // layer_bytes)), step, n_threads)
+        for format, layer_bytes in _LAYER_BYTES.items()
+    }
+    try:
+        caches = {
+            format: full_cache(model, np.random.default_rng(0)) for format, model in models.items()
+        }
+        seconds: dict[Format, list[float]] = {format: [] for format in models}
+        limits = []
+        for number in range(_N_ROUNDS):
+            on_progress(number, _N_ROUNDS)
+            for format, model in models.items():
+                limits.append(reader.bytes_per_second())
+                seconds[format] += step_seconds(model, caches[format], _N_PAST, _N_STEPS)
+    finally:
+        for model in models.values():
+            model.close()
+    sizes = {format: sum(weight_bytes(model.packed).values()) for format, model in models.items()}
+    kernels = {format: sizes[format] / median(seconds[format]) for format in models}
+    return ReadSpeeds(median(limits), kernels)
+
+
+def expected_tokens_per_second(sizes: BytesByFormat, speeds: ReadSpeeds) -> float:
+    """Return the speed to expect after a short prompt; a long one adds its cache to each token.
+
+    sizes  what a token reads, by format; vectors, f32, are read as they come
+    """
+    seconds = sum(
+        n_bytes / speeds.kernels.get(format, speeds.limit) for format, n_bytes in sizes.items()
+    )
+    return 1 / seconds
+
+
+def _random_model(format: Format, n_layer: int) -> PackedFile:
+    config = ModelConfig(
+        n_layer=n_layer,
+        n_head=16,
+        n_embd=1024,
+        n_inner=4096,
+        rotary_dim=32,
+        vocab_size=1024,
+        n_positions=64,
+        layer_norm_epsilon=1e-5,
+        tie_word_embeddings=False,
+    )
+    tensors = {tensor.name: tensor for tensor in _random_tensors(config, format)}
+    return PackedFile(
+        path=Path("random weights"),
+        config=config,
+        format=format,
+        tokenizer_json=b"",
+        tensors=tensors,
+        provenance={},
+        name="",
+        tokenizer_sha256="",
+    )
+
+
+def _random_tensors(config: ModelConfig, format: Format) -> Iterator[PackedTensor]:
+    noise = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8)
+    for spec in tensor_specs(config):
+        stored = _stored(spec, format)
+        payload = _memory(payload_bytes(stored, spec.shape))
+        if spec.kind == "matrix":
+            n_codes = codes_bytes(stored, spec.shape)
+            payload[:n_codes] = np.resize(noise, n_codes)
+            # Any byte is a code. The high byte of an fp16 weight, and of a scale, makes it about
+            # 2**-10, so that all sums stay finite.
+            payload[0 if stored == "f16" else n_codes :][1::2] = 0x14
+        else:
+            payload.view("<f4")[:] = 1.0
+        yield PackedTensor(spec.name, stored, spec.shape, payload, "")
+
+
+def _stored(spec: TensorSpec, format: Format) -> Format:
+    if spec.kind == "vector":
+        return "f32"
+    # Rows of the embedding cannot be looked up in int4.
+    return "int8" if format == "int4" and spec.name == "wte.weight" else format
+
+
+def _memory(n_bytes: int) -> Bytes:
+    """Return zeros in small pages, as those of a mapped file are; NumPy asks for huge ones."""
+    return np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8)

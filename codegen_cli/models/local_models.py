@@ -1,0 +1,201 @@
+"""The packed files in the models directory: listed, removed, and taken in from elsewhere."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen_cli.machine import places as paths
+from codegen_cli.machine.places import CHOOSE_HOME
+from codegen_cli.models.registry import BUNDLED, FORMATS, REPOSITORY, packed_path, split_name
+from codegen_cli.terminal import console
+from quantize.files.errors import UserError
+from quantize.files.whole_file import hold, partial_path
+
+_FILE_NAME = re.compile(rf"([^.].*)\.({'|'.join(FORMATS)})\.safetensors", re.DOTALL)
+# What an imported model may be called: it becomes a file's name, and a word on command lines.
+_MODEL_NAME = re.compile(rf"[^\W_][\w.-]{{0,99}}|(?=.{{3,100}}$){REPOSITORY.pattern}")
+
+_COPIED_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """One packed file in the models directory, by its name alone; what is in it is not judged."""
+
+    name: str
+    format: str
+    path: Path
+
+    @property
+    def file_bytes(self) -> int:
+        """Its size; 0 if it has gone."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+
+def local_files() -> list[LocalFile]:
+    """Return the packed files in the models directory, sorted by name and format.
+
+    Raises UserError if the directory cannot be read, or nobody knows where it is.
+    """
+    directory = paths.models_dir()
+    try:
+        names = [path.name for path in directory.iterdir() if path.is_file() or path.is_symlink()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {directory}: {error.strerror}", CHOOSE_HOME) from error
+    matches = [match for name in names if (match := _FILE_NAME.fullmatch(name))]
+    files = [LocalFile(_model_name(m[1]), m[2], directory / m[0]) for m in matches]
+    return sorted(files, key=lambda file: (file.name, FORMATS.index(file.format)))
+
+
+def readable_files() -> list[LocalFile]:
+    """Return local_files(), or with a warning nothing, for work that can do without."""
+    try:
+        return local_files()
+    except UserError as error:
+        console.warn(f"{error.message}; {error.hint}")
+        return []
+
+
+def find_local_files(model: str) -> list[LocalFile]:
+    """Return the files of "NAME" or "NAME:FORMAT" in the models directory.
+
+    They are picked from the directory's listing: no text that a user writes becomes a path. Raises
+    UserError if there are none.
+    """
+    name, format = split_name(model)
+    name = _model_name(name.replace("/", "--"))
+    every = local_files()
+    found = [file for file in every if file.name == name and format in (None, file.format)]
+    if found:
+        return found
+    if name == BUNDLED:
+        raise UserError("the bundled model belongs to the program and cannot be removed")
+    known = ", ".join(f"{file.name}:{file.format}" for file in every)
+    raise UserError(
+        f"no packed file of {model!r} in {paths.models_dir()}",
+        f"There are: {known}" if known else "There are no packed models.",
+    )
+
+
+def remove_file(path: Path) -> bool:
+    """Remove a packed file; False if it had gone already.
+
+    A process that runs the model keeps the file until it ends; Windows refuses to remove it before.
+    Raises UserError if the system refuses.
+    """
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except PermissionError as error:
+        hint = "Is the model running? End that first." if os.name == "nt" else ""
+        raise UserError(f"cannot remove {path}: {error.strerror}", hint) from error
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror}") from error
+    return True
+
+
+def import_name(wanted: str | None, stated: str, path: Path) -> str:
+    """Return what to call an imported model: as wanted, else as the file states, else its name.
+
+    Raises UserError for a name that could not be used with -m, and for the bundled model's.
+    """
+    name = wanted or stated or re.sub(r"(\.(int4|int8|f16))?\.safetensors$", "", path.name)
+    if not _MODEL_NAME.fullmatch(name):
+        raise UserError(
+            f"a model cannot be called {name[:120]!r}",
+            "Choose with --name: letters, digits, '.', '_' and '-', perhaps owner/name.",
+        )
+    name = split_name(name)[0]
+    if name == BUNDLED:
+        raise UserError(f"{BUNDLED} is the bundled model", "Choose another name with --name.")
+    return name
+
+
+def import_file(
+    source: Path, name: str, format: str, *, judge: Callable[[Path], None], replace: bool
+) -> Path:
+    """Give the models directory a packed file as NAME in FORMAT; return its new path.
+
+    judge    looks at the file that will be the model, and raises if it must not be; nothing is left
+             behind then
+    replace  whether a file of that name and format may be replaced
+
+    On one disk the file is not copied: both paths name it (a hard link), and either may be removed.
+    Nobody sees a part of it. Raises UserError if it exists, or cannot be written.
+    """
+    target = packed_path(name, format)
+    partial = partial_path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and target.samefile(source):
+            judge(target)
+            return target
+        _refuse_existing(target, replace)
+        _link_or_copy(source, partial)
+        with partial.open("rb") as file:
+            hold(file, waits=False)
+            judge(partial)
+        if replace:
+            partial.replace(target)
+        else:
+            _link_new(partial, target)
+    except OSError as error:
+        raise UserError(
+            f"cannot import {source} as {target}: {error.strerror}", CHOOSE_HOME
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def _refuse_existing(target: Path, replace: bool) -> None:
+    if target.exists() and not replace:
+        raise UserError(
+            f"{target} exists", "Replace it with --force, or choose another name with --name."
+        )
+
+
+def _link_or_copy(source: Path, partial: Path) -> None:
+    try:
+        os.link(source.resolve(), partial)
+    except OSError:  # another disk, a file system without links, or somebody else's file
+        needed_bytes, free_bytes = source.stat().st_size, shutil.disk_usage(partial.parent).free
+        if needed_bytes > free_bytes:
+            raise OSError(
+                errno.ENOSPC,
+                f"{free_bytes / 1e6:,.0f} MB are free, need {needed_bytes / 1e6:,.0f} MB",
+            ) from None
+        with source.open("rb") as original, partial.open("xb") as copy:
+            hold(copy)
+            shutil.copyfileobj(original, copy, _COPIED_BYTES)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+
+def _link_new(partial: Path, target: Path) -> None:
+    """Give the file its name unless another process has taken that in the meantime."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        _refuse_existing(target, replace=False)
+        raise
+    except OSError:
+        partial.replace(target)
+
+
+def _model_name(stem: str) -> str:
+    """Return the model's name in a file's: packed_path writes owner/name as owner--name."""
+    name = stem.replace("--", "/", 1)
+    return name if REPOSITORY.fullmatch(name) else stem

@@ -1,0 +1,346 @@
+"""What a user writes for a model -> an entry of models.toml, a packed file or a checkpoint.
+
+A name may be written as `350M-mono`, `codegen-350m-mono` or `Salesforce/codegen_350M_mono`, with a
+format after a colon (`350M-mono:int4`). Anything else is a local path, or a hub repository.
+"""
+
+import errno
+import functools
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from codegen_cli.machine import places as paths
+from codegen_cli.machine.places import CHOOSE_HOME, NoHome
+from quantize.files.errors import UserError
+
+FORMATS = ("int4", "int8", "f16")
+"""Formats of a packed model, the one preferred first: int4 is the fastest and smallest."""
+
+BUNDLED = "nano"
+"""The model that the package ships."""
+
+# A hub repository: owner/name, each beginning with a letter or digit.
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MODEL_FILES = (".safetensors", ".bin", ".json")
+_LONGEST_SHOWN = 200  # of a text that means no model
+WHAT_A_MODEL_IS = (
+    "A model is a name such as 350M-mono, a packed file, a checkpoint directory"
+    " or owner/name on the hub."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What all checkpoints of one size share; models.toml explains each number."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    head_dim: int
+    rotary_dim: int
+    vocab_size: int
+    n_positions: int
+    parameters: int
+    download_bytes: int
+    packed_bytes: Mapping[str, int] = field(hash=False)  # by format
+    memory_bytes: Mapping[str, int] = field(hash=False)  # by format
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model by its canonical name; `size` is None for a hub repository we know nothing of."""
+
+    name: str
+    repository: str  # "owner/name" on the Hugging Face hub; "" for the bundled model
+    revision: str = "main"
+    licence: str = ""
+    family: str = ""
+    size: ModelSize | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedModel:
+    """A packed file, ready to run."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointModel:
+    """A local checkpoint, to be packed first: its directory, or a weight file inside it."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model that can be downloaded and packed; `packed` is its packed file, if there is one."""
+
+    entry: ModelEntry
+    format: str | None  # as the user asked for
+    packed: Path | None
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+
+ResolvedModel = PackedModel | CheckpointModel | KnownModel
+
+
+@functools.lru_cache(maxsize=1)
+def entries() -> tuple[ModelEntry, ...]:
+    """Return the models of models.toml, in its order."""
+    import tomllib
+
+    tables = tomllib.loads(paths.models_toml().read_text("utf-8"))
+    sizes = {name: ModelSize(**fields) for name, fields in tables["sizes"].items()}
+    return tuple(
+        ModelEntry(**(fields | {"name": name, "size": sizes[fields["size"]]}))
+        for name, fields in tables["models"].items()
+    )
+
+
+def find_entry(name: str) -> ModelEntry:
+    """Return the entry that `name` means, in any of its spellings.
+
+    Raises UserError with the nearest names if there is none.
+    """
+    if entry := _known_entry(name):
+        return entry
+    raise _unknown_model(name)
+
+
+def split_name(model: str) -> tuple[str, str | None]:
+    """Return the name and format in "350m-mono:int4", a known name in its canonical spelling.
+
+    Raises UserError for a known name with an unknown format.
+    """
+    name, format = _split_format(model)
+    entry = _known_entry(name)
+    return entry.name if entry else name, format
+
+
+def name_with_format(name: str, format: str) -> str:
+    """Return "350M-mono:int4", what split_name takes apart; a file's name may end in its format."""
+    return f"{name.removesuffix(f'.{format}')}:{format}"
+
+
+def packed_path(name: str, format: str) -> Path:
+    """Return where the packed file of a model in a format is kept. Raises NoHome."""
+    return paths.models_dir() / f"{name.replace('/', '--')}.{format}.safetensors"
+
+
+def find_packed(name: str, format: str | None) -> Path | None:
+    """Return the packed file of a model in the asked or else the preferred format, if it exists.
+
+    There is none where the models directory cannot be looked into; models_dir_problem says why.
+    """
+    try:
+        candidates = [packed_path(name, each) for each in ([format] if format else FORMATS)]
+    except NoHome:
+        return None
+    return next((path for path in candidates if is_there(path)), None)
+
+
+def models_dir_problem() -> UserError | None:
+    """Return what keeps the models directory from being read; None if nothing does.
+
+    That it does not exist yet is no problem.
+    """
+    try:
+        directory = paths.models_dir()
+        os.scandir(directory).close()
+    except NoHome as problem:
+        return problem
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return UserError(f"cannot read {directory}: {error.strerror}", CHOOSE_HOME)
+    return None
+
+
+def not_here(model: KnownModel, cure: str = "") -> UserError:
+    """Return the error for a known model of which nothing is on this machine, as far as one sees.
+
+    cure  what to do; "": download and pack it
+    """
+    message = f"{model.name} is not on this machine"
+    cure = cure or f"codegen download {model.name} && codegen quantize {model.name}"
+    if problem := models_dir_problem():
+        message = f"{message}, as far as can be seen: {problem.message}"
+        cure = f"{problem.hint} Then: {cure}"
+    return UserError(message, cure)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether something is at a path; False where that cannot be told."""
+    try:
+        path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL character in the name
+        return False
+    return True
+
+
+def resolve(model: str) -> ResolvedModel:
+    """Return the model to run: `model` is a name, a hub repository or a local path.
+
+    A name without a separator that is known or packed wins over a file of that name in the working
+    directory (`./350M-mono` is the file); otherwise an existing path wins. What cannot be looked at
+    does not exist, as long as the text may be a name.
+    Raises UserError: unknown name or format, missing path, or nothing that could be a model there.
+    """
+    name, format = _split_format(model)
+    may_be_ours = name and not _has_separator(name) and not _known_entry(name)
+    if may_be_ours and (packed := find_packed(name, format)):
+        return PackedModel(packed, name)
+    return _resolve(model)
+
+
+def resolve_source(source: str) -> CheckpointModel | KnownModel:
+    """Return the checkpoint to pack: as `resolve`, but what is packed already is a UserError."""
+    resolved = _resolve(source)
+    if isinstance(resolved, PackedModel):
+        raise UserError(
+            f"{source} is packed already",
+            "Pack a checkpoint: a name such as 350M-mono, its directory or its weight file.",
+        )
+    return resolved
+
+
+def _resolve(model: str) -> ResolvedModel:
+    path = Path(model)
+    if _has_separator(model) and is_there(path):
+        return _local_model(path)
+    name, format = _split_format(model)
+    if entry := _known_entry(name):
+        return _registered_model(entry, format)
+    if model and is_there(path):
+        return _local_model(path)
+    if _is_repository(name):
+        return KnownModel(ModelEntry(name, repository=name), format, find_packed(name, format))
+    if _has_separator(model) or model.endswith(MODEL_FILES):
+        raise _missing_path(model)
+    raise _unknown_model(name)
+
+
+def _missing_path(model: str) -> UserError:
+    """Return what is wrong with a text that can only be a path."""
+    shown = _short(model)
+    try:
+        Path(model).stat()
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            return UserError(f"cannot read {shown}: {error.strerror}", WHAT_A_MODEL_IS)
+    except ValueError as error:
+        return UserError(f"cannot read {shown!r}: {error}", WHAT_A_MODEL_IS)
+    return UserError(f"no such file or directory: {shown}", WHAT_A_MODEL_IS)
+
+
+def _unknown_model(name: str) -> UserError:
+    import difflib
+
+    known = {_name_key(entry.name): entry.name for entry in entries()}
+    nearest = difflib.get_close_matches(_name_key(name), known, n=3, cutoff=0.5)
+    hints = [f"Did you mean {' or '.join(known[key] for key in nearest)}?"] if nearest else []
+    hints.append(f"Known models: {', '.join(known.values())}.")
+    message = f"unknown model {_short(name)!r}"
+    if problem := models_dir_problem():  # it may be one of the user's own
+        message = f"{message}, as far as can be seen: {problem.message}"
+        hints.append(problem.hint)
+    return UserError(message, " ".join(hints))
+
+
+def _short(text: str) -> str:
+    """Return a text that a user gave as an error may show it."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def _name_key(name: str) -> str:
+    """Return what all spellings of a name have in common."""
+    key = name.strip().lower().replace("_", "-")
+    return key.removeprefix("salesforce/").removeprefix("codegen-")
+
+
+def _known_entry(name: str) -> ModelEntry | None:
+    key = _name_key(name)
+    return next((entry for entry in entries() if _name_key(entry.name) == key), None)
+
+
+def _split_format(model: str) -> tuple[str, str | None]:
+    """Split "350M-mono:int4"; other colons, as in C:\\models, belong to the name."""
+    name, _, suffix = model.rpartition(":")
+    if name and suffix.lower() in FORMATS:
+        return name, suffix.lower()
+    if name and _known_entry(name):
+        raise UserError(
+            f"unknown format {suffix!r} in {model!r}", f"Formats: {', '.join(FORMATS)}."
+        )
+    return model, None
+
+
+def _registered_model(entry: ModelEntry, format: str | None) -> KnownModel | PackedModel:
+    packed = find_packed(entry.name, format)
+    if entry.name != BUNDLED:
+        return KnownModel(entry, format, packed)
+    bundled = paths.bundled_model()
+    if packed is None and format and f".{format}." not in bundled.name:
+        raise UserError(f"the bundled model is not packed as {format}", f"Use -m {BUNDLED}.")
+    return PackedModel(packed or bundled, entry.name)
+
+
+def _local_model(path: Path) -> PackedModel | CheckpointModel:
+    """Judge an existing path by what it holds."""
+    from quantize.packed.packed_header import is_packed_file
+
+    if path.is_dir():
+        try:
+            has_config = (path / "config.json").exists()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}", WHAT_A_MODEL_IS) from error
+        if not has_config:
+            raise UserError(
+                f"{path} is not a checkpoint: it has no config.json",
+                "A checkpoint directory holds config.json, tokenizer.json and the weights.",
+            )
+        return CheckpointModel(path, _checkpoint_name(path))
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise UserError(f"cannot read {path}: {os.strerror(errno.EACCES)}", WHAT_A_MODEL_IS)
+    if path.is_file() and is_packed_file(path):
+        return PackedModel(path, path.name.removesuffix(".safetensors"))
+    if path.is_file() and path.name.endswith(MODEL_FILES):
+        return CheckpointModel(path, _checkpoint_name(path.parent))
+    raise UserError(f"{path} is neither a packed model nor a checkpoint's weights", WHAT_A_MODEL_IS)
+
+
+def _checkpoint_name(directory: Path) -> str:
+    """Return the model's name if the directory's says it, else the directory's name."""
+    directory = directory.absolute()
+    repository = directory.name
+    if directory.parent.name == "snapshots":
+        # The hub's cache: models--Salesforce--codegen-350M-mono/snapshots/<commit>
+        repository = directory.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    entry = _known_entry(repository)
+    return entry.name if entry else repository
+
+
+def _has_separator(text: str) -> bool:
+    return "/" in text or os.sep in text
+
+
+def _is_repository(name: str) -> bool:
+    """Tell whether text that names no existing path can be a hub repository.
+
+    `out/model.safetensors`, or a name in an existing directory, is a path with a mistake in it.
+    """
+    if not REPOSITORY.fullmatch(name) or name.endswith(MODEL_FILES):
+        return False
+    try:
+        return not Path(name).parent.is_dir()
+    except OSError:
+        return True

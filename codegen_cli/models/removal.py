@@ -1,0 +1,52 @@
+"""A model entry -> its checkpoint removed from the Hugging Face cache, by the hub's own client."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen_cli.models import hub_cache, hub_settings
+from codegen_cli.models.download import import_client
+from codegen_cli.models.hub_unfinished import is_being_fetched
+from codegen_cli.models.registry import ModelEntry
+from quantize.files.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRemoval:
+    """A checkpoint that can go, whole or not; removing it gives back so many bytes."""
+
+    directory: Path
+    freed_bytes: int
+
+
+def find_checkpoint(entry: ModelEntry) -> Path:
+    """Return the directory of a checkpoint in the cache, complete or not. Raises UserError."""
+    directory = hub_cache.snapshot_dir(entry.repository, entry.revision)
+    if directory is None:
+        raise UserError(
+            f"no checkpoint of {entry.name} in {hub_cache.cache_dir()}",
+            "HF_HOME or HF_HUB_CACHE may name another cache than when it was downloaded.",
+        )
+    return directory
+
+
+def plan_checkpoint_removal(entry: ModelEntry) -> CheckpointRemoval:
+    """Return what removing a checkpoint would give back. Raises UserError."""
+    directory = find_checkpoint(entry)
+    hub_settings.require_importable()
+    return CheckpointRemoval(directory, import_client().plan_removal(directory).freed_bytes)
+
+
+def remove_checkpoint(entry: ModelEntry) -> None:
+    """Remove a revision's files and the blobs that no other revision needs.
+
+    Raises UserError while a program fetches a file of the repository, and if the system refuses.
+    """
+    directory = find_checkpoint(entry)
+    if is_being_fetched(entry.repository):
+        raise UserError(
+            f"another program is downloading {entry.repository}", "Wait for it, or end it."
+        )
+    hub_settings.require_importable()
+    import_client().plan_removal(directory).execute()
+    if directory.exists():
+        raise UserError(f"cannot remove {directory}", "Check its permissions.")

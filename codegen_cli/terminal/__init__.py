@@ -1,0 +1,1 @@
+"""The standard streams: results on stdout; notes, errors and bars on stderr; where they lead."""

@@ -1,0 +1,150 @@
+"""What is drawn: heat maps on stdout, progress bars on stderr.
+
+The only module on rich, imported when something is drawn; a plain line needs none.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from codegen_cli.terminal import screen as terminal
+from codegen_cli.terminal.console import leaves_out_notes, printable
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+
+_THEME = {
+    # No colour that a light or a dark background swallows: what is done in magenta, the rest plain.
+    "bar.complete": "magenta",
+    "bar.finished": "magenta",
+    "bar.pulse": "magenta",
+    "bar.back": "dim",
+    "progress.download": "none",
+    "progress.data.speed": "none",
+    "progress.percentage": "none",
+    "progress.remaining": "none",
+    "progress.elapsed": "none",
+}
+Shown = Literal["share", "bytes", "seconds"]
+# Cells that these take at most: "100% 1:00:00", "999.9/999.9 MB 999.9 MB/s 1:00:00", "0:00:00".
+_CELLS: dict[Shown, int] = {"share": 12, "bytes": 33, "seconds": 7}
+_LEAST_BAR, _MOST_BAR = 8, 40
+
+Advance = Callable[[float, float], None]
+"""Told how much is done, and of how much."""
+
+
+@contextmanager
+def progress(label: str, shown: Shown = "share") -> Iterator[Advance]:
+    """Show a bar on a terminal, nothing elsewhere; yields advance(done, total).
+
+    shown  share: of the work, and the time left; bytes: those done, and how many come in a second;
+           seconds: the time gone
+
+    Before the first call the bar shows just that something is at work.
+    """
+    if leaves_out_notes() or not terminal.moves_cursor(sys.stderr):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.theme import Theme
+
+    # Without a colour system, rich writes no style at all.
+    colours: Literal["auto"] | None = "auto" if terminal.shows_colours(sys.stderr) else None
+    drawing = Console(stderr=True, theme=Theme(_THEME), color_system=colours)
+    columns, label = _columns(label, drawing.width, shown)
+    with Progress(*columns, console=drawing, transient=True) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _columns(label: str, width: int, shown: Shown) -> "tuple[list[ProgressColumn], str]":
+    """Return what fits into a line: the numbers in any case, then the label, then a bar."""
+    from rich import progress as parts
+    from rich.cells import cell_len, set_cell_size
+
+    left = parts.TimeRemainingColumn(compact=True)
+    numbers: dict[Shown, list[ProgressColumn]] = {
+        "share": [parts.TaskProgressColumn(show_speed=False), left],
+        "bytes": [parts.DownloadColumn(), parts.TransferSpeedColumn(), left],
+        "seconds": [parts.TimeElapsedColumn()],
+    }
+    room = width - _CELLS[shown] - 1
+    label = printable(label)
+    if cell_len(label) > room:
+        label = set_cell_size(label, room - 1) + "…" if room > 1 else ""
+    columns = [parts.TextColumn("{task.description}", markup=False), *numbers[shown]]
+    bar = min(room - cell_len(label) - 1, _MOST_BAR)
+    if bar >= _LEAST_BAR:
+        columns.insert(1, parts.BarColumn(bar))
+    return (columns if label else columns[1:]), label
+
+
+# Probabilities from which a token has a style, from calm to hot; every terminal has the colours.
+_HEAT = (
+    (0.5, ""),
+    (0.1, "black on bright_yellow"),
+    (0.01, "black on yellow"),
+    (0.001, "black on bright_red"),
+    (0.0, "bold white on red"),
+)
+_TAB_CELLS = 4
+
+
+def heat_map(cells: Iterable[tuple[str, float]]) -> None:
+    """Draw a text on the terminal, each part of it (text, probability) the hotter the less likely.
+
+    Lines are numbered; a surprising line end is shown as a sign, and so is what a terminal would
+    act on.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.text import Text
+
+    terminal = Console(highlight=False, soft_wrap=True)
+    number, line, column = 1, Text(), 0
+    for text, probability in cells:
+        style = next((style for least, style in _HEAT if probability >= least), "")
+        for index, part in enumerate(text.split("\n")):
+            if index:
+                line.append("↵" if style else "", style)
+                terminal.print(_numbered(number), line, sep="")
+                number, line, column = number + 1, Text(), 0
+            shown = _untabbed(part, column)
+            column += cell_len(shown)
+            line.append(shown, style)
+    if line:
+        terminal.print(_numbered(number), line, sep="")
+    terminal.print(_legend(terminal.width))
+
+
+def _legend(width: int) -> "Text":
+    """Return what each style means, on one line if that fits."""
+    from rich.text import Text
+
+    shares = [f" {least * 100:g} % and more " if least else " less " for least, _ in _HEAT]
+    parts = [Text(share, style) for share, (_, style) in zip(shares, _HEAT, strict=True)]
+    begin = " " * 8
+    if len(begin) + sum(map(len, parts)) > width:
+        return Text("\n").join(parts)
+    return Text(begin) + Text("").join(parts)
+
+
+def _untabbed(text: str, column: int) -> str:
+    """Return text that starts in a column of cells as it is shown: tabs lead to every fourth."""
+    from rich.cells import cell_len
+
+    shown = ""
+    for index, part in enumerate(text.split("\t")):
+        if index:
+            shown += " " * (_TAB_CELLS - (column + cell_len(shown)) % _TAB_CELLS)
+        shown += printable(part)
+    return shown
+
+
+def _numbered(number: int) -> str:
+    return f"[dim]{number:6}[/]  "

@@ -1,0 +1,1 @@
+"""A directory -> the checkpoint in it: tensors, tokenizer, added tokens."""

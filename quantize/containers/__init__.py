@@ -1,0 +1,1 @@
+"""Checkpoints' files -> tensors, mapped, with every offset checked."""

@@ -1,0 +1,1 @@
+"""The packed file: its layout, its header, its reader and its writer."""
