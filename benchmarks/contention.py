@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.contract.engine import Engine
+from codegen_cli.contract.one_part import logits_of
 from codegen_cli.engine_cpu.team_size import TeamSize
 from codegen_cli.machine.cores import usable_cores
+from codegen_cli.session.engines import open_engine
 
 N_PAST, N_TOKENS = 32, 128
 _learn = TeamSize.learn
@@ -34,18 +36,18 @@ def busy_program() -> Iterator[None]:
             process.kill()
 
 
-def tokens_per_second(model: Model, *, learns: bool = True) -> float:
+def tokens_per_second(model: Engine, *, learns: bool = True) -> float:
     """Of N_TOKENS single ids after N_PAST."""
     TeamSize.learn = _learn if learns else lambda *step: None  # type: ignore[method-assign]
     cache = model.new_cache(N_PAST + N_TOKENS)
-    model.forward([0] * N_PAST, cache, 1)
+    logits_of(model, [0] * N_PAST, cache, 1)
     started = time.perf_counter()
     for _ in range(N_TOKENS):
-        model.forward([0], cache, 1)
+        logits_of(model, [0], cache, 1)
     return N_TOKENS / (time.perf_counter() - started)
 
 
-def measure(one: Model, all_threads: Model, fixed: Model, rounds: int) -> None:
+def measure(one: Engine, all_threads: Engine, fixed: Engine, rounds: int) -> None:
     """Print a line a round, then the medians."""
     trials = [
         partial(tokens_per_second, one),
@@ -71,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     n_threads = usable_cores().n_threads
-    models = [load_model(arguments.file, n) for n in (1, n_threads, n_threads)]
+    models = [open_engine(arguments.file, n_threads=n) for n in (1, n_threads, n_threads)]
     one, all_threads, fixed = models
     print(f"tokens/s: one thread, {n_threads} threads, {n_threads} in every step")
     print("alone:")

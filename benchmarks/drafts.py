@@ -18,49 +18,43 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from codegen_cli.contract.deadline import Deadline
+from codegen_cli.contract.engine import Engine, Part
 from codegen_cli.decoding.generate import generate
-from codegen_cli.decoding.id_stream import Forward
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Summary
-from codegen_cli.engine_cpu.kv_cache import KVCache
-from codegen_cli.engine_cpu.model import Model
 from codegen_cli.models.model_choice import choose_model
 from codegen_cli.session.model_loading import load_chosen
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.vocabulary import Vocabulary
+from quantize.packed.packed_file import read_packed_file
 
 ROOT = Path(__file__).parent.parent
 MAX_TOKENS = 128
 
 
 class Replay:
-    """A model that would go on with a given script, computed as any other."""
+    """An engine that would go on with a given script, computed as any other."""
 
-    def __init__(self, model: Model, script: Sequence[int]) -> None:
-        self.config, self.n_positions = model.config, model.n_positions
-        self.new_cache = model.new_cache
-        self._model = model
+    def __init__(self, engine: Engine, script: Sequence[int]) -> None:
+        self._engine = engine
         self._script = script
 
-    def forward(
-        self,
-        ids: Sequence[int],
-        cache: KVCache,
-        n_logits: int | None = None,
-        deadline: Deadline = None,
-    ) -> npt.NDArray[np.float32]:
-        logits = self._model.forward(ids, cache, n_logits, deadline)
-        first = cache.n_past - len(logits) + 1
-        for row, token_id in zip(logits, self._script[first:], strict=False):
-            row[token_id] = np.finfo(np.float32).max
-        return logits
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def forward(self, parts: Sequence[Part]) -> list[Any]:
+        outcomes = self._engine.forward(parts)
+        for part, logits in zip(parts, outcomes, strict=True):
+            assert isinstance(logits, np.ndarray)
+            first = part.cache.n_past - len(logits) + 1
+            for row, token_id in zip(logits, self._script[first:], strict=False):
+                row[token_id] = np.finfo(np.float32).max
+        return outcomes
 
 
 def complete(
-    model: Forward[Any], vocabulary: Vocabulary, prompt_ids: Sequence[int], draft: int
+    model: Engine, vocabulary: Vocabulary, prompt_ids: Sequence[int], draft: int
 ) -> tuple[list[int], Summary]:
     """Return the ids of a completion and what it took."""
     options = GenerateOptions(max_tokens=MAX_TOKENS, until="none", seed=1, draft=draft)
@@ -70,7 +64,7 @@ def complete(
 
 
 def compare(
-    model: Forward[Any], vocabulary: Vocabulary, prompt_ids: Sequence[int], rounds: int
+    model: Engine, vocabulary: Vocabulary, prompt_ids: Sequence[int], rounds: int
 ) -> tuple[float, float]:
     """Return how many times as fast drafts made it, and the tokens of a step with them."""
     ratios, tokens_a_step = [], []
@@ -93,14 +87,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--replay", action="store_true", help="Write what the files go on with.")
     arguments = parser.parse_args()
-    model = load_chosen(choose_model(arguments.model), arguments.threads)
-    tokenizer = Tokenizer.from_packed(model.packed)
+    chosen = choose_model(arguments.model)
+    packed = read_packed_file(chosen.path)
+    model = load_chosen(packed, chosen.name, arguments.threads)
+    tokenizer = Tokenizer.from_packed(packed)
     vocabulary = tokenizer.vocabulary(model.config)
     found = []
     for path in arguments.files or sorted(ROOT.glob("codegen_cli/**/*.py")):
         ids = tokenizer.encode(path.read_text("utf-8"))[: 2 * (model.n_positions - MAX_TOKENS)]
         if len(ids) >= 2 * MAX_TOKENS:
-            writer: Forward[Any] = Replay(model, ids) if arguments.replay else model
+            writer: Engine = Replay(model, ids) if arguments.replay else model
             found.append(compare(writer, vocabulary, ids[: len(ids) // 2], arguments.rounds))
             print("{:6.2f} times as fast, {:5.2f} tokens a step: {}".format(*found[-1], path))
     model.close()

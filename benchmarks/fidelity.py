@@ -32,14 +32,16 @@ from typing import Self
 import numpy as np
 from validation import Ids, corpus_sets, shipped_sets
 
-from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.contract.one_part import logits_of
 from codegen_cli.machine.cores import usable_cores
+from codegen_cli.session.engines import open_engine
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.description.tensor_map import tensor_specs
 from quantize.packed.layout import pack_f16, unpack_f16
 from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_file
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
-from quantize.quantize_model import quantize, stored_format
+from quantize.packed.sizes import stored_format
+from quantize.quantize_model import quantize
 from quantize.rounding.blocks import (
     Bytes,
     Float32,
@@ -170,10 +172,10 @@ class Checkpoint:
 
     def logits(self, label: str, contexts: Sequence[Ids], threads: int) -> Iterator[Float32]:
         """Yield the logits [n_tokens, vocab_size] of each context."""
-        model = load_model(self.packed(label), threads)
+        model = open_engine(self.packed(label), n_threads=threads)
         try:
             for ids in contexts:
-                yield model.forward(ids, model.new_cache())
+                yield logits_of(model, ids, model.new_cache())
         finally:
             model.close()
 

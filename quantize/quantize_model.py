@@ -16,7 +16,6 @@ import numpy.typing as npt
 from quantize.checkpoint.reading import WEIGHT_FILES, Checkpoint, open_checkpoint
 from quantize.checkpoint.tokenizer_files import tokenizer_files
 from quantize.containers.source_tensor import SourceTensor
-from quantize.description.config import ModelConfig
 from quantize.description.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
 from quantize.files.errors import UserError
 from quantize.packed.layout import (
@@ -34,6 +33,7 @@ from quantize.packed.layout import (
 )
 from quantize.packed.packed_file import MATRIX_FORMATS
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
+from quantize.packed.sizes import stored_format
 from quantize.rounding.blocks import (
     F16_MAX,
     Bytes,
@@ -52,9 +52,6 @@ from quantize.rounding.blocks import (
 _BLOCK_WEIGHTS = 1 << 20
 # Beyond this, reading the checkpoint and not the arithmetic takes the time.
 _MOST_THREADS = 16
-# In an int4 file; docs/quantization.md has the measurement. wte is read a row per id, lm_head
-# decides every logit.
-_KEPT_INT8 = ("wte.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,24 +154,6 @@ def _refuse_to_hide(checkpoint: Checkpoint, target: Path) -> None:
             f"cannot write {target}: it would be read as the checkpoint's weights",
             "Choose another target.",
         )
-
-
-def stored_format(spec: TensorSpec, format: Format) -> Format:
-    """How a file of this format stores a tensor: vectors as f32, two matrices finer than int4."""
-    if spec.kind == "vector":
-        return "f32"
-    return "int8" if format == "int4" and spec.name in _KEPT_INT8 else format
-
-
-def packed_bytes(config: ModelConfig, format: str) -> int:
-    """Return the bytes of all tensors in a packed file; header and tokenizer.json come on top.
-
-    format  int8, int4 or f16
-    """
-    return sum(
-        payload_bytes(stored_format(spec, cast(Format, format)), spec.shape)
-        for spec in tensor_specs(config)
-    )
 
 
 class _Rows(NamedTuple):

@@ -19,7 +19,7 @@ from endless import write_endless
 import codegen_cli
 import quantize
 from codegen_cli import Piece, Summary, UserError
-from codegen_cli.engine_cpu.threads import run_interruptibly
+from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.machine.places import bundled_model
 from codegen_cli.session import language_model
 from codegen_cli.session.language_model import MOST_THREADS, Options

@@ -8,10 +8,11 @@ from statistics import median
 import pytest
 from packed import write_packed
 
+from codegen_cli.engine_cpu.kv_cache import position_bytes
 from codegen_cli.machine import cpu
 from codegen_cli.machine.places import bundled_model
-from codegen_cli.measuring.token_bytes import position_bytes, weight_bytes
 from quantize.packed.packed_file import read_packed_file
+from quantize.packed.sizes import weight_bytes
 
 
 def stdout_of(result):

@@ -9,10 +9,13 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from golden import sharpened
 
+from codegen_cli.contract.driver import drive, finish
+from codegen_cli.contract.engine import Engine
+from codegen_cli.contract.one_part import logits_of
 from codegen_cli.decoding.id_stream import IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
-from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.session.engines import open_engine
 from quantize.quantize_model import quantize
 
 # Every dimension leaves a block unfilled somewhere: head_dim 24, 96 + 104 inner columns, 301 rows.
@@ -35,8 +38,8 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module", params=THREADS)
-def model(request: pytest.FixtureRequest, packed: Path) -> Iterator[Model]:
-    model = load_model(packed, request.param)
+def model(request: pytest.FixtureRequest, packed: Path) -> Iterator[Engine]:
+    model = open_engine(packed, n_threads=request.param)
     yield model
     model.close()
 
@@ -44,16 +47,16 @@ def model(request: pytest.FixtureRequest, packed: Path) -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def expected(packed: Path) -> np.ndarray:
     """Logits of all ids fed at once to one thread; a prompt's are the first rows."""
-    model = load_model(packed, 1)
-    logits = model.forward(IDS, model.new_cache())
+    model = open_engine(packed, n_threads=1)
+    logits = logits_of(model, IDS, model.new_cache())
     model.close()
     return logits
 
 
-def in_chunks(model: Model, ids: np.ndarray, chunk: int) -> np.ndarray:
+def in_chunks(model: Engine, ids: np.ndarray, chunk: int) -> np.ndarray:
     """Logits of every id, fed `chunk` at a time."""
     cache = model.new_cache()
-    parts = [model.forward(ids[i : i + chunk], cache) for i in range(0, len(ids), chunk)]
+    parts = [logits_of(model, ids[i : i + chunk], cache) for i in range(0, len(ids), chunk)]
     return np.concatenate(parts)
 
 
@@ -64,53 +67,56 @@ def test_expected_logits_are_numbers_that_differ(expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("n_tokens", PROMPTS)
 def test_a_prompt_at_once_equals_the_start_of_a_longer_one(
-    model: Model, expected: np.ndarray, n_tokens: int
+    model: Engine, expected: np.ndarray, n_tokens: int
 ) -> None:
-    logits = model.forward(IDS[:n_tokens], model.new_cache())
+    logits = logits_of(model, IDS[:n_tokens], model.new_cache())
     assert np.array_equal(logits, expected[:n_tokens])
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize("n_tokens", PROMPTS)
 def test_chunks_equal_one_prefill(
-    model: Model, expected: np.ndarray, n_tokens: int, chunk: int
+    model: Engine, expected: np.ndarray, n_tokens: int, chunk: int
 ) -> None:
     assert np.array_equal(in_chunks(model, IDS[:n_tokens], chunk), expected[:n_tokens])
 
 
-def test_step_by_step_equals_one_prefill(model: Model, expected: np.ndarray) -> None:
+def test_step_by_step_equals_one_prefill(model: Engine, expected: np.ndarray) -> None:
     """A shorter prompt, step by step, is the start of this one."""
     assert np.array_equal(in_chunks(model, IDS, 1), expected)
 
 
 @pytest.mark.parametrize("n_logits", [0, 1, 5, 70])
-def test_fewer_logits_are_the_last_ones(model: Model, expected: np.ndarray, n_logits: int) -> None:
-    logits = model.forward(IDS[:77], model.new_cache(), n_logits)
+def test_fewer_logits_are_the_last_ones(model: Engine, expected: np.ndarray, n_logits: int) -> None:
+    logits = logits_of(model, IDS[:77], model.new_cache(), n_logits)
     assert np.array_equal(logits, expected[77 - n_logits : 77])
 
 
 def test_ids_after_a_rewind_do_not_see_the_forgotten_ones(
-    model: Model, expected: np.ndarray
+    model: Engine, expected: np.ndarray
 ) -> None:
     cache = model.new_cache()
-    model.forward(np.roll(IDS, 1)[:150], cache)
+    logits_of(model, np.roll(IDS, 1)[:150], cache)
     cache.n_past = 0
-    model.forward(IDS[:100], cache)
+    logits_of(model, IDS[:100], cache)
     cache.n_past = 37
-    assert np.array_equal(model.forward(IDS[37:120], cache), expected[37:120])
+    assert np.array_equal(logits_of(model, IDS[37:120], cache), expected[37:120])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
 def test_a_completion_has_the_same_ids_with_and_without_drafts(
-    model: Model, temperature: float, monkeypatch: pytest.MonkeyPatch
+    model: Engine, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without a clock nothing is learned about costs: how much is drafted depends on the ids alone.
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
 
     def complete(draft: int) -> tuple[list[int], int]:
         options = GenerateOptions(max_tokens=200, temperature=temperature, seed=3, draft=draft)
-        stream = IdStream(model, IDS[:20].tolist(), [], options, PhaseTimes())
-        return list(stream), stream.n_drafted
+        stream = IdStream(IDS[:20].tolist(), [], options, PhaseTimes())
+        cache, ids = model.new_cache(), []
+        while (token_id := finish(drive(model, stream.next_id(cache)))) is not None:
+            ids.append(token_id)
+        return ids, stream.n_drafted
 
     ids, _ = complete(0)
     assert len(ids) == 200

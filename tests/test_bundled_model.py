@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.contract.one_part import logits_of
 from codegen_cli.machine.places import bundled_model
 from codegen_cli.models.registry import BUNDLED
+from codegen_cli.session.engines import open_engine
 from quantize.packed.packed_file import read_packed_file
 
 # Measured when the bounds were set: 0.00035 nats and 249 of 256 positions.
@@ -26,8 +27,8 @@ def reference():
 @pytest.fixture(scope="module")
 def logits(reference):
     """Logits [4, 64, vocab_size] of the bundled file."""
-    model = load_model(bundled_model())
-    yield np.stack([model.forward(ids, model.new_cache()) for ids in reference["contexts"]])
+    model = open_engine(bundled_model())
+    yield np.stack([logits_of(model, ids, model.new_cache()) for ids in reference["contexts"]])
     model.close()
 
 

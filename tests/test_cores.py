@@ -145,9 +145,9 @@ def test_a_process_on_one_cpu_starts_one_thread(compiled_kernels: None) -> None:
     script = (
         "import os, threading\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from codegen_cli.engine_cpu.model import load_model\n"
+        "from codegen_cli.session.engines import open_engine\n"
         "from codegen_cli.machine.places import bundled_model\n"
-        "model = load_model(bundled_model())\n"
+        "model = open_engine(bundled_model())\n"
         "print(threading.active_count())\n"
     )
     result = subprocess.run(

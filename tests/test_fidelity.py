@@ -10,8 +10,9 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, VOCAB_SIZE
 
-from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.contract.one_part import logits_of
 from codegen_cli.machine.places import bundled_model
+from codegen_cli.session.engines import open_engine
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.packed.packed_file import read_packed_file
 
@@ -42,9 +43,9 @@ def sets():
     return [("first", [ids[:64], ids[20:84]]), ("second", [ids[5:40]])]
 
 
-def logits_of(path, ids):
-    model = load_model(path, 1)
-    logits = model.forward(ids, model.new_cache()).astype(np.float64)
+def logits_of_file(path, ids):
+    model = open_engine(path, n_threads=1)
+    logits = logits_of(model, ids, model.new_cache()).astype(np.float64)
     model.close()
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
@@ -55,7 +56,7 @@ def test_scores_are_the_sums_over_all_positions(checkpoint, sets):
     for label in ("int8", "int4", "  plain"):
         kl, same, surprise, n_positions, n_targets = 0.0, 0, 0.0, 0, 0
         for ids in sets[0][1]:
-            p, q = (logits_of(checkpoint.packed(each), ids) for each in ("f16", label))
+            p, q = (logits_of_file(checkpoint.packed(each), ids) for each in ("f16", label))
             kl += (np.exp(p) * (p - q)).sum()
             same += (p.argmax(-1) == q.argmax(-1)).sum()
             surprise -= q[np.arange(len(ids) - 1), ids[1:]].sum()
@@ -72,9 +73,9 @@ def test_scores_are_the_sums_over_all_positions(checkpoint, sets):
 def test_one_model_is_open_at_a_time(checkpoint, sets, monkeypatch):
     is_open = []
 
-    def load(path, threads):
+    def load(path, n_threads):
         assert not any(is_open)
-        model = load_model(path, threads)
+        model = open_engine(path, n_threads=n_threads)
         close, number = model.close, len(is_open)
         is_open.append(True)
 
@@ -85,7 +86,7 @@ def test_one_model_is_open_at_a_time(checkpoint, sets, monkeypatch):
         monkeypatch.setattr(model, "close", closed, raising=False)
         return model
 
-    monkeypatch.setattr(fidelity, "load_model", load)
+    monkeypatch.setattr(fidelity, "open_engine", load)
     assert len(list(fidelity.measure(checkpoint, sets, 1))) == len(is_open) == 12
     assert not any(is_open)
 

@@ -39,6 +39,7 @@ def config_of(vocab_size, n_positions):
 @dataclass
 class PastIds:
     ids: list[int]
+    n_positions: int
 
     @property
     def n_past(self):
@@ -50,7 +51,21 @@ class PastIds:
         del self.ids[n_past:]
 
 
-class Recital:
+class FakeEngine:
+    """Runs parts one after another, by `logits_after`."""
+
+    def forward(self, parts):
+        return [self.outcome(part) for part in parts]
+
+    def outcome(self, part):
+        try:
+            check_deadline(part.deadline)
+            return self.logits_after(list(part.ids), part.cache, part.n_wanted, part.deadline)
+        except Exception as error:
+            return error
+
+
+class Recital(FakeEngine):
     """Gives the next id of a script the best logit, whatever it is fed; `calls` lists the feeds."""
 
     def __init__(self, script, n_positions=256, vocab_size=VOCAB_SIZE, before_step=None):
@@ -63,9 +78,9 @@ class Recital:
 
     def new_cache(self, n_positions):
         assert n_positions <= self.n_positions
-        return PastIds([])
+        return PastIds([], n_positions)
 
-    def forward(self, ids, cache, n_logits=None, deadline=None):
+    def logits_after(self, ids, cache, n_logits, deadline):
         self.before_step(len(cache.ids))
         self.calls.append(list(ids))
         self.deadlines.append(deadline)
@@ -77,7 +92,7 @@ class Recital:
         return logits
 
 
-class Pairs:
+class Pairs(FakeEngine):
     """A bigram model: logits are counts of what follows each id in a text."""
 
     def __init__(self, text, n_positions=256):
@@ -88,9 +103,9 @@ class Pairs:
 
     def new_cache(self, n_positions):
         assert n_positions <= self.n_positions
-        return PastIds([])
+        return PastIds([], n_positions)
 
-    def forward(self, ids, cache, n_logits=None, deadline=None):
+    def logits_after(self, ids, cache, n_logits, deadline):
         cache.ids += ids
         logits = np.full((n_logits, VOCAB_SIZE), -20, np.float32)
         logits[:, 50295:] = 30  # rows that no token has

@@ -10,7 +10,9 @@ from golden import read_golden, sharpened
 from oracle import oracle_states
 from test_parity import packed_weights
 
-from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.contract.engine import Engine
+from codegen_cli.contract.one_part import logits_of, states_of
+from codegen_cli.session.engines import open_engine
 from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
 
@@ -32,16 +34,16 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module", params=[1, 2, 5])
-def model(request: pytest.FixtureRequest, packed: Path) -> Iterator[Model]:
-    model = load_model(packed, request.param)
+def model(request: pytest.FixtureRequest, packed: Path) -> Iterator[Engine]:
+    model = open_engine(packed, n_threads=request.param)
     yield model
     model.close()
 
 
 @pytest.fixture(scope="module")
 def expected(packed: Path) -> np.ndarray:
-    model = load_model(packed, 1)
-    states = model.hidden_states(IDS, model.new_cache())
+    model = open_engine(packed, n_threads=1)
+    states = states_of(model, IDS, model.new_cache())
     model.close()
     return states
 
@@ -53,8 +55,8 @@ def test_states_of_an_f16_file_are_those_of_the_oracle(name: str, tmp_path: Path
     golden = read_golden(name)
     write_checkpoint(tmp_path, golden.config, golden.tensors)
     quantize(tmp_path, tmp_path / "packed", "f16")
-    model = load_model(tmp_path / "packed", 2)
-    states = model.hidden_states(golden.ids, model.new_cache())
+    model = open_engine(tmp_path / "packed", n_threads=2)
+    states = states_of(model, golden.ids, model.new_cache())
     model.close()
     expected = oracle_states(golden.config, golden.tensors, golden.ids)
     assert states.dtype == np.float32
@@ -63,11 +65,11 @@ def test_states_of_an_f16_file_are_those_of_the_oracle(name: str, tmp_path: Path
 
 
 def test_the_head_makes_the_logits_of_the_states(packed: Path) -> None:
-    model = load_model(packed, 2)
-    states = model.hidden_states(IDS[:70], model.new_cache()).astype(np.float64)
-    logits = model.forward(IDS[:70], model.new_cache())
+    model = open_engine(packed, n_threads=2)
+    states = states_of(model, IDS[:70], model.new_cache()).astype(np.float64)
+    logits = logits_of(model, IDS[:70], model.new_cache())
     model.close()
-    weights = packed_weights(read_packed_file(packed)) if "int8" in model.packed.format else None
+    weights = packed_weights(read_packed_file(packed)) if "int8" in model.format else None
     if weights is None:
         weights = random_tensors(CONFIG, seed=1)
     made = states @ weights["lm_head.weight"].T + weights["lm_head.bias"]
@@ -77,22 +79,22 @@ def test_the_head_makes_the_logits_of_the_states(packed: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 129])
 def test_states_are_the_same_bits_in_chunks_and_on_any_number_of_threads(
-    model: Model, expected: np.ndarray, chunk: int
+    model: Engine, expected: np.ndarray, chunk: int
 ) -> None:
     cache = model.new_cache()
-    parts = [model.hidden_states(IDS[i : i + chunk], cache) for i in range(0, len(IDS), chunk)]
+    parts = [states_of(model, IDS[i : i + chunk], cache) for i in range(0, len(IDS), chunk)]
     assert np.array_equal(np.concatenate(parts), expected)
     assert cache.n_past == len(IDS)
 
 
 @pytest.mark.parametrize("n_states", [0, 1, 5, 70])
-def test_fewer_states_are_the_last_ones(model: Model, expected: np.ndarray, n_states: int) -> None:
-    states = model.hidden_states(IDS[:77], model.new_cache(), n_states)
+def test_fewer_states_are_the_last_ones(model: Engine, expected: np.ndarray, n_states: int) -> None:
+    states = states_of(model, IDS[:77], model.new_cache(), n_states)
     assert np.array_equal(states, expected[77 - n_states : 77])
 
 
-def test_logits_after_states_are_those_of_one_prefill(model: Model) -> None:
+def test_logits_after_states_are_those_of_one_prefill(model: Engine) -> None:
     cache = model.new_cache()
-    model.hidden_states(IDS[:50], cache, 0)
-    whole = model.forward(IDS[:90], model.new_cache())
-    assert np.array_equal(model.forward(IDS[50:90], cache), whole[50:])
+    states_of(model, IDS[:50], cache, 0)
+    whole = logits_of(model, IDS[:90], model.new_cache())
+    assert np.array_equal(logits_of(model, IDS[50:90], cache), whole[50:])

@@ -30,8 +30,10 @@ SCRIPT = '''
 import ctypes, dataclasses, mmap, sys
 from pathlib import Path
 import numpy as np
-from codegen_cli.engine_cpu import buffers, kv_cache, model
+from codegen_cli.contract.one_part import logits_of
+from codegen_cli.engine_cpu import buffers, kv_cache
 from codegen_cli.engine_cpu.compile import kernel_cache
+from codegen_cli.engine_cpu.numba_engine import NumbaEngine
 from quantize.packed.packed_file import read_packed_file
 
 PAGE = mmap.PAGESIZE
@@ -60,8 +62,8 @@ def run(path, at_end):
         return guarded(n_bytes, at_end).view(dtype).reshape(shape)
 
     class Cache(kv_cache.KVCache):
-        def __init__(self, config):
-            super().__init__(config)
+        def __init__(self, config, identity):
+            super().__init__(config, identity)
             self.keys = zeros(self.keys.shape, np.uint16)
             self.values = zeros(self.values.shape, np.uint16)
 
@@ -73,16 +75,16 @@ def run(path, at_end):
         payload[:] = tensor.payload
         tensors[name] = dataclasses.replace(tensor, payload=payload)
     packed = dataclasses.replace(packed, tensors=tensors)
-    running = model.Model(packed, STEP, 2)
+    running = NumbaEngine(packed, STEP, 2)
     try:
         last = packed.config.vocab_size - 1
         ids = [0, last, *range(packed.config.n_positions)][: packed.config.n_positions - 2]
-        cache = Cache(packed.config)
-        whole = running.forward(ids, cache)
-        running.forward([last], cache)
-        running.forward([0], cache)
-        plain = kv_cache.KVCache(packed.config)
-        single = np.concatenate([running.forward([each], plain) for each in ids])
+        cache = Cache(packed.config, running.identity)
+        whole = logits_of(running, ids, cache)
+        logits_of(running, [last], cache)
+        logits_of(running, [0], cache)
+        plain = running.new_cache()
+        single = np.concatenate([logits_of(running, [each], plain) for each in ids])
         assert np.array_equal(whole.view(np.uint32), single.view(np.uint32))
     finally:
         running.close()

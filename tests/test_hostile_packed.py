@@ -34,9 +34,20 @@ from codegen_cli.text.tokenizer import Tokenizer
 from quantize.files.errors import UserError
 from quantize.packed import packed_file
 from quantize.packed.packed_file import read_packed_file
-from quantize.packed.packed_header import HASH_START, N_DIGITS, header_hash, read_packed_text
+from quantize.packed.packed_header import (
+    HASH_START,
+    N_DIGITS,
+    PackedText,
+    header_hash,
+    packed_text,
+    read_packed_header,
+)
 
 FORMATS = ("int8", "int4", "f16")
+
+
+def read_packed_text(path: Path) -> PackedText:
+    return packed_text(read_packed_header(path))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from packed import write_packed
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.models.leftovers import Leftover, leftovers, remove_leftover, remove_unfinished
 from codegen_cli.reports.model_views import leftover_lines
 from quantize.files.whole_file import partial_path, replacing
@@ -31,12 +31,12 @@ def test_a_new_home_has_none(home: Path) -> None:
 
 
 def test_copies_and_parts_are_listed_and_models_are_not() -> None:
-    write_packed(paths.models_dir() / "mine.int8.safetensors")
-    copy = write_packed(paths.packed_copies_dir() / "0f.int8.safetensors", name="tiny")
-    damaged = paths.packed_copies_dir() / "1f.int8.safetensors"
+    write_packed(places.models_dir() / "mine.int8.safetensors")
+    copy = write_packed(places.packed_copies_dir() / "0f.int8.safetensors", name="tiny")
+    damaged = places.packed_copies_dir() / "1f.int8.safetensors"
     damaged.write_bytes(b"x")
-    part = unfinished(paths.models_dir() / "a.int8.safetensors")
-    other = unfinished(paths.packed_copies_dir() / "2f.int8.safetensors")
+    part = unfinished(places.models_dir() / "a.int8.safetensors")
+    other = unfinished(places.packed_copies_dir() / "2f.int8.safetensors")
     assert leftovers() == [
         Leftover("copy", copy, copy.stat().st_size, "tiny"),
         Leftover("copy", damaged, 1, ""),
@@ -45,23 +45,23 @@ def test_copies_and_parts_are_listed_and_models_are_not() -> None:
     ]
     assert all(remove_leftover(each) for each in leftovers())
     assert leftovers() == []
-    assert [path.name for path in paths.models_dir().iterdir()] == ["mine.int8.safetensors"]
+    assert [path.name for path in places.models_dir().iterdir()] == ["mine.int8.safetensors"]
 
 
 def test_they_are_told_of_by_kind_and_directory() -> None:
     for name in ("a", "b"):
-        unfinished(paths.models_dir() / name, 2_000_000)
-    write_packed(paths.packed_copies_dir() / "0f.int8.safetensors")
+        unfinished(places.models_dir() / name, 2_000_000)
+    write_packed(places.packed_copies_dir() / "0f.int8.safetensors")
     assert list(leftover_lines(leftovers())) == [
-        f"packed copies of checkpoints in {paths.packed_copies_dir()}: 1, 127 kB"
+        f"packed copies of checkpoints in {places.packed_copies_dir()}: 1, 127 kB"
         " (codegen models prune)",
-        f"unfinished files of killed runs in {paths.models_dir()}: 2, 4 MB (codegen models prune)",
+        f"unfinished files of killed runs in {places.models_dir()}: 2, 4 MB (codegen models prune)",
     ]
 
 
 def test_one_that_went_meanwhile_is_not_removed_twice() -> None:
-    unfinished(paths.models_dir() / "a.int8.safetensors")
-    write_packed(paths.packed_copies_dir() / "0f.int8.safetensors")
+    unfinished(places.models_dir() / "a.int8.safetensors")
+    write_packed(places.packed_copies_dir() / "0f.int8.safetensors")
     found = leftovers()
     for each in found:
         each.path.unlink()
@@ -72,11 +72,11 @@ def test_packing_clears_its_directory_if_it_is_ours_and_else_only_its_own_target
     tmp_path: Path,
 ) -> None:
     ours, own, foreign = (
-        unfinished(paths.models_dir() / "a.int8.safetensors"),
+        unfinished(places.models_dir() / "a.int8.safetensors"),
         unfinished(tmp_path / "elsewhere" / "mine.safetensors"),
         unfinished(tmp_path / "elsewhere" / "other.safetensors"),
     )
-    removed = remove_unfinished(paths.models_dir() / "b.int8.safetensors")
+    removed = remove_unfinished(places.models_dir() / "b.int8.safetensors")
     assert [each.path for each in removed] == [ours]
     removed = remove_unfinished(tmp_path / "elsewhere" / "mine.safetensors")
     assert [each.path for each in removed] == [own]
@@ -84,7 +84,7 @@ def test_packing_clears_its_directory_if_it_is_ours_and_else_only_its_own_target
 
 
 def test_what_is_being_written_now_stays() -> None:
-    target = paths.models_dir() / "a.int8.safetensors"
+    target = places.models_dir() / "a.int8.safetensors"
     target.parent.mkdir(parents=True)
     with replacing(target):
         assert leftovers() == []

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from packed import flip_bit, write_packed
 
-from codegen_cli.machine import places as paths
+from codegen_cli.contract.one_part import logits_of
+from codegen_cli.machine import places
 from codegen_cli.models import settings
 from codegen_cli.models.local_models import (
     find_local_files,
@@ -24,7 +25,7 @@ from quantize.files.errors import UserError
 @pytest.fixture(autouse=True)
 def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("CODEGEN_HOME", str(tmp_path / "home"))
-    return paths.models_dir()
+    return places.models_dir()
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_a_link_is_followed_when_it_is_imported(source: Path, tmp_path: Path) ->
 def test_importing_twice_changes_nothing(source: Path) -> None:
     assert take_in(source) == take_in(source)
     assert take_in(source, replace=True).samefile(source)
-    assert names_in(paths.models_dir()) == ["tiny.int8.safetensors"]
+    assert names_in(places.models_dir()) == ["tiny.int8.safetensors"]
     assert take_in(packed_path("tiny", "int8")).samefile(source)
 
 
@@ -253,7 +254,7 @@ def test_a_damaged_file_is_refused_and_nothing_is_left(source: Path) -> None:
     flip_bit(source, -1)
     with pytest.raises(UserError, match=r"is damaged: lm_head\.bias"):
         take_in(source)
-    assert names_in(paths.models_dir()) == []
+    assert names_in(places.models_dir()) == []
 
 
 def test_a_full_disk_is_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +265,7 @@ def test_a_full_disk_is_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 5}))
     with pytest.raises(UserError, match="0 MB are free, need"):
         take_in(source)
-    assert names_in(paths.models_dir()) == []
+    assert names_in(places.models_dir()) == []
 
 
 @pytest.mark.parametrize(
@@ -305,9 +306,9 @@ def test_no_import_takes_the_bundled_models_place() -> None:
 
 
 def test_without_names_all_packed_files_are_verified(source: Path) -> None:
-    assert files_to_verify([]) == [paths.bundled_model()]
+    assert files_to_verify([]) == [places.bundled_model()]
     target = take_in(source)
-    assert files_to_verify([]) == [target, paths.bundled_model()]
+    assert files_to_verify([]) == [target, places.bundled_model()]
 
 
 def test_a_name_means_all_its_formats_and_a_file_itself(source: Path) -> None:
@@ -316,7 +317,7 @@ def test_a_name_means_all_its_formats_and_a_file_itself(source: Path) -> None:
     assert files_to_verify(["tiny"]) == [packed_path("tiny", "int4"), target]
     assert files_to_verify(["tiny:int8", "nano", str(source)]) == [
         target,
-        paths.bundled_model(),
+        places.bundled_model(),
         source,
     ]
 
@@ -325,18 +326,18 @@ def test_a_name_means_all_its_formats_and_a_file_itself(source: Path) -> None:
 def test_a_model_runs_on_when_its_file_is_removed(
     home: Path, source: Path, compiled_kernels: None
 ) -> None:
-    from codegen_cli.engine_cpu.model import load_model
+    from codegen_cli.session.engines import open_engine
 
-    paths.data_dir().mkdir()
-    paths.cache_dir().symlink_to(home / "cache")
-    before = load_model(source)
+    places.data_dir().mkdir()
+    places.cache_dir().symlink_to(home / "cache")
+    before = open_engine(source)
     ids = [1, 2, 3, 4]
-    expected = before.forward(ids, before.new_cache())
+    expected = logits_of(before, ids, before.new_cache())
     target = take_in(source)
-    model = load_model(target)
+    model = open_engine(target)
     source.unlink()
     [file] = local_files()
     assert remove_file(file.path)
-    assert model.forward(ids, model.new_cache()).tobytes() == expected.tobytes()
+    assert logits_of(model, ids, model.new_cache()).tobytes() == expected.tobytes()
     before.close()
     model.close()

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -21,9 +22,9 @@ from codegen_cli.commands.app import app
 from codegen_cli.measuring.checkup import Checkup, Forecast, Kernels, Problem
 from codegen_cli.measuring.forecast import ReadSpeeds
 from codegen_cli.measuring.speed import Measure
+from codegen_cli.models.registry import PackedModel
 from codegen_cli.reports import bench_report, doctor_report
-from codegen_cli.terminal import console, tables
-from codegen_cli.terminal import screen as terminal
+from codegen_cli.terminal import console, screen, tables
 
 WIDTHS = (40, 80, 200)
 LONG_PATH = "/home/somebody/.local/share/a-rather-long-directory-name/codegen/models"
@@ -36,7 +37,7 @@ def set_columns(monkeypatch):
     """Give this process's streams the width of a terminal; None: they lead to a log."""
 
     def set_to(width):
-        monkeypatch.setattr(terminal, "columns", lambda stream: width)
+        monkeypatch.setattr(screen, "columns", lambda stream: width)
 
     return set_to
 
@@ -59,7 +60,7 @@ def set_columns(monkeypatch):
     ],
 )
 def test_lines_break_between_words_and_nowhere_else(text, width, lines):
-    assert terminal.wrapped(text, width, "  ").split("\n") == lines
+    assert screen.wrapped(text, width, "  ").split("\n") == lines
 
 
 def test_a_message_fits_the_terminal_and_is_one_line_in_a_log(capsys, set_columns):
@@ -147,16 +148,13 @@ def test_facts_stand_beside_their_names_or_below_them(capfd, set_columns, width)
 @pytest.mark.parametrize("width", [*WIDTHS, None])
 def test_bench_fits(capfd, set_columns, width):
     set_columns(width)
-    model = type("Model", (), {"packed": None})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_report, "bits_per_weight", lambda packed: 5.7)
-        model.packed = type("Packed", (), {"format": "int4"})
-        speeds = [1234.5] * 7
-        measures = [
-            Measure("prefill", 1536, 0, speeds, []),
-            Measure("decode", 1024, 212_000_000, speeds, [13e9] * 7),
-        ]
-        bench_report.write_table(model, "350M-mono", 2, measures, 1.5)
+    engine = SimpleNamespace(format="int4", bits_per_weight=5.7)
+    speeds = [1234.5] * 7
+    measures = [
+        Measure("prefill", 1536, 0, speeds, []),
+        Measure("decode", 1024, 212_000_000, speeds, [13e9] * 7),
+    ]
+    bench_report.write_table(engine, PackedModel(Path("x"), "350M-mono"), 2, measures, 1.5)
     shown = capfd.readouterr().out
     assert not too_wide(shown, width or 100)
     assert "so it is" in shown

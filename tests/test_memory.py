@@ -9,17 +9,21 @@ import pytest
 from checkpoints import small_config
 from packed import write_packed
 
+from codegen_cli.contract.engine import Identity
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers
 from codegen_cli.engine_cpu.kv_cache import KVCache
 from codegen_cli.machine.memory import available_bytes
 from codegen_cli.models.memory_need import PROGRAM_BYTES, needed, warn_if_short
-from codegen_cli.models.registry import PackedModel, entries
+from codegen_cli.models.registry import entries
 from codegen_cli.session.model_loading import load_chosen
 from quantize.description.config import parse_config
 from quantize.packed.packed_file import read_packed_file
 
 GB = 10**9
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:  1000000 kB\nMemAvailable:    8000000 kB\n"
+
+
+IDENTITY = Identity("", "numba", "float16", 1)
 
 
 def config_of(**changes: object):
@@ -32,7 +36,7 @@ def config_of(**changes: object):
 @pytest.mark.parametrize("changes", [{}, {"n_positions": 100, "n_embd": 80, "rotary_dim": 4}])
 def test_the_parts_are_the_bytes_that_are_allocated(changes: dict[str, object]) -> None:
     config = config_of(**changes)
-    cache, buffers = KVCache(config), Buffers(config, 1, min(CHUNK, config.n_positions))
+    cache, buffers = KVCache(config, IDENTITY), Buffers(config, 1, min(CHUNK, config.n_positions))
     need = needed(config, 1234)
     assert need.file_bytes == 1234
     assert need.cache_bytes == cache.keys.nbytes + cache.values.nbytes
@@ -200,14 +204,14 @@ def test_loading_a_model_too_large_for_this_machine_warns(
     if available is None or n_layer > 1000:
         pytest.skip("no small file can need more memory than this machine has")
     path = write_packed(tmp_path / "m", "int8", n_positions=2**20, n_layer=n_layer)
-    load_chosen(PackedModel(path, "large"), 1).close()
+    load_chosen(read_packed_file(path), "large", 1).close()
     assert "GB are available: it may be very slow" in capsys.readouterr().err
 
 
 def test_loading_a_model_that_fits_says_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load_chosen(PackedModel(write_packed(tmp_path / "m"), "tiny"), 1).close()
+    load_chosen(read_packed_file(write_packed(tmp_path / "m")), "tiny", 1).close()
     assert capsys.readouterr().err == ""
 
 

@@ -6,15 +6,19 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.contract.deadline import TimeUp
-from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.contract.engine import Engine, Part
+from codegen_cli.contract.interruption import run_interruptibly
+from codegen_cli.contract.one_part import logits_of, run_part
 from codegen_cli.engine_cpu.team_size import CoreTime, TeamSize
-from codegen_cli.engine_cpu.threads import Team, run_interruptibly
+from codegen_cli.engine_cpu.threads import Team
+from codegen_cli.session.engines import open_engine
 from quantize.quantize_model import quantize
 
 
@@ -24,12 +28,12 @@ def model(tmp_path_factory):
     config = small_config(n_positions=128)
     write_checkpoint(directory, config, random_tensors(config, seed=1))
     quantize(directory, directory / "packed", "int8")
-    model = load_model(directory / "packed", n_threads=2)
+    model = open_engine(directory / "packed", n_threads=2)
     yield model
     model.close()
 
 
-def ids_of(model: Model, n: int):
+def ids_of(model: Engine, n: int):
     return [int(i) for i in np.random.default_rng(0).integers(0, model.config.vocab_size, n)]
 
 
@@ -48,43 +52,43 @@ def ids_of(model: Model, n: int):
 def test_forward_refuses_what_would_leave_its_memory(model, ids, n_logits, message):
     cache = model.new_cache()
     with pytest.raises(ValueError, match=message):
-        model.forward(ids, cache, n_logits)
+        logits_of(model, ids, cache, n_logits)
     assert cache.n_past == 0
 
 
 def test_a_cache_of_another_model_is_refused(model):
     cache = model.new_cache()
-    cache.config = None
+    cache.identity = replace(cache.identity, model="0" * 64)
     with pytest.raises(ValueError, match="another model"):
-        model.forward([1], cache)
+        logits_of(model, [1], cache)
 
 
 def test_the_last_logits_are_those_of_all(model):
     ids = ids_of(model, 100)
-    every = model.forward(ids, model.new_cache())
+    every = logits_of(model, ids, model.new_cache())
     assert every.shape == (100, model.config.vocab_size)
     for n_logits in (0, 1, 36, 37, 99):
-        last = model.forward(ids, model.new_cache(), n_logits)
+        last = logits_of(model, ids, model.new_cache(), n_logits)
         assert np.array_equal(last, every[100 - n_logits :])
 
 
 def test_the_context_can_be_filled_to_its_last_position(model):
     cache = model.new_cache()
-    model.forward(ids_of(model, 127), cache, 1)
-    model.forward([1], cache)
+    logits_of(model, ids_of(model, 127), cache, 1)
+    logits_of(model, [1], cache)
     assert cache.n_past == 128
     with pytest.raises(ValueError, match="exceed"):
-        model.forward([1], cache)
+        logits_of(model, [1], cache)
 
 
 def test_a_small_cache_gives_the_same_bits_and_holds_no_more_than_it_was_made_for(model):
     ids = ids_of(model, 37)
     cache = model.new_cache(37)
     assert cache.keys.nbytes < model.new_cache().keys.nbytes / 2
-    logits = model.forward(ids, cache)
-    assert np.array_equal(logits, model.forward(ids, model.new_cache()))
+    logits = logits_of(model, ids, cache)
+    assert np.array_equal(logits, logits_of(model, ids, model.new_cache()))
     with pytest.raises(ValueError, match="exceed n_positions 37"):
-        model.forward([1], cache)
+        logits_of(model, [1], cache)
     for n_positions in (0, model.n_positions + 1):
         with pytest.raises(ValueError, match="need 1 to 128"):
             model.new_cache(n_positions)
@@ -92,12 +96,12 @@ def test_a_small_cache_gives_the_same_bits_and_holds_no_more_than_it_was_made_fo
 
 def test_a_team_that_shrinks_and_grows_between_steps_gives_the_same_bits(model, monkeypatch):
     ids = ids_of(model, 20)
-    expected = model.forward(ids, model.new_cache())
+    expected = logits_of(model, ids, model.new_cache())
     sizes = itertools.cycle((2, 1, 3, 1, 1, 3))
     monkeypatch.setattr(TeamSize, "learn", lambda self, *step: setattr(self, "now", next(sizes)))
-    of_three = load_model(model.packed.path, n_threads=3)
+    of_three = open_engine(model.path, n_threads=3)
     cache = of_three.new_cache()
-    steps = [of_three.forward([i], cache) for i in ids]
+    steps = [logits_of(of_three, [i], cache) for i in ids]
     of_three.close()
     assert np.array_equal(np.concatenate(steps), expected)
 
@@ -105,23 +109,23 @@ def test_a_team_that_shrinks_and_grows_between_steps_gives_the_same_bits(model, 
 def test_time_up_leaves_the_cache_as_it_was(model):
     ids = ids_of(model, 60)
     cache = model.new_cache()
-    model.forward(ids[:20], cache, 1)
+    logits_of(model, ids[:20], cache, 1)
     with pytest.raises(TimeUp):
-        model.forward(ids[20:], cache, deadline=time.monotonic() - 1)
+        run_part(model, Part(ids[20:], cache, deadline=time.monotonic() - 1))
     assert cache.n_past == 20
-    expected = model.forward(ids, model.new_cache())[20:]
-    assert np.array_equal(model.forward(ids[20:], cache), expected)
+    expected = logits_of(model, ids, model.new_cache())[20:]
+    assert np.array_equal(logits_of(model, ids[20:], cache), expected)
 
 
-def forward_forever(model: Model, ids):
+def forward_forever(model: Engine, ids):
     while True:
-        model.forward(ids, model.new_cache())
+        logits_of(model, ids, model.new_cache())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_in_a_step_leaves_the_model_usable(model):
     ids = ids_of(model, 128)
-    expected = model.forward(ids, model.new_cache())
+    expected = logits_of(model, ids, model.new_cache())
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
@@ -129,7 +133,7 @@ def test_ctrl_c_in_a_step_leaves_the_model_usable(model):
             forward_forever(model, ids)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert np.array_equal(model.forward(ids, model.new_cache()), expected)
+    assert np.array_equal(logits_of(model, ids, model.new_cache()), expected)
 
 
 def test_work_that_fails_raises_where_it_is_waited_for():

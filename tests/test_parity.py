@@ -19,7 +19,8 @@ from checkpoints import (
 from golden import GOLDEN_NAMES, Golden, read_golden
 from oracle import twin_logits
 
-from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.contract.one_part import logits_of
+from codegen_cli.session.engines import open_engine
 from quantize.description.tensor_map import tensor_specs
 from quantize.packed import layout
 from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_file
@@ -85,9 +86,9 @@ def quantized(request: pytest.FixtureRequest, golden: Golden, checkpoint: Path) 
 
 def model_logits(packed: Path, prompts: list[np.ndarray]) -> list[np.ndarray]:
     """Logits of every position of each prompt, [n_tokens, vocab_size] f32."""
-    model = load_model(packed, n_threads=2)
+    model = open_engine(packed, n_threads=2)
     try:
-        return [model.forward(ids, model.new_cache()) for ids in prompts]
+        return [logits_of(model, ids, model.new_cache()) for ids in prompts]
     finally:
         model.close()
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.contract.one_part import logits_of
+from codegen_cli.session.engines import open_engine
 from quantize.quantize_model import quantize
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
@@ -245,7 +246,7 @@ def engine_command(packed, compiled_kernels):
 
 @pytest.fixture(scope="module")
 def small(packed, compiled_kernels):
-    model = load_model(packed, 1)
+    model = open_engine(packed, n_threads=1)
     yield model
     model.close()
 
@@ -268,7 +269,7 @@ def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, small,
     assert [answer.keys() >= {"seconds", "other_cores"} for answer in answers] == [
         request["do"] in ("decode", "prefill", "complete") for request in requests
     ]
-    assert (np.load(path) == small.forward(prompt(64), small.new_cache(), 1)[-1]).all()
+    assert (np.load(path) == logits_of(small, prompt(64), small.new_cache(), 1)[-1]).all()
     assert answers[-1]["touched_bytes"] < answers[-1]["file_bytes"]
 
 
@@ -278,7 +279,7 @@ def test_a_whole_run_writes_the_greedy_tokens(engine_command, small):
     )
     cache, ids, expected = small.new_cache(), prompt(32), []
     for _ in range(4):
-        ids = [int(small.forward(ids, cache, 1)[-1].argmax())]
+        ids = [int(logits_of(small, ids, cache, 1)[-1].argmax())]
         expected += ids
     assert [int(line) for line in done.stdout.split()] == expected
 

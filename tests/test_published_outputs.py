@@ -8,8 +8,9 @@ import pytest
 from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece
-from codegen_cli.engine_cpu.model import load_model
+from codegen_cli.session.engines import open_engine
 from codegen_cli.text.tokenizer import Tokenizer
+from quantize.packed.packed_file import read_packed_file
 
 # Read before conftest.py moves it: downloads go to the cache that the user has anyway.
 HUB = {"HF_HOME": os.environ.get("HF_HOME", str(Path.home() / ".cache/huggingface"))}
@@ -41,8 +42,8 @@ def test_greedy_text_is_the_published_one(codegen, tmp_path, name, prompt, expec
     packed = tmp_path / "packed"
     quantized = codegen("quantize", name, "--format", "f16", "-o", str(packed), **ONLINE)
     assert quantized.returncode == 0, quantized.stderr.decode()
-    model = load_model(packed)
-    tokenizer = Tokenizer.from_packed(model.packed)
+    model = open_engine(packed)
+    tokenizer = Tokenizer.from_packed(read_packed_file(packed))
     options = GenerateOptions(temperature=0, until="none", max_tokens=n_tokens)
     pieces = generate(model, tokenizer.vocabulary(model.config), tokenizer.encode(prompt), options)
     text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))

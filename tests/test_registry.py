@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.models import registry
 from codegen_cli.models.registry import (
     CheckpointModel,
@@ -24,7 +24,8 @@ from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.files.errors import UserError
 from quantize.packed import layout
 from quantize.packed.packed_file import read_packed_file
-from quantize.quantize_model import quantize, stored_format
+from quantize.packed.sizes import stored_format
+from quantize.quantize_model import quantize
 
 BASE_BYTES = 150_000_000  # Python, its libraries, the tokenizer and the activations
 SIZES = {entry.size: entry.name for entry in registry.entries()}
@@ -110,7 +111,7 @@ def test_there_are_twelve_checkpoints_and_one_bundled_model() -> None:
 
 
 def test_the_bundled_entry_describes_the_bundled_file() -> None:
-    packed = read_packed_file(paths.bundled_model())
+    packed = read_packed_file(places.bundled_model())
     size = registry.find_entry(registry.BUNDLED).size
     assert size is not None
     for name in ("n_layer", "n_embd", "n_head", "head_dim", "rotary_dim", "n_positions"):
@@ -120,7 +121,7 @@ def test_the_bundled_entry_describes_the_bundled_file() -> None:
 
 
 def test_notices_list_every_source_that_the_bundled_model_was_trained_on() -> None:
-    directory = paths.bundled_model().parent
+    directory = places.bundled_model().parent
     notices = (directory / "NOTICES.md").read_text("utf-8")
     with (directory / "sources.csv").open(encoding="utf-8", newline="") as file:
         sources = list(csv.DictReader(file))
@@ -200,7 +201,7 @@ def test_a_format_that_is_not_packed_is_not_replaced_by_another(home: Path) -> N
 
 
 def test_the_bundled_model_needs_no_packing() -> None:
-    bundled = PackedModel(paths.bundled_model(), registry.BUNDLED)
+    bundled = PackedModel(places.bundled_model(), registry.BUNDLED)
     assert registry.resolve("nano") == bundled
     assert registry.resolve("Nano:int8") == bundled
     with pytest.raises(UserError) as raised:

@@ -8,36 +8,37 @@ import numpy as np
 import pytest
 from packed import write_packed
 
-from codegen_cli.engine_cpu.compile import kernel_cache
-from codegen_cli.engine_cpu.model import Model, load_model
+from codegen_cli.contract.engine import Engine
+from codegen_cli.engine_cpu.kv_cache import position_bytes
+from codegen_cli.engine_cpu.numba_engine import NumbaEngine
 from codegen_cli.machine import disturbance
 from codegen_cli.machine.disturbance import OtherPrograms
 from codegen_cli.machine.places import bundled_model
 from codegen_cli.measuring import speed
 from codegen_cli.measuring.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
 from codegen_cli.measuring.read_limit import MemoryReader
-from codegen_cli.measuring.speed import Measure, full_cache, measure_speed, step_seconds
-from codegen_cli.measuring.token_bytes import (
+from codegen_cli.measuring.speed import Measure, measure_speed, step_seconds
+from codegen_cli.models.registry import entries
+from codegen_cli.session.engines import open_engine
+from quantize.description.config import parse_config
+from quantize.packed.packed_file import read_packed_file
+from quantize.packed.sizes import (
     bits_per_weight,
-    position_bytes,
     weight_bytes,
     weight_bytes_if_packed,
 )
-from codegen_cli.models.registry import entries
-from quantize.description.config import parse_config
-from quantize.packed.packed_file import read_packed_file
 
 
 def ignore(done: float, total: float) -> None:
     pass
 
 
-def load_random(path: Path, **changes: object) -> Model:
+def load_random(path: Path, **changes: object) -> Engine:
     """A model of a small config, which a file of random bytes makes.
 
     Its numbers mean nothing, but are read as any others.
     """
-    return load_model(write_packed(path, "int8", **changes), 1)
+    return open_engine(write_packed(path, "int8", **changes), n_threads=1)
 
 
 # --- bytes ----------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ def test_a_token_in_the_middle_of_a_trial_reads_the_cache_so_far(tmp_path: Path)
     with MemoryReader(1, 0) as reader:
         measures = measure_speed(model, reader, 1, ignore)
     model.close()
-    weights = sum(weight_bytes(model.packed).values())
+    weights = model.token_bytes
     by_depth = {m.n_tokens: m.token_bytes for m in measures if m.phase == "decode"}
     per_position = position_bytes(model.config)
     assert by_depth == {32: weights + 48 * per_position, 480: weights + 496 * per_position}
@@ -133,7 +134,7 @@ def test_shares_compare_each_round_with_its_own_limit() -> None:
 def test_a_full_cache_has_no_untouched_memory(tmp_path: Path) -> None:
     """Pages that nobody wrote to are all one page, which is always in the cache."""
     model = load_random(tmp_path / "m")
-    cache = full_cache(model, np.random.default_rng(0))
+    cache = model.random_cache()
     model.close()
     for part in (cache.keys, cache.values):
         values = part.view(np.float16)
@@ -143,7 +144,7 @@ def test_a_full_cache_has_no_untouched_memory(tmp_path: Path) -> None:
 
 def test_decoding_goes_on_from_the_depth(tmp_path: Path) -> None:
     model = load_random(tmp_path / "m", n_positions=64)
-    cache = full_cache(model, np.random.default_rng(0))
+    cache = model.random_cache()
     assert len(step_seconds(model, cache, 20, 12)) == 12
     assert cache.n_past == 32
     model.close()
@@ -172,7 +173,7 @@ def test_a_slow_model_reads_one_prompt_and_writes_two_tokens(
     with MemoryReader(1, 0) as reader:
         measures = measure_speed(model, reader, 1, ignore)
     assert [m.n_tokens for m in measures if m.phase == "prefill"] == [64]
-    cache = full_cache(model, np.random.default_rng(0))
+    cache = model.random_cache()
     assert len(step_seconds(model, cache, 5, 12)) == 2
     model.close()
 
@@ -230,17 +231,17 @@ def test_kernels_are_measured_in_every_format_on_finite_numbers(
     compiled_kernels: None, monkeypatch: pytest.MonkeyPatch, available: int, n_layer: int
 ) -> None:
     seen, n_layers = set(), {}
-    forward = Model.forward
+    forward = NumbaEngine.forward
 
-    def watched(self, ids, *arguments):
-        logits = forward(self, ids, *arguments)
-        n_layers[self.packed.format] = self.config.n_layer
-        seen.add((self.packed.format, bool(np.isfinite(logits).all()), bool(np.ptp(logits) > 0)))
-        return logits
+    def watched(self, parts):
+        (logits,) = forward(self, parts)
+        n_layers[self.format] = self.config.n_layer
+        seen.add((self.format, bool(np.isfinite(logits).all()), bool(np.ptp(logits) > 0)))
+        return [logits]
 
-    monkeypatch.setattr(Model, "forward", watched)
+    monkeypatch.setattr(NumbaEngine, "forward", watched)
     with MemoryReader(1, 0) as reader:
-        speeds = measure_kernels(kernel_cache.load_step(), 1, reader, available, ignore)
+        speeds = measure_kernels(1, reader, available, ignore)
     assert seen == {(format, True, True) for format in ("int4", "int8", "f16")}
     assert n_layers["int8"] == n_layer
     assert set(speeds.kernels) == {"int4", "int8", "f16"}

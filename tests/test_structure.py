@@ -36,11 +36,18 @@ quantize.packed.packed_header
 quantize.packed.layout
 quantize.packed.packed_file
 quantize.packed.packed_writer
+quantize.packed.sizes
 quantize.quantize_model
 quantize
 codegen_cli.contract
 codegen_cli.contract.deadline
 codegen_cli.contract.version
+codegen_cli.contract.delay
+codegen_cli.contract.engine
+codegen_cli.contract.interruption
+codegen_cli.contract.log_probabilities
+codegen_cli.contract.one_part
+codegen_cli.contract.driver
 codegen_cli.terminal
 codegen_cli.terminal.redirection
 codegen_cli.terminal.screen
@@ -80,7 +87,7 @@ codegen_cli.engine_cpu.compile.kernel_cache
 codegen_cli.engine_cpu.kv_cache
 codegen_cli.engine_cpu.buffers
 codegen_cli.engine_cpu.weights
-codegen_cli.engine_cpu.model
+codegen_cli.engine_cpu.numba_engine
 codegen_cli.text
 codegen_cli.text.tokenizer_file
 codegen_cli.text.token_text
@@ -104,6 +111,7 @@ codegen_cli.decoding.phase_times
 codegen_cli.decoding.prompt_lookup
 codegen_cli.decoding.drafter
 codegen_cli.decoding.id_stream
+codegen_cli.decoding.completion_stream
 codegen_cli.decoding.generate
 codegen_cli.scoring
 codegen_cli.scoring.windows
@@ -132,10 +140,10 @@ codegen_cli.models.memory_need
 codegen_cli.models.inventory
 codegen_cli.session
 codegen_cli.session.kernel_delay
+codegen_cli.session.engines
 codegen_cli.session.model_loading
 codegen_cli.session.language_model
 codegen_cli.measuring
-codegen_cli.measuring.token_bytes
 codegen_cli.measuring.read_limit
 codegen_cli.measuring.speed
 codegen_cli.measuring.forecast

@@ -6,12 +6,12 @@ from pathlib import Path
 import fidelity
 import numpy as np
 
-from codegen_cli.machine.memory import PROGRAM_BYTES
+from codegen_cli.models.memory_need import PROGRAM_BYTES
 from codegen_cli.models.registry import FORMATS
 from quantize.description.config import ModelConfig
 from quantize.description.tensor_map import tensor_specs
 from quantize.packed.packed_file import PackedFile
-from quantize.quantize_model import packed_bytes
+from quantize.packed.sizes import packed_bytes
 
 EXAMPLE = 'codegen complete "def fib(n):" -t 0'
 """Whose output the README shows."""

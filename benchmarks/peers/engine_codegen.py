@@ -12,34 +12,37 @@ class Codegen:
     """A loaded model and a cache."""
 
     def __init__(self, path: str, threads: int) -> None:
-        from codegen_cli.engine_cpu.model import load_model
+        from codegen_cli.session.engines import open_engine
 
-        self._model = load_model(Path(path), threads)
+        self._path = Path(path)
+        self._model = open_engine(self._path, n_threads=threads)
         self._cache = self._model.new_cache()
 
     def forget(self) -> None:
         self._cache.n_past = 0
 
     def scores(self, ids: list[int]) -> Any:
-        return self._model.forward(ids, self._cache, 1)[-1]
+        from codegen_cli.contract.one_part import logits_of
+
+        return logits_of(self._model, ids, self._cache, 1)[-1]
 
     def complete(self, ids: list[int], n_tokens: int) -> Iterator[int]:
         """The greedy ids as `codegen complete` gets them, with drafts."""
+        from codegen_cli.contract.driver import drive, finish
         from codegen_cli.decoding.id_stream import IdStream
         from codegen_cli.decoding.options import GenerateOptions
         from codegen_cli.decoding.phase_times import PhaseTimes
 
         options = GenerateOptions(max_tokens=n_tokens, temperature=0)
-        return IdStream(self._model, ids, [], options, PhaseTimes())
+        stream, cache = IdStream(ids, [], options, PhaseTimes()), self._model.new_cache()
+        while (token_id := finish(drive(self._model, stream.next_id(cache)))) is not None:
+            yield token_id
 
     def describe(self) -> dict[str, object]:
-        from codegen_cli.measuring.token_bytes import bits_per_weight, weight_bytes
-
-        packed = self._model.packed
         return {
-            "touched_bytes": sum(weight_bytes(packed).values()),
-            "file_bytes": packed.path.stat().st_size,
-            "bits_per_weight": bits_per_weight(packed),
+            "touched_bytes": self._model.token_bytes,
+            "file_bytes": self._path.stat().st_size,
+            "bits_per_weight": self._model.bits_per_weight,
             "version": f"codegen-cli {importlib.metadata.version('codegen-cli')}, "
             f"numba {importlib.metadata.version('numba')}",
         }

@@ -43,19 +43,20 @@ def bench(
     from codegen_cli.models.model_choice import choose_model
     from codegen_cli.reports.bench_report import write_json, write_table
     from codegen_cli.session.model_loading import load_chosen
+    from quantize.packed.packed_file import read_packed_file
 
     chosen = choose_model(model)
     n_threads = threads or usable_cores().n_threads
-    loaded = load_chosen(chosen, n_threads)
+    engine = load_chosen(read_packed_file(chosen.path), chosen.name, n_threads)
     try:
         with (
             MemoryReader(n_threads, available_bytes()) as reader,
             drawing.progress(f"measuring {chosen.name}") as advance,
         ):
             others = OtherPrograms()
-            measures = measure_speed(loaded, reader, rounds, advance)
+            measures = measure_speed(engine, reader, rounds, advance)
             other_cores = others.cores()
         write = write_json if as_json else write_table
-        write(loaded, chosen.name, n_threads, measures, other_cores)
+        write(engine, chosen, n_threads, measures, other_cores)
     finally:
-        loaded.close()
+        engine.close()

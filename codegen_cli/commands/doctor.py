@@ -32,9 +32,9 @@ def doctor(
 
     problems: list[Problem] = []
     with KernelDelay() as on_delay:
-        step = load_kernels(on_delay, problems)
+        runs = load_kernels(on_delay, problems)
     with drawing.progress("examining this machine") as advance:
-        checkup = examine(threads, step, problems, advance)
+        checkup = examine(threads, runs, problems, advance)
     write = write_json if as_json else write_report
     write(checkup)
     if checkup.is_broken:

@@ -49,7 +49,7 @@ def embed(
         raise typer.BadParameter("a .npy file is binary: give -o FILE or --json, or redirect it")
     refuse_overwritten_texts(files, output)
 
-    from codegen_cli.engine_cpu.threads import run_interruptibly
+    from codegen_cli.contract.interruption import run_interruptibly
     from codegen_cli.reports.embed_report import judge_output, refuse_empty, write_vectors
     from codegen_cli.session.language_model import load
     from codegen_cli.text.prompt_input import read_texts

@@ -45,7 +45,7 @@ def score(
     """
     console.set_quiet(quiet)
     refuse_overwritten_texts(files)
-    from codegen_cli.engine_cpu.threads import run_interruptibly
+    from codegen_cli.contract.interruption import run_interruptibly
     from codegen_cli.reports.score_report import write_scores
     from codegen_cli.session.language_model import load
     from codegen_cli.text.prompt_input import read_texts

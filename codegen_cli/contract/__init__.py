@@ -1,1 +1,1 @@
-"""What holds between a text and whatever computes for it: deadlines, the release."""
+"""What holds between a text and whatever computes for it: engines, streams, deadlines."""

@@ -1,16 +1,13 @@
-"""Prompt ids and anything that has forward -> pieces of text as they are made, then a summary."""
+"""Prompt ids and an engine -> pieces of text as they are made, then a summary."""
 
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from codegen_cli.contract.deadline import TimeUp
-from codegen_cli.decoding.id_stream import Forward, IdStream
+from codegen_cli.contract.driver import drive
+from codegen_cli.contract.engine import Engine
+from codegen_cli.decoding.completion_stream import CompletionStream
 from codegen_cli.decoding.options import GenerateOptions
-from codegen_cli.decoding.phase_times import PhaseTimes
-from codegen_cli.decoding.stopping import StopWatch
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
-from codegen_cli.text.text_stream import TextStream
-from codegen_cli.text.vocabulary import Vocabulary
+from codegen_cli.text.vocabulary import Vocabulary, check_ids
 from quantize.files.errors import UserError
 
 
@@ -20,74 +17,23 @@ class Generation(Iterator[Piece | Summary]):
     KeyboardInterrupt passes through; summary("interrupted") then tells how far it had come.
     """
 
-    def __init__(
-        self,
-        model: Forward[Any],
-        vocabulary: Vocabulary,
-        prompt_ids: Sequence[int],
-        options: GenerateOptions,
-        prompt: str,
-    ) -> None:
-        _check_prompt(prompt_ids, model)
-        self._n_prompt_ids = len(prompt_ids)
-        self._seed = options.seed
-        self._end_ids = vocabulary.end_ids
-        self._times = PhaseTimes()
-        self._ids = IdStream(model, prompt_ids, vocabulary.missing_ids, options, self._times)
-        self._stream = TextStream(vocabulary.token_bytes, vocabulary.errors)
-        self._watch = StopWatch(options.stop, options.until, prompt)
-        self._n_sampled = 0
-        self._ids_since_piece: list[int] = []
-        self._items = self._run()
+    def __init__(self, engine: Engine, stream: CompletionStream, n_positions: int) -> None:
+        self._stream = stream
+        self._items = self._run(engine, n_positions)
 
     def __next__(self) -> Piece | Summary:
         return next(self._items)
 
     def summary(self, end_reason: EndReason) -> Summary:
         """Return what was done so far, as if it ended now."""
-        return Summary(
-            end_reason=end_reason,
-            seed=self._seed,
-            prompt_tokens=self._n_prompt_ids,
-            completion_tokens=self._n_sampled,
-            drafted_tokens=self._ids.n_drafted,
-            accepted_tokens=self._ids.n_accepted,
-            prefill_seconds=self._times.seconds["prefill"],
-            decode_seconds=self._times.seconds["decode"],
-        )
+        return self._stream.summary(end_reason)
 
-    def _run(self) -> Iterator[Piece | Summary]:
-        try:
-            end_reason = yield from self._decode()
-        except TimeUp:
-            end_reason = "time"
-        rest = self._watch.feed(self._stream.finish()) + self._watch.finish()
-        if rest:
-            yield self._piece(rest)
-        yield self.summary("stop" if self._watch.stopped else end_reason)
-
-    def _decode(self) -> Generator[Piece, None, EndReason]:
-        for token_id in self._ids:
-            self._n_sampled += 1
-            if token_id in self._end_ids:
-                return "stop"
-            with self._times.measured("decode"):
-                self._ids_since_piece.append(token_id)
-                text = self._watch.feed(self._stream.feed(token_id))
-            if text:
-                yield self._piece(text)
-            if self._watch.stopped:
-                return "stop"
-        return "length"
-
-    def _piece(self, text: str) -> Piece:
-        piece = Piece(text, tuple(self._ids_since_piece))
-        self._ids_since_piece.clear()
-        return piece
+    def _run(self, engine: Engine, n_positions: int) -> Iterator[Piece | Summary]:
+        yield from drive(engine, self._stream.run(engine.new_cache(n_positions)))
 
 
 def generate(
-    model: Forward[Any],
+    engine: Engine,
     vocabulary: Vocabulary,
     prompt_ids: Sequence[int],
     options: GenerateOptions | None = None,
@@ -98,30 +44,24 @@ def generate(
     The joined texts of the pieces are the completion, up to its stop. The draw for each id is keyed
     by seed, sample and the id's position from the start of the prompt.
 
-    prompt  the text of prompt_ids, and perhaps what was cut before them: StopWatch reads in it what
-            the completion begins with
+    prompt  as for CompletionStream
 
     Raises UserError for a prompt that is empty, fills the model's context or holds ids that the
     model lacks.
     """
-    return Generation(model, vocabulary, prompt_ids, options or GenerateOptions(), prompt)
+    options = options or GenerateOptions()
+    _check_prompt(prompt_ids, engine)
+    n_positions = min(len(prompt_ids) + options.max_tokens, engine.n_positions)
+    stream = CompletionStream(vocabulary, prompt_ids, options, prompt)
+    return Generation(engine, stream, n_positions)
 
 
-def _check_prompt(ids: Sequence[int], model: Forward[Any]) -> None:
+def _check_prompt(ids: Sequence[int], engine: Engine) -> None:
     if not ids:
         raise UserError("the prompt is empty", "Give the beginning of the code to complete.")
-    if len(ids) >= model.n_positions:
+    if len(ids) >= engine.n_positions:
         raise UserError(
-            f"the prompt has {len(ids)} ids, need fewer than n_positions {model.n_positions}",
+            f"the prompt has {len(ids)} ids, need fewer than n_positions {engine.n_positions}",
             "Shorten it from the front.",
         )
-    check_ids(ids, model.config.vocab_size, "the prompt")
-
-
-def check_ids(ids: Sequence[int], vocab_size: int, what: str) -> None:
-    """Raise UserError, naming `what`, for an id of the tokenizer's that the model lacks."""
-    if max(ids, default=0) >= vocab_size:
-        raise UserError(
-            f"{what} has id {max(ids)}, need ids below vocab_size {vocab_size}",
-            "The tokenizer does not belong to this model: use the one of its checkpoint.",
-        )
+    check_ids(ids, engine.config.vocab_size, "the prompt")

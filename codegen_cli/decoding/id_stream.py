@@ -1,69 +1,33 @@
-"""Prompt ids and anything that has forward -> the ids of the completion, a step at a time."""
+"""Prompt ids -> the ids of the completion: asks for each step's logits, and draws from them."""
 
-import time
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections import deque
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.contract.deadline import Deadline, check_deadline
+from codegen_cli.contract.driver import Answer
+from codegen_cli.contract.engine import Cache, Part
 from codegen_cli.decoding.drafter import Drafter
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.decoding.random_draws import uniform
 from codegen_cli.decoding.sampler import make_sampler
-from quantize.description.config import ModelConfig
 from quantize.files.errors import UserError
 
 Logits = npt.NDArray[np.float32]
 
 
-class Cache(Protocol):
-    """What a model keeps of the n_past ids it was fed; a lower n_past forgets the last of them."""
-
-    n_past: int
-
-
-SomeCache = TypeVar("SomeCache", bound=Cache)
-
-
-class Forward(Protocol[SomeCache]):
-    """A model that can be completed with.
-
-    new_cache(n_positions) has room for so many ids. forward(ids, cache, n_logits, deadline) appends
-    ids to those the cache holds and returns the logits that follow the last n_logits of them, f32
-    [n_logits, vocab_size]; they must not depend on how ids are spread over calls. It may raise
-    TimeUp once the deadline has passed.
-    """
-
-    config: ModelConfig
-    n_positions: int
-
-    def new_cache(self, n_positions: int) -> SomeCache: ...
-
-    def forward(
-        self,
-        ids: Sequence[int],
-        cache: SomeCache,
-        n_logits: int | None = None,
-        deadline: Deadline = None,
-    ) -> Logits: ...
-
-
-class IdStream(Iterator[int]):
-    """The ids of one completion, at most max_tokens, each drawn when it is asked for.
+class IdStream:
+    """The state of one completion, in ids: at most max_tokens, as far as its cache has room.
 
     A step feeds the last id and a draft of those that may follow it. An id is drawn from logits
     only once all ids before it have been drawn as they were fed: a draft saves steps, and changes
     neither the logits nor the draws.
-
-    Raises TimeUp, and UserError where the model computes no probabilities.
     """
 
     def __init__(
         self,
-        model: Forward[Any],
         prompt_ids: Sequence[int],
         missing_ids: Sequence[int],
         options: GenerateOptions,
@@ -71,59 +35,69 @@ class IdStream(Iterator[int]):
     ) -> None:
         self.n_drafted = 0  # ids that were fed as guesses
         self.n_accepted = 0  # those of them that were drawn
-        self._model = model
+        self._prompt_ids = prompt_ids
+        self._position = len(prompt_ids)
+        self._end = self._position + options.max_tokens
         self._options = options
         self._times = times
         self._sample = make_sampler(options.temperature, options.top_p, options.top_k, missing_ids)
-        self._ids = self._run(prompt_ids)
+        self._drafter = Drafter(prompt_ids, options.draft)
+        self._draft: list[int] = []
+        self._step_seconds: float | None = None
+        # Of the last step: what is left to draw from, and the ids drawn.
+        self._rows: deque[tuple[Logits, int | None]] = deque()
+        self._drawn: list[int] = []
 
-    def __next__(self) -> int:
-        return next(self._ids)
+    def next_id(self, cache: Cache) -> Generator[Part, Answer | None, int | None]:
+        """Ask for logits where none are left; return the next id, None at the end.
 
-    def _run(self, prompt_ids: Sequence[int]) -> Iterator[int]:
-        position = len(prompt_ids)
-        end = min(position + self._options.max_tokens, self._model.n_positions)
-        cache = self._model.new_cache(end)
+        cache  of this text alone, the same at each call, empty at the first
+
+        Raises UserError where the model computes no probabilities.
+        """
+        if not self._rows:
+            room = min(self._end, cache.n_positions) - self._position
+            if room <= 0:
+                return None
+            yield from self._prefill(cache) if not self._drawn else self._step(cache, room)
+        with self._times.measured("decode"):
+            row, guess = self._rows.popleft()
+            token_id = self._draw(row)
+            self._drawn.append(token_id)
+            self._position += 1
+            self.n_accepted += token_id == guess
+            if token_id != guess:  # what was fed after it is another text
+                self._rows.clear()
+        return token_id
+
+    def _prefill(self, cache: Cache) -> Generator[Part, Answer | None, None]:
         with self._times.measured("prefill"):
-            logits = self._forward(prompt_ids, cache, 1)
-        drawn = yield from self._draw(logits, [], position)
-        position += 1
-        drafter = Drafter(prompt_ids, self._options.draft)
-        while position < end:
-            with self._times.measured("decode"):
-                drafter.extend(drawn)
-                draft = drafter.draft(end - position - 1)
-                cache.n_past = position - 1  # without the guesses that were wrong
-                started = time.perf_counter()
-                logits = self._forward([drawn[-1], *draft], cache, 1 + len(draft))
-                seconds = time.perf_counter() - started
-            self.n_drafted += len(draft)
-            drawn = yield from self._draw(logits, draft, position)
-            position += len(drawn)
-            drafter.checked(len(draft), len(drawn) - 1, seconds)
+            answer = yield self._part(self._prompt_ids, cache, 1)
+            assert answer is not None
+        self._rows.append((answer.result[0], None))
 
-    def _forward(self, ids: Sequence[int], cache: Cache, n_logits: int) -> Logits:
-        check_deadline(self._options.deadline)
-        return self._model.forward(ids, cache, n_logits, self._options.deadline)
+    def _step(self, cache: Cache, room: int) -> Generator[Part, Answer | None, None]:
+        with self._times.measured("decode"):
+            if self._step_seconds is not None:
+                self._drafter.checked(len(self._draft), len(self._drawn) - 1, self._step_seconds)
+            self._drafter.extend(self._drawn)
+            self._draft = self._drafter.draft(room - 1)
+            cache.n_past = self._position - 1  # without the guesses that were wrong
+            fed = [self._drawn[-1], *self._draft]
+            answer = yield self._part(fed, cache, len(fed))
+            assert answer is not None
+        self._step_seconds = answer.seconds
+        self.n_drafted += len(self._draft)
+        self._drawn = []
+        self._rows.extend(zip(answer.result, [*self._draft, None], strict=True))
 
-    def _draw(
-        self, logits: Logits, draft: list[int], position: int
-    ) -> Generator[int, None, list[int]]:
-        """Yield the id of each row of logits, up to the first that the draft did not foresee."""
-        drawn: list[int] = []
-        for row, guess in zip(logits, [*draft, None], strict=True):
-            with self._times.measured("decode"):
-                drawn.append(self._draw_one(row, position + len(drawn)))
-            self.n_accepted += drawn[-1] == guess
-            yield drawn[-1]
-            if drawn[-1] != guess:
-                break
-        return drawn
+    def _part(self, ids: Sequence[int], cache: Cache, n_logits: int) -> Part:
+        return Part(ids, cache, n_logits, deadline=self._options.deadline)
 
-    def _draw_one(self, logits: Logits, position: int) -> int:
+    def _draw(self, logits: Logits) -> int:
         options = self._options
         is_drawn = options.temperature > 0
-        number = uniform(options.seed, options.sample, position) if is_drawn else 0.0
+        number = uniform(options.seed, options.sample, self._position) if is_drawn else 0.0
         try:
             return self._sample(logits, number)
         except ValueError as error:  # not finite: a file may hold any numbers

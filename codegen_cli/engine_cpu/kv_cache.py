@@ -5,6 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from codegen_cli.contract.engine import Identity
 from quantize.description.config import ModelConfig
 from quantize.packed.layout import round_up
 
@@ -22,19 +23,34 @@ class KVCache:
     with the first one. So a cache should be no larger than a text can become.
     """
 
-    def __init__(self, config: ModelConfig, n_positions: int | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, identity: Identity, n_positions: int | None = None
+    ) -> None:
         self.n_past = 0
-        self.config = config
+        self.identity = identity
         self.n_positions = config.n_positions if n_positions is None else n_positions
         self.capacity = round_up(self.n_positions, LANES)
         keys, values = _shapes(config, self.capacity)
         self.keys: npt.NDArray[np.uint16] = np.zeros(keys, np.uint16)
         self.values: npt.NDArray[np.uint16] = np.zeros(values, np.uint16)
 
+    def begin_with(self, other: "KVCache", n_past: int) -> None:
+        """Take over the first n_past positions of another cache of this identity."""
+        tiles = round_up(n_past, LANES)
+        self.keys[:, :, : tiles // LANES] = other.keys[:, :, : tiles // LANES]
+        self.values[:, :, :, :tiles] = other.values[:, :, :, :tiles]
+        self.n_past = n_past
 
-def cache_bytes(config: ModelConfig) -> int:
-    """Return the bytes of a KVCache for all positions of this model."""
-    return sum(2 * math.prod(shape) for shape in _shapes(config, capacity_of(config)))
+
+def cache_bytes(config: ModelConfig, n_positions: int | None = None) -> int:
+    """Return the bytes of a KVCache for so many positions (None: all of this model)."""
+    positions = config.n_positions if n_positions is None else n_positions
+    return sum(2 * math.prod(shape) for shape in _shapes(config, round_up(positions, LANES)))
+
+
+def position_bytes(config: ModelConfig) -> int:
+    """Return the bytes of keys and values that one position adds to what each later token reads."""
+    return cache_bytes(config, LANES) // LANES
 
 
 def capacity_of(config: ModelConfig) -> int:

@@ -1,18 +1,16 @@
 """A team of threads that run one step together, and waiting for them in a way Ctrl-C can end."""
 
-import contextvars
 import ctypes
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
-from codegen_cli.contract.deadline import Deadline, check_deadline, remaining
+from codegen_cli.contract.deadline import Deadline, check_deadline
+from codegen_cli.contract.engine import Cancelled
+from codegen_cli.contract.interruption import poll
 from codegen_cli.engine_cpu.team_size import CoreTime, TeamSize, core_time
-
-T = TypeVar("T")
 
 Step = Callable[[int, int], int]
 """A compiled step: (address of its table, thread number) -> 0 done, 1 cancelled. Holds no GIL."""
@@ -23,9 +21,6 @@ run it) -> the record's address.
 
 The leader calls it when the step's turn has come.
 """
-
-# The longest a wait lasts before Python looks for signals and deadlines again.
-_POLL_SECONDS = 0.1
 
 
 def yield_address() -> int:
@@ -81,24 +76,29 @@ class Team:
         for thread in self._threads:
             thread.start()
 
-    def run(self, fill_table: FillTable, deadline: Deadline) -> None:
+    def run(
+        self,
+        fill_table: FillTable,
+        deadline: Deadline = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
         """Run one step on all threads, after those asked for before, and return when it is done.
 
-        Raises TimeUp when the deadline passes first, and whatever a signal handler raises
-        (KeyboardInterrupt); the threads have left the step by then. ValueError once the team is
-        closed.
+        Raises TimeUp when the deadline passes first, Cancelled when the flag is set first, and
+        whatever a signal handler raises (KeyboardInterrupt); the threads have left the step by
+        then. ValueError once the team is closed.
         """
         job = _Job(fill_table)
         try:
-            check_deadline(deadline)
+            _check(deadline, cancel)
             self._jobs.put(job)
             while not self._is_over(job):
-                check_deadline(deadline)
-                _poll(job.ends, deadline)
+                _check(deadline, cancel)
+                poll(job.ends, deadline)
         except BaseException:
             job.cancel.value = 1
             while not (job.claim() or self._is_over(job)):
-                _poll(job.ends, None)
+                poll(job.ends, None)
             raise
         if not job.is_finished:
             raise ValueError("the model is closed")
@@ -147,37 +147,7 @@ class Team:
         return core_time().since(before)
 
 
-def _poll(source: "queue.SimpleQueue[T]", deadline: Deadline) -> T | None:
-    """Return an item, or None after a while: on Windows no signal interrupts a wait."""
-    seconds = remaining(deadline)
-    try:
-        return source.get(timeout=_POLL_SECONDS if seconds is None else min(seconds, _POLL_SECONDS))
-    except queue.Empty:
-        return None
-
-
-def run_interruptibly(work: Callable[[], T], deadline: Deadline = None) -> T:
-    """Return work(), run in a thread of its own so that Ctrl-C and the deadline end the wait.
-
-    Compiling spends seconds inside LLVM, where Python handles no signal. Abandoned work goes on
-    until the process ends. Raises what `work` raises, and TimeUp.
-    """
-    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put((work(), None))
-        except BaseException as error:
-            outcome.put((None, error))
-
-    # In the caller's context: there the console knows whether it may speak.
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(run,), daemon=True)
-    thread.start()
-    while (end := _poll(outcome, deadline)) is None:
-        check_deadline(deadline)
-    thread.join()  # it is at its end: whoever counts threads finds it gone
-    result, error = end
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
+def _check(deadline: Deadline, cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled
+    check_deadline(deadline)

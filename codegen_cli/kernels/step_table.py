@@ -1,6 +1,6 @@
 """The records that Python fills and a step reads: sizes, and addresses of arrays that Python owns.
 
-engine_cpu/model.py writes them and keeps the arrays alive; step.py turns each address back into an
+numba_engine.py writes them and keeps the arrays alive; step.py turns each address back into an
 array of the shape that stands beside it. `padded` means up to a multiple of 32 values.
 """
 

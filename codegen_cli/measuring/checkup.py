@@ -8,27 +8,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
+from codegen_cli.contract.delay import OnDelay
+from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.contract.version import __version__
 from codegen_cli.engine_cpu.compile import kernel_cache, kernel_directory
-from codegen_cli.engine_cpu.compile.kernel_cache import OnDelay
-from codegen_cli.engine_cpu.model import Model
-from codegen_cli.engine_cpu.threads import Step, run_interruptibly
-from codegen_cli.machine import cpu, memory
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import cpu, memory, places
 from codegen_cli.machine.cores import Cores, usable_cores
 from codegen_cli.machine.disturbance import NOTICEABLE_CORES, OtherPrograms
 from codegen_cli.measuring.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
 from codegen_cli.measuring.read_limit import MemoryReader
-from codegen_cli.measuring.speed import full_cache, step_seconds
-from codegen_cli.measuring.token_bytes import BytesByFormat, weight_bytes, weight_bytes_if_packed
+from codegen_cli.measuring.speed import step_seconds
 from codegen_cli.models.inventory import FormatState, ModelState, all_models
 from codegen_cli.models.registry import BUNDLED, models_dir_problem
+from codegen_cli.session.engines import open_engine
 from codegen_cli.terminal import console
 from quantize.description.config import parse_config
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import read_packed_file
+from quantize.packed.sizes import BytesByFormat, weight_bytes, weight_bytes_if_packed
 
 _LIBRARIES = ("numpy", "numba", "llvmlite")
 _READ_SECONDS = 1.0
@@ -123,21 +120,21 @@ Progress = Callable[[float, float], None]
 
 
 def examine(
-    n_threads: int | None, step: Step | None, problems: list[Problem], on_progress: Progress
+    n_threads: int | None, runs: bool, problems: list[Problem], on_progress: Progress
 ) -> Checkup:
     """Look at everything and measure what is to be measured, in a few seconds.
 
     n_threads  None: what a model would run on by default
-    step       of `load_kernels`, and the problems that it met
+    runs       what `load_kernels` told, and the problems that it met
     """
     cores, available = usable_cores(), memory.available_bytes()
     n_threads = n_threads or cores.n_threads
     others = OtherPrograms()
     with MemoryReader(n_threads, available) as reader:
-        if step is None:
-            reading = ReadSpeeds(reader.median_bytes_per_second(_READ_SECONDS))
+        if runs:
+            reading = measure_kernels(n_threads, reader, available, on_progress)
         else:
-            reading = measure_kernels(step, n_threads, reader, available, on_progress)
+            reading = ReadSpeeds(reader.median_bytes_per_second(_READ_SECONDS))
     other_cores = others.cores()
     checkup = Checkup(
         versions=_versions(),
@@ -148,30 +145,31 @@ def examine(
         threads_reason=cores.reason,
         memory_bytes=memory.installed_bytes(),
         memory_available_bytes=available,
-        models_dir=paths.find_models_dir(),
+        models_dir=places.find_models_dir(),
         reading=reading,
         other_cores=other_cores,
         problems=problems,
     )
     problems += thread_problems(n_threads, cores)
     problems += disturbances(other_cores)
-    if step is not None:
+    if runs:
         problems += kernel_problems(checkup.kernels)
     problems += directory_problems()
     with console.silence():  # what keeps models from being found is a problem above
         states = all_models()
     problems += damaged_models(states)
     for state in states:
-        checkup.forecasts += _forecasts(state, checkup, step)
+        checkup.forecasts += _forecasts(state, checkup, runs)
     if available is not None:
         problems += memory_problems(checkup.forecasts, available)
     return checkup
 
 
-def load_kernels(on_delay: OnDelay, problems: list[Problem]) -> Step | None:
-    """Return the compiled step; what stands in its way is added to the problems."""
+def load_kernels(on_delay: OnDelay, problems: list[Problem]) -> bool:
+    """Have the kernels compiled; tell whether they run, what stands in the way in the problems."""
     try:
-        return run_interruptibly(lambda: kernel_cache.load_step(on_delay))
+        run_interruptibly(lambda: kernel_cache.load_step(on_delay))
+        return True
     except UserError as error:
         problems.append(Problem(f"{error.message}.", error.hint, is_broken=True))
     # From numba, llvmlite or LLVM: whatever it is, a doctor names it and looks at the rest.
@@ -179,7 +177,7 @@ def load_kernels(on_delay: OnDelay, problems: list[Problem]) -> Step | None:
         hint = "Install it again: pip install --force-reinstall codegen-cli"
         sentence = f"The kernels cannot be compiled: {type(error).__name__}: {error}."
         problems.append(Problem(sentence, hint, is_broken=True))
-    return None
+    return False
 
 
 def _kernels() -> Kernels:
@@ -237,7 +235,7 @@ def directory_problems() -> Iterator[Problem]:
     if unreadable := models_dir_problem():
         yield Problem(_sentence(unreadable), unreadable.hint)
         return
-    directory = paths.models_dir()
+    directory = places.models_dir()
     place = next(each for each in (directory, *directory.parents) if os.path.lexists(each))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         yield Problem(
@@ -280,16 +278,16 @@ def _sentence(error: UserError) -> str:
     return f"{error.message[:1].upper()}{error.message[1:]}."
 
 
-def _forecasts(state: ModelState, checkup: Checkup, step: Step | None) -> Iterator[Forecast]:
+def _forecasts(state: ModelState, checkup: Checkup, runs: bool) -> Iterator[Forecast]:
     available = checkup.memory_available_bytes
     for each in state.formats:
         if each.memory_bytes is None:
             continue
         sizes = _token_bytes(state, each)
         speed = None
-        if step is not None and each.path and sum(sizes.values()) < _RUN_BYTES:
-            speed = _run(each.path, step, checkup.n_threads)
-        elif step is not None:
+        if runs and each.path and sum(sizes.values()) < _RUN_BYTES:
+            speed = _run(each.path, checkup.n_threads)
+        elif runs:
             speed = expected_tokens_per_second(sizes, checkup.reading)
         fits = None if available is None else each.memory_bytes <= available
         yield Forecast(
@@ -304,15 +302,14 @@ def _token_bytes(state: ModelState, each: FormatState) -> BytesByFormat:
     return weight_bytes_if_packed(config, each.format)
 
 
-def _run(path: Path, step: Step, n_threads: int) -> float:
-    model = Model(read_packed_file(path), step, n_threads)
+def _run(path: Path, n_threads: int) -> float:
+    engine = open_engine(path, n_threads=n_threads)
     try:
-        cache = full_cache(model, np.random.default_rng(0))
-        n_past = min(_SHORT_PROMPT, model.n_positions // 2)
-        n_steps = model.n_positions // 2
-        return 1 / median(step_seconds(model, cache, n_past, n_steps))
+        n_past = min(_SHORT_PROMPT, engine.n_positions // 2)
+        n_steps = engine.n_positions // 2
+        return 1 / median(step_seconds(engine, engine.random_cache(), n_past, n_steps))
     finally:
-        model.close()
+        engine.close()
 
 
 def memory_problems(forecasts: list[Forecast], available_bytes: int) -> Iterator[Problem]:

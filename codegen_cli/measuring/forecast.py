@@ -12,15 +12,14 @@ from statistics import median
 
 import numpy as np
 
-from codegen_cli.engine_cpu.model import Model
-from codegen_cli.engine_cpu.threads import Step
 from codegen_cli.measuring.read_limit import MemoryReader
-from codegen_cli.measuring.speed import full_cache, step_seconds
-from codegen_cli.measuring.token_bytes import BytesByFormat, weight_bytes
+from codegen_cli.measuring.speed import step_seconds
+from codegen_cli.session.engines import open_engine
 from quantize.description.config import ModelConfig
 from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.packed.layout import codes_bytes, payload_bytes
 from quantize.packed.packed_file import PackedFile, PackedTensor
+from quantize.packed.sizes import BytesByFormat
 from quantize.rounding.blocks import Bytes, Format
 
 # Bytes of one layer of the 350M models.
@@ -43,7 +42,6 @@ class ReadSpeeds:
 
 
 def measure_kernels(
-    step: Step,
     n_threads: int,
     reader: MemoryReader,
     available_bytes: int | None,
@@ -55,26 +53,25 @@ def measure_kernels(
     All are medians, of single tokens and single readings: what disturbs some of them is left out.
     """
     most = _MOST_BYTES if available_bytes is None else min(_MOST_BYTES, available_bytes // 9)
-    models = {
-        format: Model(_random_model(format, max(1, most // layer_bytes)), step, n_threads)
+    engines = {
+        format: open_engine(_random_model(format, max(1, most // layer_bytes)), n_threads=n_threads)
         for format, layer_bytes in _LAYER_BYTES.items()
     }
     try:
-        caches = {
-            format: full_cache(model, np.random.default_rng(0)) for format, model in models.items()
-        }
-        seconds: dict[Format, list[float]] = {format: [] for format in models}
+        caches = {format: engine.random_cache() for format, engine in engines.items()}
+        seconds: dict[Format, list[float]] = {format: [] for format in engines}
         limits = []
         for number in range(_N_ROUNDS):
             on_progress(number, _N_ROUNDS)
-            for format, model in models.items():
+            for format, engine in engines.items():
                 limits.append(reader.bytes_per_second())
-                seconds[format] += step_seconds(model, caches[format], _N_PAST, _N_STEPS)
+                seconds[format] += step_seconds(engine, caches[format], _N_PAST, _N_STEPS)
     finally:
-        for model in models.values():
-            model.close()
-    sizes = {format: sum(weight_bytes(model.packed).values()) for format, model in models.items()}
-    kernels = {format: sizes[format] / median(seconds[format]) for format in models}
+        for engine in engines.values():
+            engine.close()
+    kernels = {
+        format: engine.token_bytes / median(seconds[format]) for format, engine in engines.items()
+    }
     return ReadSpeeds(median(limits), kernels)
 
 
@@ -105,6 +102,7 @@ def _random_model(format: Format, n_layer: int) -> PackedFile:
     return PackedFile(
         path=Path("random weights"),
         config=config,
+        header_sha256="",
         format=format,
         tokenizer_json=b"",
         tensors=tensors,

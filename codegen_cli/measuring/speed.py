@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.engine_cpu.kv_cache import KVCache
-from codegen_cli.engine_cpu.model import Model
+from codegen_cli.contract.engine import Cache, Engine
+from codegen_cli.contract.one_part import logits_of
 from codegen_cli.measuring.read_limit import MemoryReader
-from codegen_cli.measuring.token_bytes import position_bytes, weight_bytes
 
 Progress = Callable[[float, float], None]
 
@@ -64,24 +63,23 @@ class Measure:
 
 
 def measure_speed(
-    model: Model, reader: MemoryReader, n_rounds: int | None, on_progress: Progress
+    engine: Engine, reader: MemoryReader, n_rounds: int | None, on_progress: Progress
 ) -> list[Measure]:
     """Measure all in turn, round by round: so a slow moment of the machine falls on all alike.
 
     n_rounds  None: as many as fit into 40 seconds, at least 3 and at most 7
 
-    Raises KeyboardInterrupt as Model.forward does.
+    Raises KeyboardInterrupt as Engine.forward does.
     """
-    random = np.random.default_rng(0)
-    ids = random.integers(0, model.config.vocab_size, model.n_positions)
-    cache = full_cache(model, random)
-    measures = [*_prompts(model, ids), *_depths(model)]
+    ids = np.random.default_rng(0).integers(0, engine.config.vocab_size, engine.n_positions)
+    cache = engine.random_cache()
+    measures = [*_prompts(engine, ids), *_depths(engine)]
     end = time.monotonic() + _ALL_SECONDS
     for number in range(n_rounds or _MOST_ROUNDS):
         if n_rounds is None and number >= _LEAST_ROUNDS and time.monotonic() > end:
             break
         for index, measure in enumerate(measures):
-            speed, limit = reader.around(partial(_trial, model, measure, ids, cache))
+            speed, limit = reader.around(partial(_trial, engine, measure, ids, cache))
             measure.speeds.append(speed)
             measure.limits.append(limit)
             done = number * len(measures) + index + 1
@@ -89,64 +87,55 @@ def measure_speed(
     return measures
 
 
-def full_cache(model: Model, random: np.random.Generator) -> KVCache:
-    """Return a cache of random keys and values: memory that was never written to is no memory."""
-    cache = model.new_cache()
-    for part in (cache.keys, cache.values):
-        for layer in part:
-            layer[:] = random.standard_normal(layer.shape, np.float32).astype("<f2").view("<u2")
-    return cache
-
-
-def step_seconds(model: Model, cache: KVCache, n_past: int, n_steps: int) -> list[float]:
+def step_seconds(engine: Engine, cache: Cache, n_past: int, n_steps: int) -> list[float]:
     """Return the seconds of each of n_steps tokens after the first n_past positions of a cache.
 
     One token more comes before them, untimed: it wakes the threads and spreads them over the cores.
     """
     cache.n_past = n_past
-    model.forward([0], cache)
+    logits_of(engine, [0], cache)
     cache.n_past = n_past
     seconds: list[float] = []
     while len(seconds) < n_steps and (len(seconds) < 2 or sum(seconds) < _DECODE_SECONDS):
         started = time.perf_counter()
-        model.forward([len(seconds) % model.config.vocab_size], cache)
+        logits_of(engine, [len(seconds) % engine.config.vocab_size], cache)
         seconds.append(time.perf_counter() - started)
     return seconds
 
 
-def prefill_speed(model: Model, ids: npt.NDArray[np.integer]) -> float:
+def prefill_speed(engine: Engine, ids: npt.NDArray[np.integer]) -> float:
     """Return tokens per second of a prompt, up to the logits after it."""
     started = time.perf_counter()
-    model.forward(ids, model.new_cache(len(ids)), 1)  # type: ignore[arg-type]
+    logits_of(engine, ids, engine.new_cache(len(ids)), 1)
     return len(ids) / (time.perf_counter() - started)
 
 
-def _trial(model: Model, measure: Measure, ids: npt.NDArray[np.integer], cache: KVCache) -> float:
+def _trial(engine: Engine, measure: Measure, ids: npt.NDArray[np.integer], cache: Cache) -> float:
     if measure.phase == "prefill":
-        return prefill_speed(model, ids[: measure.n_tokens])
-    seconds = step_seconds(model, cache, measure.n_tokens, _n_steps(model))
+        return prefill_speed(engine, ids[: measure.n_tokens])
+    seconds = step_seconds(engine, cache, measure.n_tokens, _n_steps(engine))
     return len(seconds) / sum(seconds)
 
 
-def _prompts(model: Model, ids: npt.NDArray[np.integer]) -> Iterator[Measure]:
+def _prompts(engine: Engine, ids: npt.NDArray[np.integer]) -> Iterator[Measure]:
     """The lengths that the model's context has room for and that do not take too long."""
-    lengths = [n for n in PROMPTS if n <= model.n_positions] or [model.n_positions]
-    prefill_speed(model, ids[: lengths[0]])  # warms up
-    speed = prefill_speed(model, ids[: lengths[0]])
+    lengths = [n for n in PROMPTS if n <= engine.n_positions] or [engine.n_positions]
+    prefill_speed(engine, ids[: lengths[0]])  # warms up
+    speed = prefill_speed(engine, ids[: lengths[0]])
     for n_tokens in lengths:
         if n_tokens == lengths[0] or n_tokens / speed <= _PROMPT_SECONDS:
             yield Measure("prefill", n_tokens)
 
 
-def _depths(model: Model) -> Iterator[Measure]:
+def _depths(engine: Engine) -> Iterator[Measure]:
     """The depths that leave room for a trial, and last the one that fills the context."""
-    n_steps = _n_steps(model)
-    last = model.n_positions - n_steps
-    weights = sum(weight_bytes(model.packed).values())
+    n_steps = _n_steps(engine)
+    last = engine.n_positions - n_steps
+    weights = engine.token_bytes
     for n_past in (*(n for n in DEPTHS if n + n_steps <= last), last):
         positions = n_past + n_steps // 2  # half way through the trial
-        yield Measure("decode", n_past, weights + positions * position_bytes(model.config))
+        yield Measure("decode", n_past, weights + positions * engine.position_bytes)
 
 
-def _n_steps(model: Model) -> int:
-    return max(1, min(N_STEPS, model.n_positions // 2))
+def _n_steps(engine: Engine) -> int:
+    return max(1, min(N_STEPS, engine.n_positions // 2))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.models.hub_cache import cached_checkpoint
 from codegen_cli.models.local_models import LocalFile, readable_files
 from codegen_cli.models.memory_need import needed
@@ -23,7 +23,7 @@ from codegen_cli.models.registry import (
 from quantize.description.config import ModelConfig, config_fields, read_config
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import read_packed_file
-from quantize.quantize_model import packed_bytes
+from quantize.packed.sizes import packed_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def describe(model: str) -> ModelState:
 def _named_state(name: str, entry: ModelEntry | None, files: Sequence[LocalFile]) -> ModelState:
     packed = {file.path: file.format for file in files if file.name == name}
     if name == BUNDLED:
-        packed[paths.bundled_model()] = "int8"
+        packed[places.bundled_model()] = "int8"
     return _packed_state(name, entry, _cached_checkpoint(entry), packed)
 
 

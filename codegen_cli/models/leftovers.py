@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.machine.places import NoHome
 from codegen_cli.models import hub_cache
 from codegen_cli.models.hub_unfinished import remove_unfinished_download, unfinished_downloads
@@ -39,7 +39,7 @@ def leftovers() -> list[Leftover]:
     engine.kernel_cache to say.
     """
     try:
-        copies_dir, models_dir = paths.packed_copies_dir(), paths.models_dir()
+        copies_dir, models_dir = places.packed_copies_dir(), places.models_dir()
         copies = sorted(path for path in copies_dir.iterdir() if path.match("*.safetensors"))
     except NoHome:
         return []
@@ -74,7 +74,7 @@ def remove_unfinished(target: Path) -> list[Leftover]:
 
     Returns what was removed.
     """
-    only = None if paths.is_ours(target.parent) else target.name
+    only = None if places.is_ours(target.parent) else target.name
     found = abandoned_files(target.parent, only)
     removable = [leftover_at("unfinished", path) for path in found]
     return [each for each in removable if remove_leftover(each)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME
 from codegen_cli.models.registry import BUNDLED, FORMATS, REPOSITORY, packed_path, split_name
 from codegen_cli.terminal import console
@@ -45,7 +45,7 @@ def local_files() -> list[LocalFile]:
 
     Raises UserError if the directory cannot be read, or nobody knows where it is.
     """
-    directory = paths.models_dir()
+    directory = places.models_dir()
     try:
         names = [path.name for path in directory.iterdir() if path.is_file() or path.is_symlink()]
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def find_local_files(model: str) -> list[LocalFile]:
         raise UserError("the bundled model belongs to the program and cannot be removed")
     known = ", ".join(f"{file.name}:{file.format}" for file in every)
     raise UserError(
-        f"no packed file of {model!r} in {paths.models_dir()}",
+        f"no packed file of {model!r} in {places.models_dir()}",
         f"There are: {known}" if known else "There are no packed models.",
     )
 

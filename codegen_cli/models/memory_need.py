@@ -52,7 +52,7 @@ def warn_if_short(packed: PackedFile, name: str, available: int | None) -> None:
     need = needed(packed.config, packed.path.stat().st_size)
     if need.bytes <= available:
         return
-    from quantize.quantize_model import packed_bytes  # a run that fits does without
+    from quantize.packed.sizes import packed_bytes
 
     smaller = [
         (f"{name}:{format}", needed(packed.config, packed_bytes(packed.config, format)).bytes)

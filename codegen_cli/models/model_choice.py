@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from codegen_cli.contract.deadline import Deadline
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.models.registry import (
     BUNDLED,
     CheckpointModel,
@@ -84,7 +84,7 @@ def _run_checkpoint(model: CheckpointModel, deadline: Deadline) -> PackedModel:
             status = file.stat()
             state.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
     digest = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    target = paths.packed_copies_dir() / f"{digest}.{_FORMAT}.safetensors"
+    target = places.packed_copies_dir() / f"{digest}.{_FORMAT}.safetensors"
     return _pack_once(model.path, model.name, _FORMAT, target, deadline)
 
 

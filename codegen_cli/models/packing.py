@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from codegen_cli.contract.deadline import Deadline, check_deadline
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.models import settings
 from codegen_cli.models.checkpoint_hashes import require_as_published
 from codegen_cli.models.leftovers import remove_unfinished
@@ -63,7 +63,7 @@ def make_default_if_first(target: Path) -> None:
     Only a model in the models directory: a file elsewhere may go without our knowledge. The work
     that made it is done: settings that cannot be changed are no failure.
     """
-    if not paths.is_ours(target.parent):
+    if not places.is_ours(target.parent):
         return
     try:
         for file in local_files():

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME, NoHome
 from quantize.files.errors import UserError
 
@@ -98,7 +98,7 @@ def entries() -> tuple[ModelEntry, ...]:
     """Return the models of models.toml, in its order."""
     import tomllib
 
-    tables = tomllib.loads(paths.models_toml().read_text("utf-8"))
+    tables = tomllib.loads(places.models_toml().read_text("utf-8"))
     sizes = {name: ModelSize(**fields) for name, fields in tables["sizes"].items()}
     return tuple(
         ModelEntry(**(fields | {"name": name, "size": sizes[fields["size"]]}))
@@ -133,7 +133,7 @@ def name_with_format(name: str, format: str) -> str:
 
 def packed_path(name: str, format: str) -> Path:
     """Return where the packed file of a model in a format is kept. Raises NoHome."""
-    return paths.models_dir() / f"{name.replace('/', '--')}.{format}.safetensors"
+    return places.models_dir() / f"{name.replace('/', '--')}.{format}.safetensors"
 
 
 def find_packed(name: str, format: str | None) -> Path | None:
@@ -154,7 +154,7 @@ def models_dir_problem() -> UserError | None:
     That it does not exist yet is no problem.
     """
     try:
-        directory = paths.models_dir()
+        directory = places.models_dir()
         os.scandir(directory).close()
     except NoHome as problem:
         return problem
@@ -288,7 +288,7 @@ def _registered_model(entry: ModelEntry, format: str | None) -> KnownModel | Pac
     packed = find_packed(entry.name, format)
     if entry.name != BUNDLED:
         return KnownModel(entry, format, packed)
-    bundled = paths.bundled_model()
+    bundled = places.bundled_model()
     if packed is None and format and f".{format}." not in bundled.name:
         raise UserError(f"the bundled model is not packed as {format}", f"Use -m {BUNDLED}.")
     return PackedModel(packed or bundled, entry.name)

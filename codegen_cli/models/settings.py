@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME, NoHome
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
@@ -129,7 +129,7 @@ def _default_in(settings: dict[str, object]) -> Default | None:
 
 
 def _settings_path() -> Path:
-    return paths.data_dir() / "settings.json"
+    return places.data_dir() / "settings.json"
 
 
 def _read_settings() -> dict[str, object]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from codegen_cli.models.checkpoint_hashes import (
     CheckpointVerification,
     snapshot_of,
@@ -82,7 +82,7 @@ def files_to_verify(models: Sequence[str]) -> list[Path]:
     hub's cache. Raises UserError for what is neither.
     """
     if not models:
-        return [*(file.path for file in readable_files()), paths.bundled_model()]
+        return [*(file.path for file in readable_files()), places.bundled_model()]
     return list(dict.fromkeys(path for model in models for path in _files_of(model)))
 
 
@@ -100,7 +100,7 @@ def _files_of(model: str) -> list[Path]:
             "A checkpoint outside the hub's cache states no hashes; pack it: codegen quantize",
         )
     if found.name == BUNDLED:
-        return [paths.bundled_model()]
+        return [places.bundled_model()]
     checkpoint = None
     if isinstance(found, KnownModel) and found.format is None:
         checkpoint = cached_checkpoint(found.entry)

@@ -4,12 +4,12 @@ import platform
 from collections.abc import Sequence
 from statistics import median
 
+from codegen_cli.contract.engine import Engine
 from codegen_cli.contract.version import __version__
-from codegen_cli.engine_cpu.model import Model
 from codegen_cli.machine import cpu
 from codegen_cli.machine.disturbance import NOTICEABLE_CORES
 from codegen_cli.measuring.speed import Measure
-from codegen_cli.measuring.token_bytes import bits_per_weight
+from codegen_cli.models.registry import PackedModel
 from codegen_cli.terminal import streams, tables
 from codegen_cli.terminal.screen import USUAL_COLUMNS
 
@@ -39,7 +39,11 @@ _LEGEND = [
 
 
 def write_table(
-    model: Model, name: str, n_threads: int, measures: Sequence[Measure], other_cores: float | None
+    engine: Engine,
+    chosen: PackedModel,
+    n_threads: int,
+    measures: Sequence[Measure],
+    other_cores: float | None,
 ) -> None:
     """Write the table to stdout, with what its columns mean.
 
@@ -47,7 +51,7 @@ def write_table(
     """
     n_rounds = len(measures[0].speeds)
     title = (
-        f"{name}: {model.packed.format}, {bits_per_weight(model.packed):.1f} bits per weight; "
+        f"{chosen.name}: {engine.format}, {engine.bits_per_weight:.1f} bits per weight; "
         f"{_counted(n_threads, 'thread')}, {cpu.kernel_path()} kernels, {cpu.name()}; "
         f"{_counted(n_rounds, 'round')}"
     )
@@ -64,15 +68,19 @@ def write_table(
 
 
 def write_json(
-    model: Model, name: str, n_threads: int, measures: Sequence[Measure], other_cores: float | None
+    engine: Engine,
+    chosen: PackedModel,
+    n_threads: int,
+    measures: Sequence[Measure],
+    other_cores: float | None,
 ) -> None:
     """Write one object to stdout; speeds in tokens, limits in bytes per second."""
     report = {
-        "model": name,
-        "path": str(model.packed.path),
-        "format": model.packed.format,
-        "bits_per_weight": bits_per_weight(model.packed),
-        "n_positions": model.n_positions,
+        "model": chosen.name,
+        "path": str(chosen.path),
+        "format": engine.format,
+        "bits_per_weight": engine.bits_per_weight,
+        "n_positions": engine.n_positions,
         "threads": n_threads,
         "kernels": cpu.kernel_path(),
         "cpu": cpu.name(),

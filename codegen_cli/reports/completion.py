@@ -6,17 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from codegen_cli.contract.deadline import TimeUp
+from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
-from codegen_cli.engine_cpu.threads import run_interruptibly
 from codegen_cli.models.model_choice import choose_model
 from codegen_cli.models.registry import name_with_format
 from codegen_cli.reports.openai_json import completion_object
 from codegen_cli.terminal import console, streams
 from codegen_cli.text.prompt import last_document
 from codegen_cli.text.prompt_process import PromptProcess
-from quantize.files.errors import UserError
-from quantize.packed.packed_header import read_packed_text
+from quantize.packed.packed_header import packed_text, read_packed_header
 
 if TYPE_CHECKING:
     from codegen_cli.decoding.generate import Generation
@@ -113,9 +112,9 @@ class Completion:
         options = self._options
         chosen = choose_model(model_option, options.deadline)
         self._model = chosen.name
-        packed_text = read_packed_text(chosen.path)
+        header = read_packed_header(chosen.path)
         self._prompt_process = PromptProcess(
-            packed_text,
+            packed_text(header),
             prompt,
             max_tokens=options.max_tokens,
             special_tokens=self._special_tokens,
@@ -124,21 +123,21 @@ class Completion:
         from codegen_cli.decoding.generate import generate
         from codegen_cli.machine.allocator import keep_freed_memory
         from codegen_cli.session.model_loading import load_chosen
+        from quantize.packed.packed_file import packed_file
 
         keep_freed_memory()
-        model = load_chosen(chosen, n_threads, options.deadline)
-        self._model = name_with_format(chosen.name, model.packed.format)
+        packed = packed_file(header)
+        self._model = name_with_format(chosen.name, packed.format)
+        engine = load_chosen(packed, chosen.name, n_threads, options.deadline)
         self._load_seconds = time.monotonic() - started
-        if not model.packed.has_text_of(packed_text):
-            raise UserError(f"{chosen.path} was replaced while it was being read", "Try again.")
         fitted, vocabulary = self._prompt_process.result(options.deadline)
         if fitted.n_dropped_characters:
             console.warn(
                 f"the prompt is too long: reading its last {len(fitted.ids)} tokens, "
-                f"from line {fitted.first_line} on ({model.n_positions} fit, completion included)"
+                f"from line {fitted.first_line} on ({engine.n_positions} fit, completion included)"
             )
         document = last_document(prompt, special_tokens=self._special_tokens)
-        return generate(model, vocabulary, fitted.ids, options, document)
+        return generate(engine, vocabulary, fitted.ids, options, document)
 
     def _write_all(self, prompt: str, generation: "Generation") -> None:
         self.summary = generation.summary("interrupted")

@@ -11,8 +11,7 @@ from codegen_cli.reports import token_table
 from codegen_cli.scoring.likelihood import Score, bits_per_byte, perplexity
 from codegen_cli.scoring.windows import stride_of
 from codegen_cli.session.language_model import LanguageModel
-from codegen_cli.terminal import console, drawing, streams, tables
-from codegen_cli.terminal import screen as terminal
+from codegen_cli.terminal import console, drawing, screen, streams, tables
 
 _N_SURPRISES = 5
 _LEAST_COLUMNS = 60  # of a table of files: numbers take 44, and the rest is for a name
@@ -93,14 +92,14 @@ def _writer(model: LanguageModel, *, with_tokens: bool, as_json: bool) -> _Write
         return _JsonWriter(model, with_tokens)
     if not with_tokens:
         return _TableWriter()
-    return _HeatWriter(model) if terminal.shows_colours(sys.stdout) else _RowWriter(model)
+    return _HeatWriter(model) if screen.shows_colours(sys.stdout) else _RowWriter(model)
 
 
 class _TableWriter:
     """One line a file, the numbers first, as `wc` has it; sentences on a narrow terminal."""
 
     def __init__(self) -> None:
-        width = terminal.columns(sys.stdout)
+        width = screen.columns(sys.stdout)
         self._is_narrow = width is not None and width < _LEAST_COLUMNS
         if not self._is_narrow:
             streams.write_line(

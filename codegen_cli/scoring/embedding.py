@@ -1,17 +1,16 @@
 """A text -> one vector: the mean of its tokens' hidden states, or the last of them."""
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.decoding.generate import check_ids
-from codegen_cli.engine_cpu.buffers import CHUNK
-from codegen_cli.engine_cpu.model import Model
-from codegen_cli.engine_cpu.threads import run_interruptibly
-from codegen_cli.scoring.windows import windows
+from codegen_cli.contract.driver import Stream, drive
+from codegen_cli.contract.engine import Cache, Engine, Part
+from codegen_cli.contract.interruption import run_interruptibly
+from codegen_cli.scoring.windows import Progress, read_windows, windows
 from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.vocabulary import check_ids
 from quantize.files.errors import UserError
 
 Pool = Literal["mean", "last"]
@@ -19,11 +18,11 @@ Float32 = npt.NDArray[np.float32]
 
 
 def embed_text(
-    model: Model,
+    engine: Engine,
     tokenizer: Tokenizer,
     text: str,
     pool: Pool,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = lambda done, total: None,
     *,
     special_tokens: bool = False,
 ) -> Float32:
@@ -39,32 +38,32 @@ def embed_text(
     ids = run_interruptibly(lambda: tokenizer.encode(text, special_tokens=special_tokens))
     if not text:
         raise UserError("the text is empty: it has no hidden states", "Give a text with content.")
-    check_ids(ids, model.config.vocab_size, "the text")
+    check_ids(ids, engine.config.vocab_size, "the text")
     if pool == "last":
-        state = _last_state(model, ids)
+        (state,) = drive(engine, _last_state(ids, engine.new_cache()))
         on_progress(len(ids), len(ids))
-        return state
-    total = np.zeros(model.config.n_embd)
+        return state  # type: ignore[no-any-return]
+    total = np.zeros(engine.config.n_embd)
     n_done = 0
-    for states in _states(model, ids):
+    for _, states in drive(engine, _states(ids, engine.new_cache(), engine.n_read)):
         total += states.sum(axis=0, dtype=np.float64)
         n_done += len(states)
         on_progress(n_done, len(ids))
     return (total / len(ids)).astype(np.float32)
 
 
-def _states(model: Model, ids: list[int]) -> Iterator[Float32]:
-    """Yield the hidden states of all ids, some rows at a time."""
-    cache = model.new_cache()
-    for window in windows(len(ids), model.n_positions):
-        cache.n_past = 0
-        if window.first_new > window.start:
-            model.hidden_states(ids[window.start : window.first_new], cache, 0)
-        for at in range(window.first_new, window.end, CHUNK):
-            yield model.hidden_states(ids[at : min(at + CHUNK, window.end)], cache)
+def _states(ids: list[int], cache: Cache, n_read: int) -> Stream[tuple[int, Any], None]:
+    """Make (index of an id, hidden states of it and some more), over all ids once."""
+
+    def part_of(start: int, end: int, n_wanted: int) -> Part:
+        return Part(ids[start:end], cache, n_wanted, "hidden_states")
+
+    return read_windows(len(ids), cache, n_read, part_of)
 
 
-def _last_state(model: Model, ids: list[int]) -> Float32:
-    """Return the last id's state; of the windows only the last one has to be read."""
-    *_, last = windows(len(ids), model.n_positions)
-    return model.hidden_states(ids[last.start :], model.new_cache(), 1).reshape(-1)
+def _last_state(ids: list[int], cache: Cache) -> Stream[Any, None]:
+    """Make the last id's state; of the windows only the last one has to be read."""
+    *_, last = windows(len(ids), cache.n_positions)
+    answer = yield Part(ids[last.start :], cache, 1, "hidden_states")
+    assert answer is not None
+    yield answer.result.reshape(-1)

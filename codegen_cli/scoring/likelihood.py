@@ -1,22 +1,21 @@
 """A text -> how likely the model finds each of its tokens; perplexity and bits per byte."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.decoding.generate import check_ids
-from codegen_cli.engine_cpu.buffers import CHUNK
-from codegen_cli.engine_cpu.model import Model
-from codegen_cli.engine_cpu.threads import run_interruptibly
-from codegen_cli.scoring.windows import windows
+from codegen_cli.contract.driver import Stream, drive
+from codegen_cli.contract.engine import Cache, Engine, LogProbabilities, Part
+from codegen_cli.contract.interruption import run_interruptibly
+from codegen_cli.scoring.windows import Progress, read_windows, windows
 from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.vocabulary import check_ids
 
 Float64 = npt.NDArray[np.float64]
-Progress = Callable[[int, int], None]
-"""Called with the tokens done and all tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +79,7 @@ def bits_per_byte(log_likelihood: float, n_bytes: int) -> float:
 
 
 def score_text(
-    model: Model,
+    engine: Engine,
     tokenizer: Tokenizer,
     text: str,
     on_progress: Progress = lambda done, total: None,
@@ -96,7 +95,7 @@ def score_text(
     `<|endoftext|>` is text in it unless special_tokens are asked for. Raises UserError for ids that
     the model lacks.
     """
-    vocab_size = model.config.vocab_size
+    vocab_size = engine.config.vocab_size
     encoded = run_interruptibly(lambda: tokenizer.encode(text, special_tokens=special_tokens))
     check_ids(encoded, vocab_size, "the text")
     ids = encoded[len(tokenizer.first_ids) :]
@@ -104,50 +103,34 @@ def score_text(
     end_mark = [start] if start is not None and start < vocab_size else []
     read = [*(tokenizer.first_ids or end_mark), *ids][:-1]
     first = len(ids) - len(read)
-    found = np.full(len(ids), np.nan), np.full(len(ids), -1, np.int64), np.full(len(ids), np.nan)
     targets = np.array(ids, np.int64)
-    never = np.array(tokenizer.missing_ids(vocab_size), np.int64)
-    for at, logits in _logits(model, read):
-        done = slice(first + at, first + at + len(logits))
-        for array, values in zip(found, _log_softmax(logits, targets[done], never), strict=True):
-            array[done] = values
-        on_progress(done.stop, len(ids))
+    found = LogProbabilities(
+        np.full(len(ids), np.nan), np.full(len(ids), -1, np.int64), np.full(len(ids), np.nan)
+    )
+    stream = _likelihoods(
+        read, targets[first:], tokenizer.missing_ids(vocab_size), engine.new_cache(), engine.n_read
+    )
+    for at, part in drive(engine, stream):
+        found.put(first + at, part)
+        on_progress(first + at + len(part.of_targets), len(ids))
     return Score(
         ids=targets,
-        log_likelihoods=found[0],
-        likeliest_ids=found[1],
-        likeliest_log_likelihoods=found[2],
+        log_likelihoods=found.of_targets,
+        likeliest_ids=found.likeliest_ids,
+        likeliest_log_likelihoods=found.of_likeliest,
         first_scored=first,
         n_bytes=len(text.encode()) - sum(len(tokenizer.token_bytes(i)) for i in ids[:first]),
-        n_windows=sum(1 for _ in windows(len(read), model.n_positions)),
+        n_windows=sum(1 for _ in windows(len(read), engine.n_positions)),
     )
 
 
-def _logits(model: Model, ids: list[int]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Yield (index of an id, logits that follow it and some more), over all ids once."""
-    cache = model.new_cache()
-    for window in windows(len(ids), model.n_positions):
-        cache.n_past = 0
-        if window.first_new > window.start:
-            model.forward(ids[window.start : window.first_new], cache, 0)
-        # In parts: 2048 logits of 51200 ids would take 0.4 GB.
-        for at in range(window.first_new, window.end, CHUNK):
-            yield at, model.forward(ids[at : min(at + CHUNK, window.end)], cache)
+def _likelihoods(
+    ids: list[int], targets: npt.NDArray[np.int64], never: Sequence[int], cache: Cache, n_read: int
+) -> Stream[tuple[int, Any], None]:
+    """Make (index of an id, log-probabilities of what follows it and some more), over all ids."""
 
+    def part_of(start: int, end: int, n_wanted: int) -> Part:
+        wanted = targets[end - n_wanted : end]
+        return Part(ids[start:end], cache, n_wanted, "log_probabilities", wanted, never)
 
-def _log_softmax(
-    logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], never: npt.NDArray[np.int64]
-) -> tuple[Float64, npt.NDArray[np.int64], Float64]:
-    """Return ln p of the targets, the likeliest ids but for those of `never`, and their ln p.
-
-    logits  [n, vocab_size]; all else [n]
-    """
-    rows = np.arange(len(logits))
-    values = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # a broken model's infinities become NaN
-        values -= values.max(axis=1, keepdims=True)
-        values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
-    own = values[rows, targets]
-    values[:, never] = -np.inf
-    likeliest = values.argmax(axis=1)
-    return own, likeliest, values[rows, likeliest]
+    return read_windows(len(ids), cache, n_read, part_of)

@@ -1,7 +1,13 @@
 """A text of any length -> overlapping windows of the model's context that take each id once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+
+from codegen_cli.contract.driver import Answer
+from codegen_cli.contract.engine import Cache, Part, Result
+
+Progress = Callable[[int, int], None]
+"""Called with the tokens done and all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +35,23 @@ def windows(n_ids: int, n_positions: int) -> Iterator[Window]:
         end = min(start + n_positions, n_ids)
         yield Window(start, first_new, end)
         start, first_new = start + stride, end
+
+
+def read_windows(
+    n_ids: int, cache: Cache, n_read: int, part_of: Callable[[int, int, int], Part]
+) -> Generator[Part | tuple[int, Result], Answer | None, None]:
+    """Ask for what is wanted of all ids, in parts of at most n_read; make (index, result) of each.
+
+    part_of  (start, end, n_wanted) -> the part that appends ids [start, end) to the cache
+
+    A stream: contract.driver runs it.
+    """
+    for window in windows(n_ids, cache.n_positions):
+        cache.n_past = 0
+        if window.first_new > window.start:
+            yield part_of(window.start, window.first_new, 0)
+        for at in range(window.first_new, window.end, n_read):
+            end = min(at + n_read, window.end)
+            answer = yield part_of(at, end, end - at)
+            assert answer is not None
+            yield at, answer.result

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from codegen_cli.engine_cpu.compile.kernel_cache import Delay
+from codegen_cli.contract.delay import Delay
 from codegen_cli.terminal import console, drawing
 
 _SECONDS = "about 15 s"

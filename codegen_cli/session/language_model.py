@@ -12,22 +12,24 @@ from typing import Self, TypedDict, Unpack, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from codegen_cli.contract import one_part
 from codegen_cli.contract.deadline import Deadline
+from codegen_cli.contract.engine import Cache, Engine
 from codegen_cli.decoding.generate import Generation, generate
 from codegen_cli.decoding.option_values import choice, whole_number
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.stopping import Until
 from codegen_cli.decoding.summary import Piece
-from codegen_cli.engine_cpu.kv_cache import KVCache
-from codegen_cli.engine_cpu.model import Model
 from codegen_cli.models.model_choice import choose_model
 from codegen_cli.scoring.embedding import Pool, embed_text
-from codegen_cli.scoring.likelihood import Progress, Score, score_text
+from codegen_cli.scoring.likelihood import Score, score_text
+from codegen_cli.scoring.windows import Progress
 from codegen_cli.session.model_loading import load_chosen
 from codegen_cli.terminal import console
 from codegen_cli.text.prompt import fit_prompt, last_document
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.description.config import ModelConfig
+from quantize.packed.packed_file import read_packed_file
 
 MOST_THREADS = 1024
 """More would start none the faster, and a mistaken number could use up the system's threads."""
@@ -60,12 +62,12 @@ class LanguageModel:
     would get alone. Raises ValueError once it is closed.
     """
 
-    def __init__(self, model: Model, name: str) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, name: str) -> None:
         self.name = name
-        self.format: str = model.packed.format
-        self.config: ModelConfig = model.config
-        self.tokenizer = Tokenizer.from_packed(model.packed)
-        self._open_model: Model | None = model
+        self.format: str = engine.format
+        self.config: ModelConfig = engine.config
+        self.tokenizer = tokenizer
+        self._open_engine: Engine | None = engine
 
     def generate(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]
@@ -79,17 +81,17 @@ class LanguageModel:
         """
         _require_text("the prompt", prompt)
         chosen = GenerateOptions(**options)  # type: ignore[arg-type]
-        model = self._model()
+        engine = self._engine()
         fitted = fit_prompt(
             prompt,
             self.tokenizer,
-            n_positions=model.n_positions,
+            n_positions=engine.n_positions,
             max_tokens=chosen.max_tokens,
             special_tokens=special_tokens,
         )
         return generate(
-            model,
-            self.tokenizer.vocabulary(model.config),
+            engine,
+            self.tokenizer.vocabulary(engine.config),
             fitted.ids,
             chosen,
             last_document(prompt, special_tokens=special_tokens),
@@ -109,8 +111,8 @@ class LanguageModel:
 
         Raises ValueError for ids that do not fit.
         """
-        model = self._model()
-        return model.forward(ids, _cache_for(ids, model))
+        engine = self._engine()
+        return one_part.logits_of(engine, ids, _cache_for(ids, engine))
 
     def hidden_states(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the state after ln_f at each id, float32 [n_tokens, n_embd]; as `logits` else.
@@ -118,8 +120,8 @@ class LanguageModel:
         logits = hidden_states @ lm_head.weight.T + lm_head.bias, but for the rounding of an int8
         or int4 file's kernels.
         """
-        model = self._model()
-        return model.hidden_states(ids, _cache_for(ids, model))
+        engine = self._engine()
+        return one_part.states_of(engine, ids, _cache_for(ids, engine))
 
     def score(
         self, text: str, *, special_tokens: bool = False, on_progress: Progress | None = None
@@ -131,7 +133,7 @@ class LanguageModel:
         """
         _require_text("the text", text)
         return score_text(
-            self._model(),
+            self._engine(),
             self.tokenizer,
             text,
             on_progress or _ignore,
@@ -155,7 +157,7 @@ class LanguageModel:
         _require_text("the text", text)
         chosen = cast(Pool, choice("pool", "mean" if pool is None else pool, get_args(Pool)))
         return embed_text(
-            self._model(),
+            self._engine(),
             self.tokenizer,
             text,
             chosen,
@@ -165,9 +167,9 @@ class LanguageModel:
 
     def close(self) -> None:
         """End the model's threads and let go of its memory; calling it again does nothing."""
-        model, self._open_model = self._open_model, None
-        if model is not None:
-            model.close()
+        engine, self._open_engine = self._open_engine, None
+        if engine is not None:
+            engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -181,13 +183,13 @@ class LanguageModel:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._open_model is None else self._open_model.packed.format
+        state = "closed" if self._open_engine is None else self._open_engine.format
         return f"<LanguageModel {self.name}: {state}>"
 
-    def _model(self) -> Model:
-        if self._open_model is None:
+    def _engine(self) -> Engine:
+        if self._open_engine is None:
             raise ValueError("the model is closed")
-        return self._open_model
+        return self._open_engine
 
 
 def load(
@@ -218,17 +220,14 @@ def load(
     if isinstance(name_or_path, os.PathLike):
         name_or_path = str(Path(name_or_path).absolute())
     chosen = choose_model(name_or_path)
-    model = load_chosen(chosen, threads)
-    try:
-        return LanguageModel(model, chosen.name)
-    except BaseException:
-        model.close()
-        raise
+    packed = read_packed_file(chosen.path)
+    tokenizer = Tokenizer.from_packed(packed)
+    return LanguageModel(load_chosen(packed, chosen.name, threads), tokenizer, chosen.name)
 
 
-def _cache_for(ids: Sequence[int], model: Model) -> KVCache:
+def _cache_for(ids: Sequence[int], engine: Engine) -> Cache:
     """Return a cache of just the size; whether these are ids at all is for `forward` to say."""
-    return model.new_cache(min(max(np.size(ids), 1), model.n_positions))
+    return engine.new_cache(min(max(np.size(ids), 1), engine.n_positions))
 
 
 def _require_text(what: str, value: object) -> None:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from codegen_cli.terminal import redirection
-from codegen_cli.terminal import screen as terminal
+from codegen_cli.terminal import redirection, screen
 from codegen_cli.terminal.streams import escaped, read_stdin
 
 _INDENT = "  "  # of the lines after the first that a message takes on a terminal
@@ -59,7 +58,7 @@ def tip(text: str) -> None:
     The text may have several lines.
     """
     if text and sys.stderr.isatty() and not leaves_out_notes():
-        _tell(f"codegen: {text}", is_dim=terminal.shows_colours(sys.stderr))
+        _tell(f"codegen: {text}", is_dim=screen.shows_colours(sys.stderr))
 
 
 def warn(text: str) -> None:
@@ -94,7 +93,7 @@ def end_line() -> None:
 
 def _tell(text: str, is_dim: bool = False) -> None:
     global _is_after_unfinished_line
-    lines = terminal.wrapped(_inert(text), terminal.columns(sys.stderr), _INDENT)
+    lines = screen.wrapped(_inert(text), screen.columns(sys.stderr), _INDENT)
     start = "\n" if _is_after_unfinished_line else ""
     print(start + (f"\x1b[2m{lines}\x1b[0m" if is_dim else lines), file=sys.stderr, flush=True)
     _is_after_unfinished_line = False
@@ -107,7 +106,7 @@ def is_interactive() -> bool:
 
 def confirm(question: str) -> bool:
     """Ask on the terminal; anything but yes is no."""
-    asked = terminal.wrapped(f"{_inert(question)} [y/N] ", terminal.columns(sys.stderr), _INDENT)
+    asked = screen.wrapped(f"{_inert(question)} [y/N] ", screen.columns(sys.stderr), _INDENT)
     print(asked, end="", file=sys.stderr, flush=True)
     try:
         answer = read_stdin()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from codegen_cli.terminal import screen as terminal
+from codegen_cli.terminal import screen
 from codegen_cli.terminal.console import leaves_out_notes, printable
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def progress(label: str, shown: Shown = "share") -> Iterator[Advance]:
 
     Before the first call the bar shows just that something is at work.
     """
-    if leaves_out_notes() or not terminal.moves_cursor(sys.stderr):
+    if leaves_out_notes() or not screen.moves_cursor(sys.stderr):
         yield lambda done, total: None
         return
     from rich.console import Console
@@ -54,7 +54,7 @@ def progress(label: str, shown: Shown = "share") -> Iterator[Advance]:
     from rich.theme import Theme
 
     # Without a colour system, rich writes no style at all.
-    colours: Literal["auto"] | None = "auto" if terminal.shows_colours(sys.stderr) else None
+    colours: Literal["auto"] | None = "auto" if screen.shows_colours(sys.stderr) else None
     drawing = Console(stderr=True, theme=Theme(_THEME), color_system=colours)
     columns, label = _columns(label, drawing.width, shown)
     with Progress(*columns, console=drawing, transient=True) as bars:

@@ -6,7 +6,7 @@ On a terminal what is named is bold, where it has styles: bold can be read on an
 import sys
 from collections.abc import Iterator, Sequence
 
-from codegen_cli.terminal import screen as terminal
+from codegen_cli.terminal import screen
 from codegen_cli.terminal.console import printable
 from codegen_cli.terminal.screen import n_cells, wrapped
 from codegen_cli.terminal.streams import write_result
@@ -28,7 +28,7 @@ def table(
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(n_cells, column)) for column in zip(headers, *rows, strict=True)]
     start = sum(widths[:-1]) + len(_GAP) * len(widths[:-1])
-    width = terminal.columns(sys.stdout)
+    width = screen.columns(sys.stdout)
     last = n_cells(headers[-1]) if wraps_last else widths[-1]
     if width is not None and start + last > width:
         _write(_stacked(rows, headers, width))
@@ -54,7 +54,7 @@ def prose(text: str, *, indent: str = "", hang: str = "") -> None:
 
 
 def _sentence_columns(log_columns: int | None) -> int | None:
-    width = terminal.columns(sys.stdout)
+    width = screen.columns(sys.stdout)
     return log_columns if width is None else min(width, _MOST_COLUMNS)
 
 
@@ -104,5 +104,5 @@ def _padded(text: str, width: int) -> str:
 
 
 def _bold(text: str) -> str:
-    styled = text.strip() and terminal.shows_colours(sys.stdout)
+    styled = text.strip() and screen.shows_colours(sys.stdout)
     return f"\x1b[1m{text}\x1b[0m" if styled else text

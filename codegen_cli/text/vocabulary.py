@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from codegen_cli.text.token_text import DecodingErrors
+from quantize.files.errors import UserError
 
 
 class Vocabulary(NamedTuple):
@@ -19,3 +20,12 @@ class Vocabulary(NamedTuple):
     errors: DecodingErrors
     end_ids: Collection[int]
     missing_ids: Sequence[int]
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, what: str) -> None:
+    """Raise UserError, naming `what`, for an id of the tokenizer's that the model lacks."""
+    if max(ids, default=0) >= vocab_size:
+        raise UserError(
+            f"{what} has id {max(ids)}, need ids below vocab_size {vocab_size}",
+            "The tokenizer does not belong to this model: use the one of its checkpoint.",
+        )

@@ -9,11 +9,12 @@ Format: https://huggingface.co/docs/safetensors, "Format".
 """
 
 import math
+from collections.abc import Mapping
+from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from quantize.containers.source_tensor import NUMPY_DTYPES, SourceTensor, fits_numpy, view_tensor
 from quantize.files.errors import UserError
@@ -31,11 +32,23 @@ def map_safetensors(path: Path) -> tuple[dict[str, SourceTensor], dict[str, str]
     Raises UserError, naming the file, the tensor, what was found and needed, unless the header is
     sound and its tensors fill the rest of the file exactly.
     """
-    content = np.frombuffer(map_input(path), np.uint8)
+    content = map_input(path)
     n_header = _header_bytes(content, path)
-    header = parse_json_object(content[8 : 8 + n_header].tobytes(), f"the header of {path}")
-    metadata = _read_metadata(header.pop("__metadata__", {}), path)
-    entries = sorted(_judge_entry(name, fields, path) for name, fields in header.items())
+    header = parse_json_object(content[8 : 8 + n_header], f"the header of {path}")
+    return view_safetensors(content, n_header, header, path)
+
+
+def view_safetensors(
+    mapped: mmap, n_header: int, header: Mapping[str, object], path: Path
+) -> tuple[dict[str, SourceTensor], dict[str, str]]:
+    """View the tensors of a mapped file whose header has been parsed; else as map_safetensors."""
+    content = np.frombuffer(mapped, np.uint8)
+    metadata = _read_metadata(header.get("__metadata__", {}), path)
+    entries = sorted(
+        _judge_entry(name, fields, path)
+        for name, fields in header.items()
+        if name != "__metadata__"
+    )
     _judge_layout(entries, content.size - 8 - n_header, path)
     tensors = {
         entry.name: view_tensor(
@@ -56,21 +69,21 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _header_bytes(content: npt.NDArray[np.uint8], path: Path) -> int:
-    if content.size < 8:
+def _header_bytes(content: mmap, path: Path) -> int:
+    if len(content) < 8:
         raise UserError(
-            f"{path} is truncated: {content.size} bytes, need 8 or more", _HINT_DOWNLOAD
+            f"{path} is truncated: {len(content)} bytes, need 8 or more", _HINT_DOWNLOAD
         )
-    n_header = int.from_bytes(content[:8].tobytes(), "little")
-    if content[8:9].tobytes() != b"{" or n_header > _LARGEST_HEADER_BYTES:
+    n_header = int.from_bytes(content[:8], "little")
+    if content[8:9] != b"{" or n_header > _LARGEST_HEADER_BYTES:
         raise UserError(
-            f"{path} is not a safetensors file: found {quoted(content[:16].tobytes())}, need the "
+            f"{path} is not a safetensors file: found {quoted(content[:16])}, need the "
             f"length of a header (at most {_LARGEST_HEADER_BYTES}) and the header's '{{'",
             "Give a safetensors file or a torch zip; if this should be one, download it again.",
         )
-    if 8 + n_header > content.size:
+    if 8 + n_header > len(content):
         raise UserError(
-            f"{path} is truncated: {content.size} bytes, need {8 + n_header} for its header alone",
+            f"{path} is truncated: {len(content)} bytes, need {8 + n_header} for its header alone",
             _HINT_DOWNLOAD,
         )
     return n_header

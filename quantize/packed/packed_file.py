@@ -13,22 +13,23 @@ from io import FileIO
 from pathlib import Path
 from typing import cast
 
-from quantize.containers.safetensors_map import map_safetensors
+from quantize.containers.safetensors_map import view_safetensors
 from quantize.containers.source_tensor import SourceTensor
 from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.files.errors import UserError
-from quantize.files.input_file import map_input, quoted, unreadable
+from quantize.files.input_file import quoted, unreadable
 from quantize.packed.layout import ALIGNMENT, Shape, payload_bytes, round_up
 from quantize.packed.packed_header import (
     HINT_DAMAGED,
     TOKENIZER,
+    PackedHeader,
     PackedText,
     config_in,
     judge_declared,
-    judge_header,
     judge_tokenizer_entry,
     metadata_json,
     metadata_text,
+    read_packed_header,
     refuse,
     tokenizer_settings_in,
 )
@@ -98,10 +99,15 @@ def read_packed_file(path: Path) -> PackedFile:
     another version, a header that is not as it was written, a truncated file, or tensors that are
     not exactly those of the config.
     """
-    n_header = judge_header(map_input(path), path)
+    return packed_file(read_packed_header(path))
+
+
+def packed_file(header: PackedHeader) -> PackedFile:
+    """Return the model of a packed file whose header has been read; raises as above."""
+    path, n_header = header.path, header.n_bytes
     if (8 + n_header) % ALIGNMENT:
         refuse(path, "start of the data", 8 + n_header, f"a multiple of {ALIGNMENT}")
-    contents, metadata = map_safetensors(path)
+    contents, metadata = view_safetensors(header.content, n_header, header.fields, path)
     config = config_in(metadata, path)
     declared = metadata_json(metadata, "tensors", path)
     specs = tensor_specs(config)
@@ -117,6 +123,7 @@ def read_packed_file(path: Path) -> PackedFile:
     return PackedFile(
         path=path,
         config=config,
+        header_sha256=header.sha256,
         format=cast(Format, weight_format),
         tokenizer_json=padded[:tokenizer_bytes].tobytes(),
         tensors={

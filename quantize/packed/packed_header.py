@@ -37,26 +37,35 @@ HINT_DAMAGED = "The file is damaged or incomplete; quantize the checkpoint again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackedHeader:
+    """A mapped packed file whose header is as it was written; what it says is not judged yet.
+
+    sha256  of the header, which states the hash of all else: it names what the file holds
+    fields  the header's JSON
+    """
+
+    path: Path
+    content: mmap = field(repr=False)
+    n_bytes: int
+    sha256: str
+    fields: dict[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedText:
     """What a packed file has for text and ids; of its tensors nothing is known yet.
 
+    header_sha256       PackedHeader.sha256
     tokenizer_sha256    of the bytes of tokenizer.json and their padding, as the file states it
     tokenizer_settings  what tokenizer_json has no place for, not judged yet
     """
 
     path: Path
     config: ModelConfig
+    header_sha256: str = field(repr=False)
     tokenizer_json: bytes = field(repr=False)
     tokenizer_sha256: str = field(repr=False)
     tokenizer_settings: dict[str, object] = field(default_factory=dict)
-
-    def has_text_of(self, other: "PackedText") -> bool:
-        """Whether text and ids are the same for both, as far as their headers tell."""
-        return (self.config, self.tokenizer_sha256, self.tokenizer_settings) == (
-            other.config,
-            other.tokenizer_sha256,
-            other.tokenizer_settings,
-        )
 
 
 def is_packed_file(path: Path) -> bool:
@@ -68,27 +77,34 @@ def is_packed_file(path: Path) -> bool:
     return content[8 : 8 + len(MAGIC)] == MAGIC
 
 
-def read_packed_text(path: Path) -> PackedText:
-    """Read what a packed file has for text, before its tensors are looked at.
+def read_packed_header(path: Path) -> PackedHeader:
+    """Map a packed file and read its header.
 
     Raises UserError as packed_file.read_packed_file does, for what it reads.
     """
     content = map_input(path)
-    start = 8 + judge_header(content, path)
-    header = parse_json_object(content[8:start], f"the header of {path}")
-    metadata = header.get("__metadata__")
+    n_bytes, sha256 = _judge_header(content, path)
+    fields = parse_json_object(content[8 : 8 + n_bytes], f"the header of {path}")
+    return PackedHeader(path=path, content=content, n_bytes=n_bytes, sha256=sha256, fields=fields)
+
+
+def packed_text(header: PackedHeader) -> PackedText:
+    """Return what a packed file has for text, before its tensors are looked at; errors as above."""
+    path, metadata, start = header.path, header.fields.get("__metadata__"), 8 + header.n_bytes
     if not isinstance(metadata, dict):
         refuse(path, "__metadata__", metadata, "an object of strings")
     n_bytes, sha256 = judge_tokenizer_entry(metadata_json(metadata, "tensors", path), path)
-    if start + n_bytes > len(content):
+    if start + n_bytes > len(header.content):
         raise UserError(
-            f"{path} is truncated: {len(content)} bytes, need {start + n_bytes} for {TOKENIZER}",
+            f"{path} is truncated: {len(header.content)} bytes, "
+            f"need {start + n_bytes} for {TOKENIZER}",
             HINT_DAMAGED,
         )
     return PackedText(
         path=path,
         config=config_in(metadata, path),
-        tokenizer_json=content[start : start + n_bytes],
+        header_sha256=header.sha256,
+        tokenizer_json=header.content[start : start + n_bytes],
         tokenizer_sha256=sha256,
         tokenizer_settings=tokenizer_settings_in(metadata, path),
     )
@@ -101,8 +117,8 @@ def header_hash(header: bytes) -> str:
     return digest.hexdigest()
 
 
-def judge_header(content: mmap, path: Path) -> int:
-    """Check magic, version, length and hash of the header, in this order; return its length."""
+def _judge_header(content: mmap, path: Path) -> tuple[int, str]:
+    """Check magic, version, length and hash of the header, in this order; return the last two."""
     start = content[: 8 + len(MAGIC) + 16]
     if start[8 : 8 + len(MAGIC)] != MAGIC:
         found = quoted(start[8:40])
@@ -127,7 +143,7 @@ def judge_header(content: mmap, path: Path) -> int:
     actual = header_hash(header)
     if stated != actual.encode("ascii"):
         refuse(path, "SHA-256 of the header", actual, quoted(stated))
-    return n_header
+    return n_header, actual
 
 
 def metadata_text(metadata: Mapping[str, object], key: str, path: Path) -> str:

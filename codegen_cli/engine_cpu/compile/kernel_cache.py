@@ -11,11 +11,9 @@ is compiled anew; where nothing can be kept, in memory, at every start.
 import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from codegen_cli.contract.delay import Delay, OnDelay
 from codegen_cli.engine_cpu.compile import kernel_directory
 from codegen_cli.engine_cpu.compile.kernel_directory import directory, is_trusted
 from codegen_cli.engine_cpu.compile.linker import ForeignCode, link
@@ -26,23 +24,8 @@ from quantize.files.errors import UserError
 _PACKAGE = Path(__file__).parent.parent.parent
 
 
-@dataclass(frozen=True, slots=True)
-class Delay:
-    """What a start spends seconds on, and how far that is.
-
-    kind         compiling, or waiting for another process that compiles
-    obstacle     why the next start will have to compile again; None: it will not
-    done, total  parts of the work; 0 of 0: not known
-    """
-
-    kind: Literal["compiling", "waiting"]
-    obstacle: UserError | None = None
-    done: int = 0
-    total: int = 0
-
-
-OnDelay = Callable[[Delay], None]
-"""Called when a delay begins, and whenever it has come further."""
+# What nothing but this process keeps, by _key().
+_steps_in_memory: dict[str, Step] = {}
 
 
 def load_step(on_delay: OnDelay = lambda delay: None) -> Step:
@@ -55,7 +38,9 @@ def load_step(on_delay: OnDelay = lambda delay: None) -> Step:
     try:
         place = kernel_directory.require_room()
     except UserError as obstacle:
-        return _compiled_step(on_delay, obstacle)[0]
+        if _key() not in _steps_in_memory:
+            _steps_in_memory[_key()] = _compiled_step(on_delay, obstacle)[0]
+        return _steps_in_memory[_key()]
     lock = place / f"{_key()}.lock"
     with kernel_directory.turn(lock, lambda: on_delay(Delay("waiting"))) as show_life:
         if step := _kept_step():  # by the process that we waited for

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codegen_cli.machine import places as paths
+from codegen_cli.machine import places
 from quantize.files.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _ROOM_BYTES = 1 << 20  # for object code, of which there are 75 to 610 kB
 
 def directory() -> Path:
     """Return where object code is kept. Raises NoHome."""
-    return paths.cache_dir() / "kernels"
+    return places.cache_dir() / "kernels"
 
 
 def is_trusted() -> bool:

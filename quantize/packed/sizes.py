@@ -1,18 +1,38 @@
-"""A model -> the bytes that one more token makes the CPU read: its weights, and the cache."""
+"""A config and a format, or a packed file -> how tensors are stored, and the bytes they take."""
 
 from collections import Counter
 from typing import cast
 
-from codegen_cli.engine_cpu.kv_cache import cache_bytes, capacity_of
 from quantize.description.config import ModelConfig
-from quantize.description.tensor_map import tensor_specs
+from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.packed.layout import payload_bytes
 from quantize.packed.packed_file import PackedFile
-from quantize.quantize_model import stored_format
 from quantize.rounding.blocks import Format
+
+# In an int4 file; docs/quantization.md has the measurement. wte is read a row per id, lm_head
+# decides every logit.
+_KEPT_INT8 = ("wte.weight", "lm_head.weight")
 
 BytesByFormat = dict[Format, int]
 """Bytes of weights by the format in which they are stored: an int4 file has int8 matrices, too."""
+
+
+def stored_format(spec: TensorSpec, format: Format) -> Format:
+    """How a file of this format stores a tensor: vectors as f32, two matrices finer than int4."""
+    if spec.kind == "vector":
+        return "f32"
+    return "int8" if format == "int4" and spec.name in _KEPT_INT8 else format
+
+
+def packed_bytes(config: ModelConfig, format: str) -> int:
+    """Return the bytes of all tensors in a packed file; header and tokenizer.json come on top.
+
+    format  int8, int4 or f16
+    """
+    return sum(
+        payload_bytes(stored_format(spec, cast(Format, format)), spec.shape)
+        for spec in tensor_specs(config)
+    )
 
 
 def weight_bytes(packed: PackedFile) -> BytesByFormat:
@@ -32,11 +52,6 @@ def weight_bytes_if_packed(config: ModelConfig, format: str) -> BytesByFormat:
             stored = stored_format(spec, cast(Format, format))
             sizes[stored] += payload_bytes(stored, spec.shape)
     return dict(sizes)
-
-
-def position_bytes(config: ModelConfig) -> int:
-    """Return the bytes of keys and values that one position adds to what each later token reads."""
-    return cache_bytes(config) // capacity_of(config)
 
 
 def bits_per_weight(packed: PackedFile) -> float:

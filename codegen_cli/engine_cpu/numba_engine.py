@@ -1,0 +1,260 @@
+"""A packed file -> the contract's Engine, in compiled kernels on a team of threads."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen_cli.contract.deadline import TimeUp
+from codegen_cli.contract.engine import (
+    Cache,
+    Cancelled,
+    Float32,
+    Identity,
+    LogProbabilities,
+    Part,
+    Result,
+)
+from codegen_cli.contract.log_probabilities import log_probabilities
+from codegen_cli.engine_cpu.buffers import CHUNK, Buffers, RotaryTables
+from codegen_cli.engine_cpu.kv_cache import KVCache, cache_bytes, position_bytes
+from codegen_cli.engine_cpu.threads import FillTable, Step, Team, yield_address
+from codegen_cli.engine_cpu.weights import Weights
+from codegen_cli.kernels.step_table import STEP
+from codegen_cli.machine import cpu
+from quantize.description.config import ACTIVATION_FUNCTIONS
+from quantize.files.errors import UserError
+from quantize.packed.packed_file import PackedFile
+from quantize.packed.sizes import bits_per_weight, weight_bytes
+
+# To be raised with any change of the kernels that changes a bit of keys or values.
+_NUMERICS = 1
+
+Tokens = npt.NDArray[np.integer]
+Output = Literal["logits", "states"]
+"""What a step computes last, by its name in step_table.STEP."""
+
+
+class NumbaEngine:
+    """The forward pass of one packed file on a team of threads; contract.engine tells the rest.
+
+    Several threads may call at once, each with a cache of its own: they take turns, at most CHUNK
+    ids a turn. The parts of a step run one after another. The same ids give the same bits whether
+    they come one by one, in parts or at once. Whatever ends a part early does so within one
+    layer's time.
+    """
+
+    n_read = CHUNK
+
+    def __init__(self, packed: PackedFile, step: Step, n_threads: int) -> None:
+        self.config = packed.config
+        self.n_positions = packed.config.n_positions
+        self.format = packed.format
+        self.bits_per_weight = bits_per_weight(packed)
+        self.token_bytes = sum(weight_bytes(packed).values())
+        self.position_bytes = position_bytes(packed.config)
+        self.device = f"CPU, {cpu.kernel_path()} kernels"
+        self.identity = Identity(packed.header_sha256, "numba", "float16", _NUMERICS)
+        self.path = packed.path
+        try:
+            self._weights = Weights(packed)
+            self._buffers = Buffers(self.config, n_threads, min(CHUNK, self.n_positions))
+            self._rotary = RotaryTables(self.config)
+        except MemoryError as error:
+            raise self._out_of_memory() from error
+        self._table = self._new_table(n_threads)
+        self._team = Team(n_threads, step)
+        # For an engine that nobody closes; at exit too, before the weights are unmapped.
+        weakref.finalize(self, self._team.close)
+
+    def new_cache(self, n_positions: int | None = None) -> KVCache:
+        """Return an empty cache for so many ids (None: all that the model can see)."""
+        if n_positions is not None and not 0 < n_positions <= self.n_positions:
+            raise ValueError(f"a cache for {n_positions} positions, need 1 to {self.n_positions}")
+        try:
+            return KVCache(self.config, self.identity, n_positions)
+        except MemoryError as error:
+            raise self._out_of_memory() from error
+
+    def cache_bytes(self, n_positions: int | None = None) -> int:
+        """Return the bytes of keys and values of such a cache."""
+        return cache_bytes(self.config, n_positions)
+
+    def copy_cache(self, cache: Cache, n_past: int, n_positions: int | None = None) -> KVCache:
+        """Return a new cache that begins with the first n_past ids of another."""
+        source = self._own(cache)
+        copy = self.new_cache(n_positions)
+        if not 0 <= n_past <= min(source.n_past, copy.n_positions):
+            raise ValueError(
+                f"{n_past} ids of a cache of {source.n_past}, for one of {copy.n_positions}"
+            )
+        copy.begin_with(source, n_past)
+        return copy
+
+    def random_cache(self) -> KVCache:
+        """Return a full cache of random keys and values: memory never written to is no memory."""
+        random, cache = np.random.default_rng(0), self.new_cache()
+        for part in (cache.keys, cache.values):
+            for layer in part:
+                layer[:] = random.standard_normal(layer.shape, np.float32).astype("<f2").view("<u2")
+        cache.n_past = cache.n_positions
+        return cache
+
+    def forward(self, parts: Sequence[Part]) -> list[Result | Exception]:
+        """Append each part's ids to its cache; return what it wanted, or why there is none."""
+        return [self._outcome(part) for part in parts]
+
+    def close(self) -> None:
+        """End the threads; the engine is of no use afterwards."""
+        self._team.close()
+
+    def _outcome(self, part: Part) -> Result | Exception:
+        try:
+            cache, tokens = self._own(part.cache), self._check_ids(part.ids)
+            n_wanted = len(tokens) if part.n_wanted is None else part.n_wanted
+            _check_room(len(tokens), cache, n_wanted)
+            result = self._results(part, tokens, cache, n_wanted)
+        except (TimeUp, Cancelled, ValueError, UserError) as error:
+            return error
+        cache.n_past += len(tokens)
+        return result
+
+    def _results(self, part: Part, tokens: Tokens, cache: KVCache, n_wanted: int) -> Result:
+        if part.wanted == "log_probabilities":
+            return self._log_probabilities(part, tokens, cache, n_wanted)
+        if part.wanted == "hidden_states":
+            n_padded = int(self._table["normed"]["n"])
+            states = np.empty((n_wanted, n_padded), np.float32)
+            self._compute("states", part, tokens, cache, cache.n_past, states)
+            return states[:, : self.config.n_embd]
+        return self._logits(part, tokens, cache, cache.n_past, n_wanted)
+
+    def _logits(
+        self, part: Part, tokens: Tokens, cache: KVCache, n_past: int, n_wanted: int
+    ) -> Float32:
+        n_rows = int(self._table["lm_head"]["n_blocks"]) * 16
+        logits = np.empty((n_wanted, n_rows), np.float32)
+        self._compute("logits", part, tokens, cache, n_past, logits)
+        return logits[:, : self.config.vocab_size]
+
+    def _log_probabilities(
+        self, part: Part, tokens: Tokens, cache: KVCache, n_wanted: int
+    ) -> LogProbabilities:
+        """Compute logits for some ids at a time: 2048 rows of 51200 would take 0.4 GB."""
+        if len(part.targets) != n_wanted:
+            raise ValueError(f"{len(part.targets)} targets, need {n_wanted}")
+        first_wanted = len(tokens) - n_wanted
+        found = LogProbabilities(
+            np.empty(n_wanted), np.empty(n_wanted, np.int64), np.empty(n_wanted)
+        )
+        for start in range(0, len(tokens), CHUNK):
+            chunk = tokens[start : start + CHUNK]
+            n_rows = min(len(chunk), max(0, start + len(chunk) - first_wanted))
+            logits = self._logits(part, chunk, cache, cache.n_past + start, n_rows)
+            if n_rows:
+                end = start + len(chunk) - first_wanted
+                found.put(
+                    end - n_rows,
+                    log_probabilities(logits, part.targets[end - n_rows : end], part.never),
+                )
+        return found
+
+    def _compute(
+        self,
+        output: Output,
+        part: Part,
+        tokens: Tokens,
+        cache: KVCache,
+        n_past: int,
+        wanted: Float32,
+    ) -> None:
+        """Compute ids after the first n_past of the cache; write what the last give to `wanted`."""
+        first_wanted = len(tokens) - len(wanted)
+        for start in range(0, len(tokens), self._buffers.max_tokens):
+            chunk = tokens[start : start + self._buffers.max_tokens]
+            first = max(first_wanted - start, 0)
+            rows = wanted[max(start - first_wanted, 0) :][: max(len(chunk) - first, 0)]
+            fill_table = self._step_filler(chunk, cache, n_past + start, output, rows)
+            self._team.run(fill_table, part.deadline, part.cancel)
+
+    def _own(self, cache: Cache) -> KVCache:
+        if not isinstance(cache, KVCache) or cache.identity != self.identity:
+            raise ValueError("the cache was made for another model")
+        return cache
+
+    def _check_ids(self, ids: Sequence[int] | Tokens) -> Tokens:
+        """The kernels check nothing: an id or a position out of range would read foreign memory."""
+        tokens = np.asarray(ids)
+        if tokens.ndim != 1 or len(tokens) == 0:
+            raise ValueError(f"ids must be a non-empty sequence, not of shape {tokens.shape}")
+        if tokens.dtype.kind not in "iu":
+            raise ValueError(f"ids must be whole numbers, not {tokens.dtype}")
+        values = tokens.tolist()  # of one id, NumPy's own minimum takes ten times as long
+        if min(values) < 0 or max(values) >= self.config.vocab_size:
+            raise ValueError(f"ids must lie in [0, {self.config.vocab_size})")
+        return tokens
+
+    def _step_filler(
+        self,
+        ids: Tokens,
+        cache: KVCache,
+        n_past: int,
+        output: Output,
+        rows: Float32,
+    ) -> FillTable:
+        """Return what prepares a step once all shared buffers are its own; it keeps rows alive."""
+
+        def fill_table(cancel: int, n_threads: int) -> int:
+            table, arrays = self._table, self._buffers.arrays
+            self._rotary.fill(n_past + len(ids))
+            arrays["ids"][: len(ids)] = ids
+            arrays["counters"].fill(0)
+            arrays["barrier"].fill(0)
+            table["n_threads"] = n_threads
+            table["n_tokens"], table["n_past"], table["n_wanted"] = len(ids), n_past, len(rows)
+            table["keys"], table["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
+            table["capacity"] = cache.capacity
+            table["cancel"] = cancel
+            table["states"], table["logits"] = table["normed"]["values"], 0
+            table[output] = rows.ctypes.data
+            return table.ctypes.data
+
+        return fill_table
+
+    def _new_table(self, n_threads: int) -> npt.NDArray[np.void]:
+        """Return a STEP record, filled but for what differs from call to call."""
+        weights, config = self._weights, self.config
+        table = np.zeros((), STEP)
+        for name in ("n_layer", "n_head", "head_dim", "n_embd", "n_inner", "rotary_dim"):
+            table[name] = getattr(config, name)
+        table["layer_norm_epsilon"] = config.layer_norm_epsilon
+        table["activation"] = ACTIVATION_FUNCTIONS.index(config.activation_function)
+        table["yield_thread"] = yield_address()
+        table["wte"], table["lm_head"] = weights.wte, weights.lm_head
+        for name, record in self._buffers.records.items():
+            table[name] = record
+        addressed = dict(self._buffers.arrays)
+        addressed["layers"] = weights.layers
+        addressed["ln_f_weight"], addressed["ln_f_bias"] = weights.ln_f_weight, weights.ln_f_bias
+        addressed["lm_head_bias"] = weights.lm_head_bias
+        addressed["cosines"], addressed["sines"] = self._rotary.cosines, self._rotary.sines
+        for name, array in addressed.items():
+            table[name] = array.ctypes.data
+        return table
+
+    def _out_of_memory(self) -> UserError:
+        """Return the error where the arrays for what a config claims cannot be had."""
+        return UserError(
+            f"{self.path} needs {cache_bytes(self.config) / 1e9:.1f} GB of memory for its "
+            f"{self.n_positions} positions, which this machine does not give",
+            "Use a smaller model, or end other programs.",
+        )
+
+
+def _check_room(n_tokens: int, cache: KVCache, n_wanted: int) -> None:
+    if not 0 <= n_wanted <= n_tokens:
+        raise ValueError(f"{n_wanted} results are wanted, of {n_tokens} ids")
+    if cache.n_past + n_tokens > cache.n_positions:
+        raise ValueError(f"{cache.n_past} + {n_tokens} ids exceed n_positions {cache.n_positions}")
