@@ -26,7 +26,8 @@ from codegen_cli.engine.kernel_cache import OnDelay
 from codegen_cli.engine.model import Model
 from codegen_cli.engine.threads import Step, run_interruptibly
 from codegen_cli.reports.inventory import FormatState, ModelState, all_models
-from codegen_cli.store import paths
+from codegen_cli.store import paths, settings
+from codegen_cli.store.model_default import is_here
 from codegen_cli.store.registry import BUNDLED, models_dir_problem
 from quantize.config import parse_config
 from quantize.errors import UserError
@@ -160,6 +161,7 @@ def examine(
     if step is not None:
         problems += kernel_problems(checkup.kernels)
     problems += directory_problems()
+    problems += default_problems()
     with console.silence():  # what keeps models from being found is a problem above
         states = all_models()
     problems += damaged_models(states)
@@ -246,6 +248,22 @@ def directory_problems() -> Iterator[Problem]:
             f"Models cannot be kept in {directory}: {place} is not a directory that you can write "
             "to.",
             "Make it one, or let CODEGEN_HOME name another place.",
+        )
+
+
+def default_problems() -> Iterator[Problem]:
+    """Yield why no model, or another one, answers where none is named."""
+    try:
+        with console.silence():  # settings that may not be read are told of by each command
+            default = settings.read_default()
+    except UserError as error:
+        yield Problem(_sentence(error), error.hint, is_broken=True)
+        return
+    if default is not None and not is_here(default.model):
+        yield Problem(
+            f"{default.model}, the default model, has gone.",
+            "Choose another: codegen models default NAME",
+            is_broken=default.is_chosen,
         )
 
 
