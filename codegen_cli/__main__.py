@@ -9,7 +9,6 @@ from types import FrameType
 from typing import NoReturn
 
 CTRL_C = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> NoReturn:
@@ -23,6 +22,9 @@ def main() -> NoReturn:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     _forget_numba_settings()
     signal.signal(signal.SIGTERM, _terminate)
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(hang_up, _terminate)
     try:
         from codegen_cli.terminal.streams import open_streams
 
@@ -66,7 +68,7 @@ def _forget_numba_settings() -> None:
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
     """End as Ctrl-C does, cleaning up on the way."""
-    sys.exit(TERMINATED)
+    sys.exit(128 + signal_number)
 
 
 def _end_at_once(code: int) -> NoReturn:

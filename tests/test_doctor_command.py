@@ -13,6 +13,7 @@ from codegen_cli.machine.cores import Cores, usable_cores
 from codegen_cli.measuring.checkup import (
     Forecast,
     Kernels,
+    default_problems,
     directory_problems,
     disturbances,
     kernel_problems,
@@ -229,6 +230,28 @@ def test_a_models_directory_without_permission_is_named(codegen_home: Path) -> N
 def forecast(name: str, needs: int, *, fits: bool, packed: bool = False) -> Forecast:
     path = Path(f"{name}.int4.safetensors") if packed else None
     return Forecast(name, "int4", path, needs, fits, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "is_broken"),
+    [
+        ("nonsense", "it is not valid JSON", True),
+        ('{"default_model": "gone"}', "gone, the default model, has gone.", True),
+        ('{"default_model": "gone", "automatic_default": "gone"}', "has gone.", False),
+    ],
+)
+def test_settings_with_which_another_model_or_none_answers_are_a_problem(
+    tmp_path, monkeypatch, content, said, is_broken
+):
+    monkeypatch.setenv("CODEGEN_HOME", str(tmp_path))
+    assert list(default_problems()) == []
+    (tmp_path / "settings.json").write_text(content)
+    [problem] = default_problems()
+    assert said in problem.sentence
+    assert problem.hint
+    assert problem.is_broken is is_broken
+    (tmp_path / "settings.json").write_text('{"default_model": "nano"}')
+    assert list(default_problems()) == []
 
 
 def test_packed_models_that_do_not_fit_are_named_with_numbers() -> None:

@@ -107,12 +107,14 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "packed": str(write_packed(tmp / "mine.int8.safetensors")),
         "checkpoint": str(write_checkpoint(tmp / "tiny", config, random_tensors(config, 1))),
         "work": str(tmp / "work"),
+        "home": str(tmp / "home"),
     }
 
 
 @pytest.fixture(scope="module")
 def run(names: dict[str, str], compiled_kernels: None, home: Path):
     [object_code] = (home / "cache" / "kernels").glob("*.o")
+    own = {"CODEGEN_TEST_OBJECT": str(object_code), "CODEGEN_HOME": names["home"]}
 
     def run(commands: list[list[str]], **changes: str) -> list[Outcome]:
         lines = [[part.format(**names) for part in each] for each in commands]
@@ -123,7 +125,7 @@ def run(names: dict[str, str], compiled_kernels: None, home: Path):
             text=True,
             encoding="utf-8",
             cwd=names["work"],
-            env=os.environ | {"CODEGEN_TEST_OBJECT": str(object_code)} | changes,
+            env=os.environ | own | changes,
             timeout=600,
             check=True,
         )

@@ -49,7 +49,9 @@ def test_text_arrives_while_it_is_made(endless):
     assert len(first + rest) > 100
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_keeps_the_text_so_far(endless, number, expected):
     process = start(*endless)
     first = process.stdout.read(1)

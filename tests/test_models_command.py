@@ -168,6 +168,18 @@ def test_a_default_that_cannot_run_says_that_it_is_the_default(codegen, models, 
     assert b"gone is the default model; choose another: codegen models default" in result.stderr
 
 
+def test_a_name_as_default_is_no_path_whatever_lies_here(
+    codegen, models_home, monkeypatch, tmp_path
+):
+    (models_home / "settings.json").write_text('{"default_model": "mine"}')
+    config = small_config(vocab_size=51200)
+    write_checkpoint(tmp_path / "mine", config, random_tensors(config, 1))
+    monkeypatch.chdir(tmp_path)
+    result = codegen("complete", "x", CODEGEN_HOME=str(models_home))
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"unknown model 'mine'" in result.stderr
+
+
 def test_a_default_that_nobody_chose_and_that_has_gone_gives_way_to_the_bundled_model(
     codegen, models, models_home, home
 ):

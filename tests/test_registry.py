@@ -166,7 +166,7 @@ def test_unknown_name_suggests_the_nearest(name: str, nearest: str) -> None:
 def test_name_like_none_of_ours_lists_the_known_models(name: str) -> None:
     with pytest.raises(UserError) as raised:
         registry.resolve(name)
-    assert raised.value.message == f"unknown model {name!r}"
+    assert raised.value.message == f"unknown model '{name}'"
     assert raised.value.hint.startswith("Known models: 350M-nl")
 
 
@@ -206,7 +206,7 @@ def test_the_bundled_model_needs_no_packing() -> None:
     assert registry.resolve("Nano:int8") == bundled
     with pytest.raises(UserError) as raised:
         registry.resolve("nano:int4")
-    assert raised.value.message == "the bundled model is not packed as int4"
+    assert raised.value.message == "nano does not come as int4"
     with pytest.raises(UserError, match="nano is packed already"):
         registry.resolve_source("nano")
 

@@ -1,6 +1,6 @@
 """The command tree; a user's mistake -> a message on stderr and an exit code.
 
-    0 done    1 failed    2 wrong usage    130 Ctrl-C    143 SIGTERM
+    0 done    1 failed    2 wrong usage    129 SIGHUP    130 Ctrl-C    143 SIGTERM
 
 When stdout is closed by its reader, it is 1 and nothing is said. A bug keeps its traceback.
 Imports nothing heavy: `codegen --help` must answer at once.

@@ -120,7 +120,8 @@ Echo = Annotated[
     typer.Option(
         "--echo",
         help="Write the prompt first, unchanged, as an editor's filter must. Notes are then left "
-        "out unless stderr is a terminal or a file of its own.",
+        "out unless stderr is a terminal or a file of its own, and where both streams lead to one "
+        "place all but errors.",
     ),
 ]
 AsJson = Annotated[
@@ -171,7 +172,7 @@ def complete(
     codegen complete --file area.py >> area.py
     cat shapes.py | codegen complete - "def area("
     codegen complete -m 2B-mono:int4 --until none "# parse a CSV file"
-    codegen complete --json --seed 7 "def add(a, b):" | jq -r .choices[0].text
+    codegen complete --json --seed 7 "def add(a, b):" | jq -r '.choices[0].text'
     codegen complete --usage --draft 0 "class Stack:"
     codegen complete --special-tokens "<|endoftext|>import os"
     """

@@ -53,10 +53,11 @@ def download(
     directory = whole_checkpoint(entry)
     if directory is None or force:
         size = f", about {entry.size.download_bytes / 1e6:,.0f} MB" if entry.size else ""
+        place = "the hub" if entry.name == entry.repository else entry.repository
         if directory is not None:
-            console.note(f"comparing {entry.name} with {entry.repository}")
+            console.note(f"comparing {entry.name} with {place}")
         else:
-            console.note(f"fetching {entry.name} from {entry.repository}{size}")
+            console.note(f"fetching {entry.name} from {place}{size}")
         with drawing.progress(entry.name, "bytes") as advance:
             directory = fetch(
                 entry, lambda event: advance(event.done_bytes, event.total_bytes), force=force

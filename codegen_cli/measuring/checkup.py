@@ -18,7 +18,9 @@ from codegen_cli.machine.disturbance import NOTICEABLE_CORES, OtherPrograms
 from codegen_cli.measuring.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
 from codegen_cli.measuring.read_limit import MemoryReader
 from codegen_cli.measuring.speed import step_seconds
+from codegen_cli.models import settings
 from codegen_cli.models.inventory import FormatState, ModelState, all_models
+from codegen_cli.models.model_default import is_here
 from codegen_cli.models.registry import BUNDLED, models_dir_problem
 from codegen_cli.session.engines import open_engine
 from codegen_cli.terminal import console
@@ -155,6 +157,7 @@ def examine(
     if runs:
         problems += kernel_problems(checkup.kernels)
     problems += directory_problems()
+    problems += default_problems()
     with console.silence():  # what keeps models from being found is a problem above
         states = all_models()
     problems += damaged_models(states)
@@ -242,6 +245,22 @@ def directory_problems() -> Iterator[Problem]:
             f"Models cannot be kept in {directory}: {place} is not a directory that you can write "
             "to.",
             "Make it one, or let CODEGEN_HOME name another place.",
+        )
+
+
+def default_problems() -> Iterator[Problem]:
+    """Yield why no model, or another one, answers where none is named."""
+    try:
+        with console.silence():  # settings that may not be read are told of by each command
+            default = settings.read_default()
+    except UserError as error:
+        yield Problem(_sentence(error), error.hint, is_broken=True)
+        return
+    if default is not None and not is_here(default.model):
+        yield Problem(
+            f"{default.model}, the default model, has gone.",
+            "Choose another: codegen models default NAME",
+            is_broken=default.is_chosen,
         )
 
 

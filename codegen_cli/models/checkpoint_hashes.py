@@ -1,8 +1,8 @@
 """A checkpoint in a hub's cache -> its files compared with the hashes that name them there.
 
-Where the cache has no links (Windows without the right to make them), files have no hashes for
-names: they were compared with the hub's hashes when `codegen download` fetched them, and cannot be
-compared again without it.
+Where the cache has no links (Windows without the right to make them), or a mirror gave other names,
+files have no hashes for names: they were compared with the hub's hashes when `codegen download`
+fetched them, and cannot be compared again without it.
 """
 
 import time
@@ -17,7 +17,7 @@ from codegen_cli.models.content_hash import HashCheck, check_hash
 from codegen_cli.terminal import console, drawing
 from quantize.files.errors import UserError
 
-NOT_COMPARED = "not compared: this cache has no links, and so no hashes"
+NOT_COMPARED = "not compared: the cache has no hash for it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class Removal:
 def plan_removal(snapshot: Path) -> Removal:
     """Plan to remove a snapshot's directory with the blobs that no other revision needs.
 
+    So go the revisions that no branch or tag is at any more: what newer downloads left behind.
+
     Raises UserError if the client cannot make sense of the repository in the cache.
     """
     cache = snapshot.parent.parent.parent
@@ -151,13 +153,14 @@ def plan_removal(snapshot: Path) -> Removal:
         found = scan_cache_dir(cache)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {cache}: {first_line(error)}") from error
-    if not any(
-        revision.snapshot_path == snapshot for repo in found.repos for revision in repo.revisions
-    ):
+    siblings = [repo.revisions for repo in found.repos if repo.repo_path == snapshot.parent.parent]
+    revisions = [each for revisions in siblings for each in revisions]
+    if not any(each.snapshot_path == snapshot for each in revisions):
         faults = [str(each) for each in found.warnings if str(snapshot.parent.parent) in str(each)]
         raise UserError(
             f"the hub's client cannot remove {snapshot}: {'; '.join(faults) or 'it is not listed'}",
             f"Remove {snapshot.parent.parent} by hand; other revisions are there too.",
         )
-    strategy = found.delete_revisions(snapshot.name)
+    left_behind = [each.commit_hash for each in revisions if not each.refs]
+    strategy = found.delete_revisions(*{snapshot.name, *left_behind})
     return Removal(strategy.expected_freed_size, strategy.execute)

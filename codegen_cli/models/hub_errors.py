@@ -121,7 +121,7 @@ def _cure(status: int, headers: Mapping[str, str]) -> str:
         case HTTPStatus.UNAUTHORIZED:
             return f"The hub wants {_a_token()}: see {hub_settings.endpoint()}/settings/tokens"
         case HTTPStatus.FORBIDDEN:
-            return f"Reading it needs {_a_token()} with the right to."
+            return f"Reading it needs {_a_token()}, of somebody who may."
         case HTTPStatus.NOT_FOUND:
             return f"Check the spelling and HF_ENDPOINT. {OFFLINE_HINT}"
         case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:

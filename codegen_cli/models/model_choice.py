@@ -43,14 +43,14 @@ def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
         )
         return _packed_model(BUNDLED, deadline)
     try:
-        return _packed_model(model, deadline)
+        return _packed_model(model, deadline, is_default=True)
     except UserError as error:
         hint = f"{model} is the default model; choose another: codegen models default NAME"
         raise UserError(error.message, f"{error.hint}  ({hint})" if error.hint else hint) from error
 
 
-def _packed_model(model: str, deadline: Deadline) -> PackedModel:
-    resolved = resolve(model)
+def _packed_model(model: str, deadline: Deadline, *, is_default: bool = False) -> PackedModel:
+    resolved = resolve(model, is_default=is_default)
     if isinstance(resolved, KnownModel):
         return _run_known(resolved, deadline)
     if isinstance(resolved, CheckpointModel):

@@ -10,7 +10,6 @@ from codegen_cli.models.registry import (
     CheckpointModel,
     KnownModel,
     PackedModel,
-    find_packed,
     not_here,
     packed_path,
     resolve,
@@ -30,7 +29,7 @@ def default_that_runs() -> str | None:
     settings.
     """
     default = settings.read_default()
-    if default is None or default.is_chosen or _is_here(default.model):
+    if default is None or default.is_chosen or is_here(default.model):
         return default.model if default else None
     console.warn(
         f"{default.model}, the default model, has gone: {BUNDLED}, the small bundled model, takes "
@@ -39,16 +38,13 @@ def default_that_runs() -> str | None:
     return None
 
 
-def _is_here(model: str) -> bool:
-    """Tell whether a model that became the default by itself is packed, or can be once more."""
-    name, format = split_name(model)
-    if find_packed(name, format):
-        return True
+def is_here(model: str) -> bool:
+    """Tell whether a default is packed, or can be packed without asking the hub."""
     try:
-        found = resolve(model)
+        found = resolve(model, is_default=True)
     except UserError:
         return False
-    return isinstance(found, KnownModel) and _is_downloaded(found)
+    return not isinstance(found, KnownModel) or bool(found.packed) or _is_downloaded(found)
 
 
 def default_for(model: str) -> str:

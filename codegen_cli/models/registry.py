@@ -187,8 +187,11 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def resolve(model: str) -> ResolvedModel:
+def resolve(model: str, *, is_default: bool = False) -> ResolvedModel:
     """Return the model to run: `model` is a name, a hub repository or a local path.
+
+    is_default  it is stored as the default: a path is absolute then, and what is not is a name,
+                whatever lies in the working directory
 
     A name without a separator that is known or packed wins over a file of that name in the working
     directory (`./350M-mono` is the file); otherwise an existing path wins. What cannot be looked at
@@ -199,7 +202,7 @@ def resolve(model: str) -> ResolvedModel:
     may_be_ours = name and not _has_separator(name) and not _known_entry(name)
     if may_be_ours and (packed := find_packed(name, format)):
         return PackedModel(packed, name)
-    return _resolve(model)
+    return _resolve(model, is_default=is_default)
 
 
 def resolve_source(source: str) -> CheckpointModel | KnownModel:
@@ -213,14 +216,15 @@ def resolve_source(source: str) -> CheckpointModel | KnownModel:
     return resolved
 
 
-def _resolve(model: str) -> ResolvedModel:
+def _resolve(model: str, *, is_default: bool = False) -> ResolvedModel:
     path = Path(model)
-    if _has_separator(model) and is_there(path):
+    may_be_path = path.is_absolute() or not is_default
+    if may_be_path and _has_separator(model) and is_there(path):
         return _local_model(path)
     name, format = _split_format(model)
     if entry := _known_entry(name):
         return _registered_model(entry, format)
-    if model and is_there(path):
+    if may_be_path and model and is_there(path):
         return _local_model(path)
     if _is_repository(name):
         return KnownModel(ModelEntry(name, repository=name), format, find_packed(name, format))
@@ -249,7 +253,7 @@ def _unknown_model(name: str) -> UserError:
     nearest = difflib.get_close_matches(_name_key(name), known, n=3, cutoff=0.5)
     hints = [f"Did you mean {' or '.join(known[key] for key in nearest)}?"] if nearest else []
     hints.append(f"Known models: {', '.join(known.values())}.")
-    message = f"unknown model {_short(name)!r}"
+    message = f"unknown model '{_short(name)}'"
     if problem := models_dir_problem():  # it may be one of the user's own
         message = f"{message}, as far as can be seen: {problem.message}"
         hints.append(problem.hint)
@@ -290,7 +294,7 @@ def _registered_model(entry: ModelEntry, format: str | None) -> KnownModel | Pac
         return KnownModel(entry, format, packed)
     bundled = places.bundled_model()
     if packed is None and format and f".{format}." not in bundled.name:
-        raise UserError(f"the bundled model is not packed as {format}", f"Use -m {BUNDLED}.")
+        raise UserError(f"{BUNDLED} does not come as {format}", f"Name it without: {BUNDLED}.")
     return PackedModel(packed or bundled, entry.name)
 
 
@@ -336,11 +340,13 @@ def _has_separator(text: str) -> bool:
 def _is_repository(name: str) -> bool:
     """Tell whether text that names no existing path can be a hub repository.
 
-    `out/model.safetensors`, or a name in an existing directory, is a path with a mistake in it.
+    `out/model.safetensors`, or a name in a directory that can be searched, is a path with a mistake
+    in it.
     """
     if not REPOSITORY.fullmatch(name) or name.endswith(MODEL_FILES):
         return False
+    directory = Path(name).parent
     try:
-        return not Path(name).parent.is_dir()
+        return not (directory.is_dir() and os.access(directory, os.X_OK))
     except OSError:
         return True

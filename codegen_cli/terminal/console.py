@@ -17,6 +17,7 @@ from codegen_cli.terminal.streams import escaped, read_stdin
 
 _INDENT = "  "  # of the lines after the first that a message takes on a terminal
 _is_quiet = False
+_is_in_text = False
 _is_after_unfinished_line = False
 _is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
 
@@ -30,10 +31,12 @@ def set_quiet(quiet: bool) -> None:
 def keep_out_of_filters() -> None:
     """Leave out notes from now on if an editor may put them into the text that it filters.
 
-    What changes the result is told all the same: it had better be found there than nowhere.
+    What changes the result is told all the same, but where both streams lead to one place: then it
+    would be a part of the text for sure.
     """
-    global _is_quiet
-    _is_quiet = _is_quiet or redirection.is_filter()
+    global _is_quiet, _is_in_text
+    if redirection.is_filter():
+        _is_quiet, _is_in_text = True, redirection.lead_together()
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def tip(text: str) -> None:
 
 def warn(text: str) -> None:
     """Tell the user something that matters, quiet or not."""
-    if not _is_silent.get():
+    if not (_is_silent.get() or _is_in_text):
         show(f"codegen: {text}")
 
 
@@ -119,7 +122,9 @@ def size(n_bytes: int) -> str:
     """Return a size in words, in GB from a tenth of one on."""
     if n_bytes >= 1e8:
         return f"{n_bytes / 1e9:.1f} GB"
-    return f"{n_bytes / 1e6:.0f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.0f} kB"
+    if n_bytes >= 1e6:
+        return f"{n_bytes / 1e6:.0f} MB"
+    return f"{n_bytes / 1e3:.0f} kB" if n_bytes >= 1e3 else f"{n_bytes} bytes"
 
 
 def printable(text: str) -> str:
