@@ -243,11 +243,11 @@ def _sum_squares(values: Float32) -> float:
 def _describe(checkpoint: Checkpoint, format: Format, name: str) -> ModelDescription:
     """Nothing here depends on when or where the file is packed: packing twice gives equal bytes."""
     try:
-        version = importlib.metadata.version("codegen-cli")
+        version = importlib.metadata.version("codegen-complete")
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
     provenance = {
-        "writer": f"codegen-cli {version}",
+        "writer": f"codegen-complete {version}",
         "source": checkpoint.path.resolve().name,
         "source_files": ", ".join(file.name for file in checkpoint.files),
         "source_bytes": str(checkpoint.weights_bytes),

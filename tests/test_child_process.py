@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 PREAMBLE = """
 import os, signal, sys, threading, time
-from codegen_cli import child_process
+from codegen_cli.machine import child_process
 from codegen_cli.machine.child_process import start_child
 
 def gone(pid):

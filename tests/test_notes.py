@@ -156,7 +156,7 @@ def test_the_sums_of_a_score_are_a_result(codegen, tmp_path):
 # --- filters --------------------------------------------------------------------------------------
 
 FILTER = """
-from codegen_cli import console
+from codegen_cli.terminal import console
 console.keep_out_of_filters()
 console.note("compiling kernels for this CPU, about 15 s, once")
 console.warn("cut")

@@ -192,7 +192,7 @@ def test_another_version_is_refused_before_its_hash_is_judged(packed: Path, vers
     packed.write_bytes(content.replace(b'_version":"1"', f'_version":"{version}"'.encode(), 1))
     error = refusal(packed)
     assert f"found {version}, need 1" in error.message
-    assert "Upgrade codegen-cli" in error.hint
+    assert "Upgrade codegen-complete" in error.hint
     assert is_packed_file(packed)
 
 

@@ -188,7 +188,7 @@ def test_provenance_names_the_source_and_its_files(checkpoint: Path, tmp_path: P
     assert provenance["source_files"] == "model.safetensors"
     source_bytes = (checkpoint / "model.safetensors").stat().st_size
     assert provenance["source_bytes"] == str(source_bytes)
-    assert provenance["writer"].startswith("codegen-cli ")
+    assert provenance["writer"].startswith("codegen-complete ")
 
 
 # --- refusals: nothing is left, the source is as it was ------------------------------------------

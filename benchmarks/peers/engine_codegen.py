@@ -43,7 +43,7 @@ class Codegen:
             "touched_bytes": self._model.token_bytes,
             "file_bytes": self._path.stat().st_size,
             "bits_per_weight": self._model.bits_per_weight,
-            "version": f"codegen-cli {importlib.metadata.version('codegen-cli')}, "
+            "version": f"codegen-complete {importlib.metadata.version('codegen-complete')}, "
             f"numba {importlib.metadata.version('numba')}",
         }
 

@@ -177,7 +177,7 @@ def load_kernels(on_delay: OnDelay, problems: list[Problem]) -> bool:
         problems.append(Problem(f"{error.message}.", error.hint, is_broken=True))
     # From numba, llvmlite or LLVM: whatever it is, a doctor names it and looks at the rest.
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        hint = "Install it again: pip install --force-reinstall codegen-cli"
+        hint = "Install it again: pip install --force-reinstall numba llvmlite"
         sentence = f"The kernels cannot be compiled: {type(error).__name__}: {error}."
         problems.append(Problem(sentence, hint, is_broken=True))
     return False

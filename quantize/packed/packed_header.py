@@ -130,7 +130,7 @@ def _judge_header(content: mmap, path: Path) -> tuple[int, str]:
     if version != str(FORMAT_VERSION):
         raise UserError(
             f"{path} is packed in format version: found {shown(version)}, need {FORMAT_VERSION}",
-            "Upgrade codegen-cli, or quantize the checkpoint again.",
+            "Upgrade codegen-complete, or quantize the checkpoint again.",
         )
     n_header = int.from_bytes(start[:8], "little")
     if 8 + n_header > len(content):

@@ -132,11 +132,16 @@ def _pointer() -> Path:
     return directory() / f"{_key()}.sha256"
 
 
+def sources() -> list[Path]:
+    """Return the files that object code is made of."""
+    ours = [_PACKAGE / "machine" / "cpu.py", Path(__file__).with_name("kernel_compiler.py")]
+    return sorted([*ours, *(_PACKAGE / "kernels").glob("*.py")])
+
+
 def _key() -> str:
     """Return what names all that the object code depends on."""
     digest = hashlib.sha256()
-    ours = [_PACKAGE / "machine" / "cpu.py", Path(__file__).with_name("kernel_compiler.py")]
-    for source in sorted([*ours, *(_PACKAGE / "kernels").glob("*.py")]):
+    for source in sources():
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     for library in ("numba", "llvmlite"):
         digest.update(_version(library))
