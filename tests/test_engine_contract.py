@@ -2,7 +2,6 @@
 
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +96,7 @@ def test_a_part_that_fails_leaves_its_cache_and_the_others_advance(
 ):
     good, bad = engine.new_cache(), engine.new_cache()
     run_part(engine, Part(IDS[:20], bad, 0))
-    failing = replace(Part(IDS[20:50], bad, 30), **changes)
+    failing = Part(IDS[20:50], bad, 30)._replace(**changes)
     outcomes = engine.forward([failing, Part(IDS[:40], good, 1)])
     assert isinstance(outcomes[0], error)
     assert np.array_equal(outcomes[1], expected[39:40])

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +57,7 @@ def test_forward_refuses_what_would_leave_its_memory(model, ids, n_logits, messa
 
 def test_a_cache_of_another_model_is_refused(model):
     cache = model.new_cache()
-    cache.identity = replace(cache.identity, model="0" * 64)
+    cache.identity = cache.identity._replace(model="0" * 64)
     with pytest.raises(ValueError, match="another model"):
         logits_of(model, [1], cache)
 

@@ -1,14 +1,12 @@
 """What keeps an engine from beginning at once, as it tells whoever opens it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from quantize.files.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class Delay:
+class Delay(NamedTuple):
     """What a start spends seconds on, and how far that is.
 
     kind         compiling, or waiting for another process that compiles

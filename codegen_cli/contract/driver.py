@@ -7,9 +7,8 @@ whoever runs it may run many, and form each step of an engine from what all of t
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from codegen_cli.contract.engine import Engine, Part
 from codegen_cli.contract.one_part import run_part
@@ -18,8 +17,7 @@ Made = TypeVar("Made")
 End = TypeVar("End")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class Answer(NamedTuple):
     """What a part wanted, and the seconds that its step took."""
 
     result: Any

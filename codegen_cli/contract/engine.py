@@ -9,9 +9,8 @@ results that differ as rounding does.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from threading import Event
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +27,7 @@ class Cancelled(Exception):
     """Somebody set a part's cancel flag before it was done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What keys and values depend on: caches of equal identity are interchangeable.
 
     model     SHA-256 of the packed file's header, which states the hash of every tensor
@@ -59,8 +57,7 @@ class Cache(Protocol):
     def identity(self) -> Identity: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class Part(NamedTuple):
     """What one text asks of a step: ids to append to its cache, and what is wanted of the last.
 
     ids       [n_tokens] in [0, vocab_size)
@@ -84,8 +81,7 @@ class Part:
     cancel: Event | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LogProbabilities:
+class LogProbabilities(NamedTuple):
     """Natural logarithms of probabilities over all vocab_size rows of the head.
 
     of_targets    [n_wanted] f64

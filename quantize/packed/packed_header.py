@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from quantize.description.config import ModelConfig, parse_config
 from quantize.files.errors import UserError
@@ -36,8 +36,7 @@ _LARGEST_HEADER_BYTES = 100_000_000  # of any safetensors file; the 350M shape h
 HINT_DAMAGED = "The file is damaged or incomplete; quantize the checkpoint again."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedHeader:
+class PackedHeader(NamedTuple):
     """A mapped packed file whose header is as it was written; what it says is not judged yet.
 
     sha256  of the header, which states the hash of all else: it names what the file holds
@@ -45,10 +44,10 @@ class PackedHeader:
     """
 
     path: Path
-    content: mmap = field(repr=False)
+    content: mmap
     n_bytes: int
     sha256: str
-    fields: dict[str, object] = field(repr=False)
+    fields: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
