@@ -1,4 +1,4 @@
-"""A checkpoint and a format -> a packed file, one block of rows in memory at a time."""
+"""A checkpoint and a format -> a packed file, one portion of the rows in memory at a time."""
 
 import importlib.metadata
 import math
@@ -19,7 +19,7 @@ from quantize.containers.source_tensor import SourceTensor
 from quantize.description.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
 from quantize.files.errors import UserError
 from quantize.packed.layout import (
-    ROWS,
+    BAND,
     Shape,
     codes_view,
     new_payload,
@@ -34,7 +34,7 @@ from quantize.packed.layout import (
 from quantize.packed.packed_file import MATRIX_FORMATS
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.packed.sizes import stored_format
-from quantize.rounding.blocks import (
+from quantize.rounding.groups import (
     F16_MAX,
     Bytes,
     Float16,
@@ -48,8 +48,8 @@ from quantize.rounding.blocks import (
     quantize_int8,
 )
 
-# Weights of a block of rows: about 4 MB as float32, of which a thread holds a handful at a time.
-_BLOCK_WEIGHTS = 1 << 20
+# Weights of a portion of rows: about 4 MB as float32, of which a thread holds a handful at a time.
+_PORTION_WEIGHTS = 1 << 20
 # Beyond this, reading the checkpoint and not the arithmetic takes the time.
 _MOST_THREADS = 16
 
@@ -133,7 +133,7 @@ def quantize(
     try:
         size_bytes = write_packed_file(target, model, entries, payloads(), _files(checkpoint))
     finally:
-        # Whoever interrupts does not wait for blocks in work, nor for the search to be compiled.
+        # Whoever interrupts does not wait for portions in work, nor for the search to be compiled.
         threads.shutdown(wait=False, cancel_futures=True)
     return QuantizeSummary(
         path=target,
@@ -157,7 +157,7 @@ def _refuse_to_hide(checkpoint: Checkpoint, target: Path) -> None:
 
 
 class _Rows(NamedTuple):
-    """A block of rows in kernel order, and the values that they stand for [n_rows, n_in padded]."""
+    """Some rows in kernel order, and the values that they stand for [n_rows, n_in padded]."""
 
     codes: npt.NDArray[np.generic]
     scales: Float16 | None
@@ -172,13 +172,13 @@ def _pack_tensor(
         return pack_f32(_judged(tensor.read_float32(), spec)), 0.0
     n_out, n_in = spec.shape
     payload = new_payload(format, spec.shape)
-    n_rows = max(_BLOCK_WEIGHTS // n_in // ROWS, 1) * ROWS
+    n_rows = max(_PORTION_WEIGHTS // n_in // BAND, 1) * BAND
 
     def pack_rows(start: int) -> tuple[float, float]:
         """Fill the payload from row `start` on; return the sums of squared errors and weights."""
         weights = _read_rows(spec, tensor, start, start + n_rows)
         rows = _QUANTIZERS[format](weights)
-        bands = slice(start // ROWS, start // ROWS + len(rows.codes))
+        bands = slice(start // BAND, start // BAND + len(rows.codes))
         codes_view(format, spec.shape, payload)[bands] = rows.codes
         if rows.scales is not None:
             scales_view(format, spec.shape, payload)[bands] = rows.scales

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from quantize.rounding.blocks import (
+from quantize.rounding.groups import (
     GROUP,
     dequantize_int4,
     int4_zeros,

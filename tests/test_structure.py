@@ -29,7 +29,7 @@ quantize.checkpoint.tokenizer_json
 quantize.checkpoint.tokenizer_files
 quantize.checkpoint.reading
 quantize.rounding
-quantize.rounding.blocks
+quantize.rounding.groups
 quantize.rounding.scale_search
 quantize.packed
 quantize.packed.packed_header

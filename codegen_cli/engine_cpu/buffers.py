@@ -10,15 +10,15 @@ from codegen_cli.kernels.step_table import ACTIVATIONS, COUNTERS
 from quantize.description.config import ModelConfig
 from quantize.packed.layout import round_up
 
-# Ids a step takes at once. Each block of weights is read once per chunk; more ids would overflow
+# Ids a step takes at once. Each band of weights is read once per chunk; more ids would overflow
 # the first-level cache with their activations, fewer would read the weights more often.
 CHUNK = 64
 
 _LINE_BYTES = 64
 _BARRIER_SLOTS = 24
 _LANES, _GROUP = 16, 32
-# All that a published model has: the first block is the only one.
-_ROTARY_BLOCK = 2048
+# All that a published model has: it is filled at once.
+_ROTARY_ROWS = 2048
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
@@ -80,8 +80,8 @@ class RotaryTables:
     The angle of pair i is position * 10000**(-2 i / rotary_dim), rounded to float32 as in
     transformers' CodeGen: at position 2000 a float64 angle differs by 1e-4.
 
-    Rows are filled in blocks, when positions need them: only as much of the zeroed memory is really
-    taken, whatever n_positions a file claims.
+    Rows are filled when positions need them: only as much of the zeroed memory is really taken,
+    whatever n_positions a file claims.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -96,7 +96,7 @@ class RotaryTables:
     def fill(self, n_positions: int) -> None:
         """Make the rows of the first n_positions ready."""
         while self._n_filled < n_positions:
-            rows = slice(self._n_filled, min(self._n_filled + _ROTARY_BLOCK, len(self.cosines)))
+            rows = slice(self._n_filled, min(self._n_filled + _ROTARY_ROWS, len(self.cosines)))
             positions = np.arange(rows.start, rows.stop, dtype=np.float32)
             angles = positions[:, None] * self._frequencies
             self.cosines[rows], self.sines[rows] = np.cos(angles), np.sin(angles)

@@ -134,7 +134,7 @@ class NumbaEngine:
     def _logits(
         self, part: Part, tokens: Tokens, cache: KVCache, n_past: int, n_wanted: int
     ) -> Float32:
-        n_rows = int(self._table["lm_head"]["n_blocks"]) * 16
+        n_rows = int(self._table["lm_head"]["n_bands"]) * 16
         logits = np.empty((n_wanted, n_rows), np.float32)
         self._compute("logits", part, tokens, cache, n_past, logits)
         return logits[:, : self.config.vocab_size]

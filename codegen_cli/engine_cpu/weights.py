@@ -67,7 +67,7 @@ class Weights:
         row = np.zeros(1, MATRIX)[0]
         row["format"] = _FORMAT_NUMBERS[tensor.format]
         row["codes"], row["scales"] = address, scales
-        row["n_blocks"], row["n_groups"] = round_up(n_out, 16) // 16, round_up(n_in, 32) // 32
+        row["n_bands"], row["n_groups"] = round_up(n_out, 16) // 16, round_up(n_in, 32) // 32
         return row
 
     def _vector(self, name: str) -> npt.NDArray[np.float32]:

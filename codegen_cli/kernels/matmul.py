@@ -1,8 +1,8 @@
-"""Matrix products: packed blocks of 16 rows times the activations of one or more tokens.
+"""Matrix products: packed bands of 16 rows times the activations of one or more tokens.
 
-A block's weights are loaded once and used for every token of the call, and each (row, token) adds
+A band's weights are loaded once and used for every token of the call, and each (row, token) adds
 its groups of 32 columns in the same order whatever else is computed beside it. So a logit does not
-depend on how ids are batched, and not on which thread computes which block.
+depend on how ids are batched, and not on which thread computes which band.
 """
 
 from collections import namedtuple
@@ -44,7 +44,7 @@ _compile = njit(nogil=True, error_model="numpy")
 # Inlined by numba, as LLVM might not: a call would pass ten registers by memory.
 _inline = njit(nogil=True, error_model="numpy", inline="always")
 
-# 32 columns of a block: W = (codes - zeros) * scales.
+# 32 columns of a band: W = (codes - zeros) * scales.
 #   codes   8 vectors of 16 rows x 4 columns, as bytes
 #   zeros   i32 [16 rows]
 #   scales  f32 [16 rows]
@@ -61,9 +61,9 @@ def _prefetch_group(codes, at, n_bytes, scales, scales_at):
 
 @_inline
 def _load_int8_group(codes, scales, index):
-    """The group of a number, counted over all blocks of an int8 matrix.
+    """The group of a number, counted over all bands of an int8 matrix.
 
-    codes   [n_out/16 * n_groups * 512]  u8   blocks [n_groups][8][16 rows][4 columns], code + 128
+    codes   [n_out/16 * n_groups * 512]  u8   bands [n_groups][8][16 rows][4 columns], code + 128
     scales  [n_out/16 * n_groups * 16]   u16  fp16 bits, [n_groups][16 rows]
     """
     at, scales_at = index * _INT8_GROUP_BYTES, index * LANES
@@ -83,9 +83,9 @@ def _load_int8_group(codes, scales, index):
 
 @_inline
 def _load_int4_group(codes, scales, index):
-    """The group of a number, counted over all blocks of an int4 matrix, its codes times 4.
+    """The group of a number, counted over all bands of an int4 matrix, its codes times 4.
 
-    codes   [n_out/16 * n_groups * 256]  u8   blocks [n_groups][4][16 rows][4 columns]: the low
+    codes   [n_out/16 * n_groups * 256]  u8   bands [n_groups][4][16 rows][4 columns]: the low
                                               nibbles hold a group's columns 0-15, the high
                                               nibbles columns 16-31
     scales  [n_out/16 * n_groups * 16]   u16  fp16 bits, [n_groups][16 rows]; zeros = 14 + the
@@ -137,8 +137,8 @@ def _matmul(load_group):
     """The product for a format, of which load_group loads 16 rows x 32 columns."""
 
     @_compile
-    def matmul(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accumulate):
-        """Rows 16 * block ... of W @ x for every token.
+    def matmul(out, band, codes, scales, x_codes, x_scales, x_sums, tile, accumulate):
+        """Rows 16 * band ... of W @ x for every token.
 
         out       [n_tokens, n_out]            f32  overwritten, or added to when `accumulate`
         codes, scales                               W, as in load_group
@@ -148,7 +148,7 @@ def _matmul(load_group):
         tile      [n_tokens * 16]              f32  scratch
         """
         n_tokens, n_groups = out.shape[0], x_codes.shape[0]
-        row, first = block * LANES, block * n_groups
+        row, first = band * LANES, band * n_groups
         if n_tokens == 1:  # its sums need no tile: they stay in a register
             sums = _first_sums(out, 0, row, accumulate)
             for i in range(n_groups):
@@ -176,20 +176,20 @@ matmul_int4 = _matmul(_load_int4_group)
 
 
 @_compile
-def matmul_f16(out, block, weights, x, tile, accumulate):
-    """Rows 16 * block ... of W @ x for every token, in float32.
+def matmul_f16(out, band, weights, x, tile, accumulate):
+    """Rows 16 * band ... of W @ x for every token, in float32.
 
     out      [n_tokens, n_out]           f32  overwritten, or added to when `accumulate`
-    weights  [n_out/16 * n_in * 16]      u16  fp16 bits, blocks [n_in][16 rows]
+    weights  [n_out/16 * n_in * 16]      u16  fp16 bits, bands [n_in][16 rows]
     x        [n_tokens, n_in]            f32
     tile     [n_tokens * 16]             f32  scratch
     """
     n_tokens, n_in = x.shape
     for token in range(n_tokens):
-        store_f32(tile, token * LANES, _first_sums(out, token, block * LANES, accumulate))
+        store_f32(tile, token * LANES, _first_sums(out, token, band * LANES, accumulate))
     # A group of columns at a time, so that its weights stay in the first-level cache.
     for start in range(0, n_in, _GROUP):
-        at = (block * n_in + start) * LANES
+        at = (band * n_in + start) * LANES
         for token in range(n_tokens):
             row = x[token]
             total = load_f32(tile, token * LANES)
@@ -198,4 +198,4 @@ def matmul_f16(out, block, weights, x, tile, accumulate):
                 total = fma(weight, every_lane(row[start + column]), total)
             store_f32(tile, token * LANES, total)
     for token in range(n_tokens):
-        store_f32(out[token], block * LANES, load_f32(tile, token * LANES))
+        store_f32(out[token], band * LANES, load_f32(tile, token * LANES))

@@ -36,10 +36,10 @@ def embed_int8(out, token_id, codes, scales):
     out     [n_embd padded to 32]      f32  overwritten
     codes   u8, scales u16             as in matmul.matmul_int8
     """
-    block, lane = token_id // LANES, token_id % LANES
+    band, lane = token_id // LANES, token_id % LANES
     n_groups = out.shape[0] // _GROUP
     for group in range(n_groups):
-        at = block * n_groups + group
+        at = band * n_groups + group
         scale = load_one_f16(scales, at * LANES + lane)
         for i in range(_GROUP):
             code = codes[at * _GROUP * LANES + (i // 4) * 4 * LANES + lane * 4 + i % 4]
@@ -53,9 +53,9 @@ def embed_f16(out, token_id, weights):
     out      [n_embd padded to 32]     f32  overwritten
     weights  u16                       as in matmul.matmul_f16
     """
-    block, lane = token_id // LANES, token_id % LANES
+    band, lane = token_id // LANES, token_id % LANES
     for i in range(out.shape[0]):
-        out[i] = load_one_f16(weights, (block * out.shape[0] + i) * LANES + lane)
+        out[i] = load_one_f16(weights, (band * out.shape[0] + i) * LANES + lane)
 
 
 @_compile
@@ -121,7 +121,7 @@ def rotate(x, cosines, sines):
 
 @_compile
 def quantize_group(x, start, codes, scales, sums, token):
-    """Quantize x[start : start + 32] to int8; blocks.quantize_activations is the twin.
+    """Quantize x[start : start + 32] to int8; groups.quantize_activations is the twin.
 
     x       [>= start + 32]  f32
     codes   [n_tokens * 32]  i8   this group's: token's 32 are overwritten

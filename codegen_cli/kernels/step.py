@@ -127,19 +127,19 @@ def _quantize_groups(x, first_group, last_group):
 
 
 @_compile
-def _matmul_block(out, matrix, block, x, tile, accumulate):
+def _matmul_band(out, matrix, band, x, tile, accumulate):
     """16 rows of matrix @ x; the format is the matrix's own."""
-    n_weights = matrix.n_blocks * matrix.n_groups * LANES * _GROUP
+    n_weights = matrix.n_bands * matrix.n_groups * LANES * _GROUP
     if matrix.format == F16:
         weights = carray(pointer_to(matrix.codes, uint16), (n_weights,))
-        matmul_f16(out, block, weights, x.values, tile, accumulate)
+        matmul_f16(out, band, weights, x.values, tile, accumulate)
         return
     codes = carray(pointer_to(matrix.codes, uint8), (n_weights,))
     scales = carray(pointer_to(matrix.scales, uint16), (n_weights // _GROUP,))
     if matrix.format == INT8:
-        matmul_int8(out, block, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
+        matmul_int8(out, band, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
     else:
-        matmul_int4(out, block, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
+        matmul_int4(out, band, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
 
 
 @_compile
@@ -148,8 +148,8 @@ def _ceil_div(a, b):
 
 
 @_compile
-def _piece_blocks(matrix):
-    """Blocks of 16 rows in one piece of work."""
+def _piece_bands(matrix):
+    """Bands of 16 rows in one piece of work."""
     weights_bytes = matrix.n_groups * LANES * _GROUP  # in int8; near enough for the others
     if matrix.format == INT4:
         weights_bytes //= 2
@@ -159,7 +159,7 @@ def _piece_blocks(matrix):
 @_compile
 def _embed(step, worker, hidden):
     ids = carray(pointer_to(step.ids, int64), (step.n_tokens,))
-    n_weights = step.wte.n_blocks * step.wte.n_groups * LANES * _GROUP
+    n_weights = step.wte.n_bands * step.wte.n_groups * LANES * _GROUP
     codes = carray(pointer_to(step.wte.codes, uint8), (n_weights,))
     weights = carray(pointer_to(step.wte.codes, uint16), (n_weights,))
     scales = carray(pointer_to(step.wte.scales, uint16), (n_weights // _GROUP,))
@@ -215,14 +215,14 @@ def _normalize(step, worker, hidden, delta, layer_index, normed, first_token):
 @_compile
 def _project(worker, counter, layer, normed, qkv):
     """qkv = qkv_proj @ normed."""
-    blocks = _piece_blocks(layer.qkv_proj)
+    bands = _piece_bands(layer.qkv_proj)
     while True:
-        piece = _take(worker, counter, _ceil_div(layer.qkv_proj.n_blocks, blocks))
+        piece = _take(worker, counter, _ceil_div(layer.qkv_proj.n_bands, bands))
         if piece < 0:
             return
-        first = piece * blocks
-        for block in range(first, min(first + blocks, layer.qkv_proj.n_blocks)):
-            _matmul_block(qkv, layer.qkv_proj, block, normed, worker.tile, False)
+        first = piece * bands
+        for band in range(first, min(first + bands, layer.qkv_proj.n_bands)):
+            _matmul_band(qkv, layer.qkv_proj, band, normed, worker.tile, False)
 
 
 @_compile
@@ -298,14 +298,14 @@ def _attend(step, worker, counter, layer_index, qkv, attended):
 def _expand(worker, counter, layer, normed, inner, activation):
     """inner = f(fc_in @ normed + bias), by whole groups of 32 outputs."""
     bias = _floats(layer.fc_in_bias, (inner.codes.shape[0] * _GROUP,))  # zeros pad it
-    groups = max(1, _piece_blocks(layer.fc_in) // 2)  # a group is two blocks of 16 rows
+    groups = max(1, _piece_bands(layer.fc_in) // 2)  # a group is two bands of 16 rows
     while True:
         piece = _take(worker, counter, _ceil_div(inner.codes.shape[0], groups))
         if piece < 0:
             return
         first, last = piece * groups, min((piece + 1) * groups, inner.codes.shape[0])
-        for block in range(2 * first, min(2 * last, layer.fc_in.n_blocks)):
-            _matmul_block(inner.values, layer.fc_in, block, normed, worker.tile, False)
+        for band in range(2 * first, min(2 * last, layer.fc_in.n_bands)):
+            _matmul_band(inner.values, layer.fc_in, band, normed, worker.tile, False)
         for token in range(inner.values.shape[0]):
             activate(inner.values[token], bias, first * _GROUP, last * _GROUP, activation)
         _quantize_groups(inner, first, last)
@@ -328,35 +328,35 @@ def _attend_expand(step, worker, counter, layer_index, layer, normed, qkv, atten
 @_compile
 def _merge(worker, counter, layer, attended, inner, delta):
     """delta = out_proj @ attended + fc_out @ inner."""
-    blocks = _piece_blocks(layer.fc_out)
+    bands = _piece_bands(layer.fc_out)
     while True:
-        piece = _take(worker, counter, _ceil_div(layer.fc_out.n_blocks, blocks))
+        piece = _take(worker, counter, _ceil_div(layer.fc_out.n_bands, bands))
         if piece < 0:
             return
-        first = piece * blocks
-        last = min(first + blocks, layer.fc_out.n_blocks)
+        first = piece * bands
+        last = min(first + bands, layer.fc_out.n_bands)
         # One matrix after the other, as what is asked for ahead is of the same.
-        for block in range(first, last):
-            _matmul_block(delta, layer.out_proj, block, attended, worker.tile, False)
-        for block in range(first, last):
-            _matmul_block(delta, layer.fc_out, block, inner, worker.tile, True)
+        for band in range(first, last):
+            _matmul_band(delta, layer.out_proj, band, attended, worker.tile, False)
+        for band in range(first, last):
+            _matmul_band(delta, layer.fc_out, band, inner, worker.tile, True)
 
 
 @_compile
 def _classify(step, worker, counter, normed, logits):
     """logits = lm_head @ normed + bias."""
-    blocks = _piece_blocks(step.lm_head)
-    bias = _floats(step.lm_head_bias, (step.lm_head.n_blocks * LANES,))
+    bands = _piece_bands(step.lm_head)
+    bias = _floats(step.lm_head_bias, (step.lm_head.n_bands * LANES,))
     while True:
-        piece = _take(worker, counter, _ceil_div(step.lm_head.n_blocks, blocks))
+        piece = _take(worker, counter, _ceil_div(step.lm_head.n_bands, bands))
         if piece < 0:
             return
-        first = piece * blocks
-        for block in range(first, min(first + blocks, step.lm_head.n_blocks)):
-            _matmul_block(logits, step.lm_head, block, normed, worker.tile, False)
+        first = piece * bands
+        for band in range(first, min(first + bands, step.lm_head.n_bands)):
+            _matmul_band(logits, step.lm_head, band, normed, worker.tile, False)
             for token in range(logits.shape[0]):
                 row = logits[token]
-                at = block * LANES
+                at = band * LANES
                 store_f32(row, at, load_f32(row, at) + load_f32(bias, at))
 
 
@@ -374,7 +374,7 @@ def _run(step, thread):
     layers = carray(pointer_to(step.layers, _layer), (step.n_layer,))
     hidden = _floats(step.hidden, (step.n_tokens, step.normed.n))
     delta = _floats(step.delta, (step.n_tokens, step.normed.n))
-    qkv_rows = layers[0].qkv_proj.n_blocks * LANES
+    qkv_rows = layers[0].qkv_proj.n_bands * LANES
     qkv = _floats(step.qkv, (step.n_tokens, qkv_rows))
     normed = _activations(step.normed, step.n_tokens)
     attended = _activations(step.attended, step.n_tokens)
@@ -404,7 +404,7 @@ def _run(step, thread):
         return 0
     if _wait(step):
         return 1
-    logits = _floats(step.logits, (step.n_wanted, step.lm_head.n_blocks * LANES))
+    logits = _floats(step.logits, (step.n_wanted, step.lm_head.n_bands * LANES))
     _classify(step, worker, COUNTERS * step.n_layer, last, logits)
     return 0
 

@@ -13,8 +13,8 @@ MATRIX = np.dtype(
     [
         ("format", "i8"),  # matmul.INT8, INT4 or F16
         ("codes", "u8"),  # u8, or the fp16 weights
-        ("scales", "u8"),  # u16 [n_blocks * n_groups * 16]; 0 for f16
-        ("n_blocks", "i8"),  # of 16 rows
+        ("scales", "u8"),  # u16 [n_bands * n_groups * 16]; 0 for f16
+        ("n_bands", "i8"),  # of 16 rows
         ("n_groups", "i8"),  # of 32 columns
     ]
 )

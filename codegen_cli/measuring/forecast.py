@@ -20,7 +20,7 @@ from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.packed.layout import codes_bytes, payload_bytes
 from quantize.packed.packed_file import PackedFile, PackedTensor
 from quantize.packed.sizes import BytesByFormat
-from quantize.rounding.blocks import Bytes, Format
+from quantize.rounding.groups import Bytes, Format
 
 # Bytes of one layer of the 350M models.
 _LAYER_BYTES: dict[Format, int] = {"int4": 7_100_000, "int8": 13_400_000, "f16": 25_200_000}

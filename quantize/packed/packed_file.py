@@ -33,7 +33,7 @@ from quantize.packed.packed_header import (
     refuse,
     tokenizer_settings_in,
 )
-from quantize.rounding.blocks import Bytes, Format
+from quantize.rounding.groups import Bytes, Format
 
 MATRIX_FORMATS = ("int8", "int4", "f16")
 

@@ -22,7 +22,7 @@ from quantize.packed.packed_header import (
     header_hash,
     is_packed_file,
 )
-from quantize.rounding.blocks import Bytes, Format
+from quantize.rounding.groups import Bytes, Format
 
 _HINT_OTHER = "Choose another target."
 

@@ -7,7 +7,7 @@ from quantize.description.config import ModelConfig
 from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.packed.layout import payload_bytes
 from quantize.packed.packed_file import PackedFile
-from quantize.rounding.blocks import Format
+from quantize.rounding.groups import Format
 
 # In an int4 file; docs/quantization.md has the measurement. wte is read a row per id, lm_head
 # decides every logit.

@@ -4,7 +4,7 @@ For each group some pairs (step, zero point) are tried: codes are rounded with t
 that fits these codes best is found by least squares in closed form, and the error that it leaves is
 the pair's mark (the search of make_qkx2_quants in github.com/ggml-org/llama.cpp). Then, for three
 zero points in quarter steps around the winner's, the scale is fitted again, rounded to the nearest
-fp16 whose lowest bits name that zero point (blocks.int4_zeros), and marked by its exact error.
+fp16 whose lowest bits name that zero point (groups.int4_zeros), and marked by its exact error.
 
 Many groups lie side by side, one in each lane of a SIMD register, and each adds its columns in
 order; no flag lets the compiler change a sum. So every CPU finds the same scales.
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from quantize.rounding.blocks import (
+from quantize.rounding.groups import (
     GROUP,
     INT4_LOWEST_ZERO,
     INT4_ZERO_BITS,
@@ -67,17 +67,17 @@ def search_int4_scales(weights: Float32, importance: Float32 | None = None) -> F
 
     weights     [n_out, n_in]      f32  finite, magnitudes up to 65504
     importance  [n_in]             f32  positive; None: every channel counts the same
-    scales      [n_out, n_blocks]  f16  >= 0, naming their zero points; 0 for an all-zero group
+    scales      [n_out, n_groups]  f16  >= 0, naming their zero points; 0 for an all-zero group
     """
     groups = split_groups(weights)
-    n_out, n_blocks, _ = groups.shape
-    channels = np.ones(n_blocks * GROUP, np.float32)
+    n_out, n_groups, _ = groups.shape
+    channels = np.ones(n_groups * GROUP, np.float32)
     if importance is not None:
         channels[: len(importance)] = importance
-    patterns = np.empty(n_out * n_blocks, np.uint16)
-    channels = channels.reshape(n_blocks, GROUP)
+    patterns = np.empty(n_out * n_groups, np.uint16)
+    channels = channels.reshape(n_groups, GROUP)
     _search(patterns, groups.reshape(-1, GROUP), channels, STRETCHES, SHIFTS, F16_VALUES)
-    return patterns.view(np.float16).reshape(n_out, n_blocks)
+    return patterns.view(np.float16).reshape(n_out, n_groups)
 
 
 # Arguments of the kernels, overwritten ones first; each lane has a group:
@@ -103,10 +103,10 @@ def _search(
     shifts: Float32,
     f16_values: Float32,
 ) -> None:
-    """Write the fp16 bits of each group's best scale to patterns [n_groups] u16.
+    """Write the fp16 bits of each group's best scale to patterns [n_out * n_groups] u16.
 
-    groups    [n_groups, 32]  f32
-    channels  [n_blocks, 32]  f32  importances; those of group i are in row i % n_blocks
+    groups    [n_out * n_groups, 32]  f32
+    channels  [n_groups, 32]          f32  importances; those of group i are in row i % n_groups
     """
     w, u = np.empty((GROUP, LANES), np.float32), np.empty((GROUP, LANES), np.float32)
     sums, fits = np.empty((3, LANES), np.float32), np.empty((3, LANES), np.float32)
@@ -208,7 +208,7 @@ def _clip(code: np.float32) -> np.float32:
 
 @_compile
 def _level(value: np.float32, step: np.float32, zero: np.float32) -> np.float32:
-    """4 * code - zero of the nearest code, rounded as in blocks.quantize_int4; zero in quarters."""
+    """4 * code - zero of the nearest code, rounded as in groups.quantize_int4; zero in quarters."""
     quotient = value / step if step > 0 else _NOTHING
     level: np.float32 = _FOUR * _clip(np.rint(quotient + zero / _FOUR)) - zero
     return level

@@ -44,20 +44,20 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def split_groups(weights: Float32) -> Float32:
-    """Return weights [n_out, n_in] as [n_out, n_blocks, 32], padded with zeros along n_in."""
+    """Return weights [n_out, n_in] as [n_out, n_groups, 32], padded with zeros along n_in."""
     n_out, n_in = weights.shape
-    n_blocks = -(-n_in // GROUP)
-    if n_in != n_blocks * GROUP:
-        weights = np.pad(weights, ((0, 0), (0, n_blocks * GROUP - n_in)))
-    return weights.reshape(n_out, n_blocks, GROUP)
+    n_groups = -(-n_in // GROUP)
+    if n_in != n_groups * GROUP:
+        weights = np.pad(weights, ((0, 0), (0, n_groups * GROUP - n_in)))
+    return weights.reshape(n_out, n_groups, GROUP)
 
 
 def quantize_int8(weights: Float32) -> tuple[Int8, Float16]:
     """Round weights to 255 levels per group; no weight moves by more than half a scale.
 
     weights  [n_out, n_in]          f32  finite, magnitudes up to 65504
-    codes    [n_out, n_blocks, 32]  i8   rint(weight / scale), half to even: -127..127
-    scales   [n_out, n_blocks]      f16  nearest absmax / 127
+    codes    [n_out, n_groups, 32]  i8   rint(weight / scale), half to even: -127..127
+    scales   [n_out, n_groups]      f16  nearest absmax / 127
 
     Among fp16's subnormals the nearest may be too small for the code 127 to reach absmax: then
     the scale is the next larger fp16 (at least 2**-24, except in an all-zero group: 0).
@@ -73,7 +73,7 @@ def quantize_int8(weights: Float32) -> tuple[Int8, Float16]:
 
 
 def dequantize_int8(codes: Int8, scales: Float16) -> Float32:
-    """Return codes [n_out, n_blocks, 32] * scales [n_out, n_blocks] as f32 [n_out, n_in padded]."""
+    """Return codes [n_out, n_groups, 32] * scales [n_out, n_groups] as f32 [n_out, n_in padded]."""
     weights = codes.astype(np.float32) * scales.astype(np.float32)[:, :, None]
     return weights.reshape(codes.shape[0], -1)
 
@@ -88,8 +88,8 @@ def quantize_int4(weights: Float32, scales: Float16) -> Bytes:
     """Round weights to the 16 levels of the given scales, clipping what lies beyond them.
 
     weights  [n_out, n_in]          f32  finite
-    scales   [n_out, n_blocks]      f16  >= 0 (see scale_search)
-    codes    [n_out, n_blocks, 32]  u8   rint(weight / (4 scale) + zero / 4), half to even: 0..15
+    scales   [n_out, n_groups]      f16  >= 0 (see scale_search)
+    codes    [n_out, n_groups, 32]  u8   rint(weight / (4 scale) + zero / 4), half to even: 0..15
 
     Each operation rounds once to f32. Where the scale is 0 every code means 0.
     """
@@ -102,7 +102,7 @@ def quantize_int4(weights: Float32, scales: Float16) -> Bytes:
 
 
 def int4_levels(codes: Bytes, scales: Float16) -> Int8:
-    """Return the whole numbers 4 * code - zero, i8 [n_out, n_blocks, 32] in -45..46.
+    """Return the whole numbers 4 * code - zero, i8 [n_out, n_groups, 32] in -45..46.
 
     They are what a kernel multiplies with activation codes: the sum over a group is exact.
     """
@@ -110,7 +110,7 @@ def int4_levels(codes: Bytes, scales: Float16) -> Int8:
 
 
 def dequantize_int4(codes: Bytes, scales: Float16) -> Float32:
-    """Return levels * scales of codes u8 [n_out, n_blocks, 32] as f32 [n_out, n_in padded]."""
+    """Return levels * scales of codes u8 [n_out, n_groups, 32] as f32 [n_out, n_in padded]."""
     return dequantize_int8(int4_levels(codes, scales), scales)
 
 
