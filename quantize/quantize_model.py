@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from quantize.checkpoint.reading import WEIGHT_FILES, Checkpoint, open_checkpoint
 from quantize.checkpoint.tokenizer_files import tokenizer_files
 from quantize.containers.source_tensor import SourceTensor
+from quantize.description.formats import BAND, MATRIX_FORMATS, Format, MatrixFormat
 from quantize.description.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
 from quantize.files.errors import UserError
 from quantize.packed.layout import (
-    BAND,
     Shape,
     codes_view,
     new_payload,
@@ -31,7 +31,6 @@ from quantize.packed.layout import (
     payload_bytes,
     scales_view,
 )
-from quantize.packed.packed_file import MATRIX_FORMATS
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.packed.sizes import stored_format
 from quantize.rounding.groups import (
@@ -39,7 +38,6 @@ from quantize.rounding.groups import (
     Bytes,
     Float16,
     Float32,
-    Format,
     dequantize_f16,
     dequantize_int4,
     dequantize_int8,
@@ -110,7 +108,7 @@ def quantize(
         raise UserError(f"unknown format {format!r}", f"Use {', '.join(MATRIX_FORMATS)}.")
     checkpoint = open_checkpoint(source)
     _refuse_to_hide(checkpoint, target)
-    model = _describe(checkpoint, cast(Format, format), name or "")
+    model = _describe(checkpoint, format, name or "")
     specs = tensor_specs(checkpoint.config)
     pairs = match_tensors(specs, checkpoint.tensors, str(checkpoint.path))
     entries = [
@@ -229,7 +227,7 @@ def _quantize_rows_f16(weights: Float32) -> _Rows:
     return _Rows(order_f16(rounded), None, dequantize_f16(rounded))
 
 
-_QUANTIZERS: dict[Format, Callable[[Float32], _Rows]] = {
+_QUANTIZERS: dict[MatrixFormat, Callable[[Float32], _Rows]] = {
     "int8": _quantize_rows_int8,
     "int4": _quantize_rows_int4,
     "f16": _quantize_rows_f16,
@@ -240,7 +238,7 @@ def _sum_squares(values: Float32) -> float:
     return float(np.square(values).sum(dtype=np.float64))
 
 
-def _describe(checkpoint: Checkpoint, format: Format, name: str) -> ModelDescription:
+def _describe(checkpoint: Checkpoint, format: MatrixFormat, name: str) -> ModelDescription:
     """Nothing here depends on when or where the file is packed: packing twice gives equal bytes."""
     try:
         version = importlib.metadata.version("codegen-complete")

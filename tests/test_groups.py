@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantize.description.formats import GROUP
 from quantize.rounding.groups import (
     F16_MAX,
-    GROUP,
     dequantize_f16,
     dequantize_int4,
     dequantize_int8,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from quantize.description.formats import BAND, GROUP, round_up
 from quantize.packed.layout import (
-    BAND,
     codes_bytes,
     codes_view,
     new_payload,
@@ -17,14 +17,12 @@ from quantize.packed.layout import (
     pack_int4,
     pack_int8,
     payload_bytes,
-    round_up,
     scales_view,
     unpack_f16,
     unpack_f32,
     unpack_int4,
     unpack_int8,
 )
-from quantize.rounding.groups import GROUP
 
 SHAPES = [(1, 1), (16, 32), (15, 31), (17, 33), (48, 96), (50, 100)]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from codegen_cli.kernels.matmul import matmul_f16, matmul_int4, matmul_int8
+from quantize.description.formats import round_up
 from quantize.packed import layout
 from quantize.rounding import groups
 
@@ -20,7 +21,7 @@ def run_kernel(format, codes, scales, x_codes, x_scales, start=None):
     shape = (n_out, n_groups * 32)
     payload = PACKERS[format](codes, scales)
     split = layout.codes_bytes(format, shape)
-    out = np.zeros((n_tokens, layout.round_up(n_out, 16)), np.float32)
+    out = np.zeros((n_tokens, round_up(n_out, 16)), np.float32)
     if start is not None:
         out[:, :n_out] = start
     x_groups = np.ascontiguousarray(x_codes.transpose(1, 0, 2)).reshape(n_groups, -1)

@@ -6,6 +6,7 @@ from numba import njit
 
 from codegen_cli.kernels import pointwise
 from codegen_cli.kernels.vectors import load_f32, store_f32
+from quantize.description.formats import round_up
 from quantize.packed import layout
 from quantize.rounding import groups
 
@@ -29,7 +30,7 @@ def test_layer_norm_matches_float64_and_zeroes_its_padding(n):
     random = np.random.default_rng(n)
     x = random.normal(3, 2, n)
     weight, bias = random.normal(1, 0.1, n), random.normal(0, 0.1, n)
-    padded = layout.round_up(n, 32)
+    padded = round_up(n, 32)
 
     def pad(values):
         # What lies behind the n values must not matter.

@@ -21,6 +21,7 @@ quantize.containers.inert_pickle
 quantize.containers.torch_zip
 quantize.containers.safetensors_map
 quantize.description
+quantize.description.formats
 quantize.description.config
 quantize.description.tensor_map
 quantize.checkpoint
@@ -65,6 +66,7 @@ codegen_cli.machine.cpu
 codegen_cli.machine.memory
 codegen_cli.machine.disturbance
 codegen_cli.kernels
+codegen_cli.kernels.step_table
 codegen_cli.kernels.fp16
 codegen_cli.kernels.vectors
 codegen_cli.kernels.dot_product
@@ -73,7 +75,8 @@ codegen_cli.kernels.matmul
 codegen_cli.kernels.pointwise
 codegen_cli.kernels.activations
 codegen_cli.kernels.attention
-codegen_cli.kernels.step_table
+codegen_cli.kernels.step_arrays
+codegen_cli.kernels.pieces
 codegen_cli.kernels.step
 codegen_cli.engine_cpu
 codegen_cli.engine_cpu.compile

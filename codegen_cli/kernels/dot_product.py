@@ -10,7 +10,6 @@ from numba.extending import intrinsic
 from codegen_cli.kernels.vectors import (
     I16,
     I32,
-    LANES,
     Vector,
     broadcast,
     call_intrinsic,
@@ -22,8 +21,9 @@ from codegen_cli.kernels.vectors import (
     pick_lanes,
 )
 from codegen_cli.machine.cpu import kernel_path
+from quantize.description.formats import INT4_LOWEST_ZERO, INT4_ZERO_BITS, LANES, WORD
 
-i8x64 = Vector("i8", 4 * LANES)  # 4 bytes for each of 16 lanes
+i8x64 = Vector("i8", WORD * LANES)  # a word for each lane
 
 
 @intrinsic
@@ -54,8 +54,8 @@ def load_int4_zeros(typing_context, scales, offset):
     def generate(context, builder, signature, arguments):
         halves = ir.VectorType(I16, LANES)
         bits = load_unaligned(context, builder, signature.args[0], *arguments, halves)
-        low = builder.and_(bits, constant(halves, 31))
-        return builder.zext(builder.add(low, constant(halves, 14)), i32x16.llvm)
+        low = builder.and_(bits, constant(halves, (1 << INT4_ZERO_BITS) - 1))
+        return builder.zext(builder.add(low, constant(halves, INT4_LOWEST_ZERO)), i32x16.llvm)
 
     return i32x16(scales, types.intp), generate
 

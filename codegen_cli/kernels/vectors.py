@@ -17,8 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 from codegen_cli.kernels.fp16 import f32_to_fp16_bits, fp16_bits_to_f32
-
-LANES = 16
+from quantize.description.formats import LANES
 
 _I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
 _ELEMENTS = {"i8": _I8, "i32": I32, "f32": ir.FloatType()}

@@ -16,25 +16,19 @@ the best one, the search takes the one whose lowest bits name the zero point it 
 n_in is padded with zeros to a multiple of 32.
 """
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
-GROUP = 32
-"""Neighbours along n_in that share one scale."""
-
-Format = Literal["int8", "int4", "f16", "f32"]
-"""How one tensor is stored; f32 is for vectors (norms and biases) only."""
+from quantize.description.formats import (
+    GROUP,
+    INT4_LOWEST_ZERO,
+    INT4_ZERO_BITS,
+    SMALLEST_ACTIVATION,
+    groups_of,
+)
 
 F16_MAX = 65504.0
 """The largest finite fp16 value; a larger weight is refused by the quantizer."""
-
-INT4_LOWEST_ZERO = 14
-INT4_ZERO_BITS = 5
-"""An int4 group's zero point in quarter steps is 14 + the lowest 5 bits of its scale: 14..45."""
-
-_SMALLEST_ACTIVATION = np.float32(2.0**-100)
 
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
@@ -46,7 +40,7 @@ Bytes = npt.NDArray[np.uint8]
 def split_groups(weights: Float32) -> Float32:
     """Return weights [n_out, n_in] as [n_out, n_groups, 32], padded with zeros along n_in."""
     n_out, n_in = weights.shape
-    n_groups = -(-n_in // GROUP)
+    n_groups = groups_of(n_in)
     if n_in != n_groups * GROUP:
         weights = np.pad(weights, ((0, 0), (0, n_groups * GROUP - n_in)))
     return weights.reshape(n_out, n_groups, GROUP)
@@ -150,7 +144,7 @@ def quantize_activations(x: Float32) -> tuple[Int8, Float32, Int32]:
     """
     groups = x.reshape(*x.shape[:-1], -1, GROUP)
     amax = np.abs(groups).max(axis=-1)
-    is_zero = amax < _SMALLEST_ACTIVATION
+    is_zero = amax < np.float32(SMALLEST_ACTIVATION)
     factor = np.float32(127) / np.where(is_zero, np.float32(1), amax)
     factor = np.where(is_zero, np.float32(0), factor)
     codes = np.rint(groups * factor[..., None]).astype(np.int8)
