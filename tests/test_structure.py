@@ -68,7 +68,9 @@ codegen_cli.machine.disturbance
 codegen_cli.kernels
 codegen_cli.kernels.step_table
 codegen_cli.kernels.fp16
+codegen_cli.kernels.vector_ir
 codegen_cli.kernels.vectors
+codegen_cli.kernels.dot_ir
 codegen_cli.kernels.dot_product
 codegen_cli.kernels.threading_primitives
 codegen_cli.kernels.matmul
