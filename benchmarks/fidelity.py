@@ -42,7 +42,7 @@ from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_fi
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.packed.sizes import stored_format
 from quantize.quantize_model import quantize
-from quantize.rounding.blocks import (
+from quantize.rounding.groups import (
     Bytes,
     Float32,
     dequantize_int4,
@@ -62,7 +62,7 @@ BESIDE_PLAIN = {"int4": "  plain", "int4 and lm_head too": "  plain, lm_head too
 
 # Rows at a time: logits as f64, weights as f32.
 CHUNK = 64
-ROWS = 4096
+PORTION_ROWS = 4096
 SECONDS_BETWEEN_NOTES = 10
 
 Round = Callable[[Float32], Float32]
@@ -131,11 +131,11 @@ def by_search(weights: Float32) -> Float32:
     return dequantize_int4(quantize_int4(weights, scales), scales)[:, : weights.shape[1]]
 
 
-def blocks_of_rows(tensor: PackedTensor) -> Iterator[Float32]:
-    """Yield a matrix of an f16 file in blocks of rows; no rounding looks beyond a row."""
+def portions_of(tensor: PackedTensor) -> Iterator[Float32]:
+    """Yield a matrix of an f16 file in portions of rows; no rounding looks beyond a row."""
     weights = unpack_f16(tensor.payload, tensor.shape)
-    for start in range(0, len(weights), ROWS):
-        yield weights[start : start + ROWS].astype(np.float32)
+    for start in range(0, len(weights), PORTION_ROWS):
+        yield weights[start : start + PORTION_ROWS].astype(np.float32)
 
 
 class Checkpoint:
@@ -184,7 +184,7 @@ class Checkpoint:
         f16 = read_packed_file(self.packed("f16"))
         errors = np.zeros((2, 2))
         for name in self.int4_names:
-            for weights in blocks_of_rows(f16.tensors[name]):
+            for weights in portions_of(f16.tensors[name]):
                 for i, rounding in enumerate((by_search, round_to_absmax_int4)):
                     squares = np.square(rounding(weights) - weights, dtype=np.float64)
                     errors[i] += squares.sum(), (np.abs(weights) * squares).sum()
@@ -200,7 +200,7 @@ def write_rounded(f16: PackedFile, path: Path, rounding: Callable[[str], Round])
             if tensor.format == "f32":
                 yield tensor.payload
             else:
-                rounded = map(rounding(tensor.name), blocks_of_rows(tensor))
+                rounded = map(rounding(tensor.name), portions_of(tensor))
                 yield pack_f16(np.concatenate([rows.astype(np.float16) for rows in rounded]))
 
     model = ModelDescription(f16.config, "f16", f16.name, f16.tokenizer_json, f16.provenance)

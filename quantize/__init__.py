@@ -1,4 +1,4 @@
-"""Checkpoint -> tensors -> quantized blocks -> packed file.
+"""Checkpoint -> tensors -> quantized groups -> packed file.
 
     import quantize
 

@@ -1,4 +1,4 @@
-"""A checkpoint and a format -> a packed file, one block of rows in memory at a time."""
+"""A checkpoint and a format -> a packed file, one portion of the rows in memory at a time."""
 
 import importlib.metadata
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from quantize.checkpoint.reading import WEIGHT_FILES, Checkpoint, open_checkpoint
 from quantize.checkpoint.tokenizer_files import tokenizer_files
 from quantize.containers.source_tensor import SourceTensor
+from quantize.description.formats import BAND, MATRIX_FORMATS, Format, MatrixFormat
 from quantize.description.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
 from quantize.files.errors import UserError
 from quantize.packed.layout import (
-    ROWS,
     Shape,
     codes_view,
     new_payload,
@@ -31,15 +31,13 @@ from quantize.packed.layout import (
     payload_bytes,
     scales_view,
 )
-from quantize.packed.packed_header import MATRIX_FORMATS
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.packed.sizes import stored_format
-from quantize.rounding.blocks import (
+from quantize.rounding.groups import (
     F16_MAX,
     Bytes,
     Float16,
     Float32,
-    Format,
     dequantize_f16,
     dequantize_int4,
     dequantize_int8,
@@ -48,8 +46,8 @@ from quantize.rounding.blocks import (
     quantize_int8,
 )
 
-# Weights of a block of rows: about 4 MB as float32, of which a thread holds a handful at a time.
-_BLOCK_WEIGHTS = 1 << 20
+# Weights of a portion of rows: about 4 MB as float32, of which a thread holds a handful at a time.
+_PORTION_WEIGHTS = 1 << 20
 # Beyond this, reading the checkpoint and not the arithmetic takes the time.
 _MOST_THREADS = 16
 
@@ -110,7 +108,7 @@ def quantize(
         raise UserError(f"unknown format {format!r}", f"Use {', '.join(MATRIX_FORMATS)}.")
     checkpoint = open_checkpoint(source)
     _refuse_to_hide(checkpoint, target)
-    model = _describe(checkpoint, cast(Format, format), name or "")
+    model = _describe(checkpoint, format, name or "")
     specs = tensor_specs(checkpoint.config)
     pairs = match_tensors(specs, checkpoint.tensors, str(checkpoint.path))
     entries = [
@@ -133,7 +131,7 @@ def quantize(
     try:
         size_bytes = write_packed_file(target, model, entries, payloads(), _files(checkpoint))
     finally:
-        # Whoever interrupts does not wait for blocks in work, nor for the search to be compiled.
+        # Whoever interrupts does not wait for portions in work, nor for the search to be compiled.
         threads.shutdown(wait=False, cancel_futures=True)
     return QuantizeSummary(
         path=target,
@@ -157,7 +155,7 @@ def _refuse_to_hide(checkpoint: Checkpoint, target: Path) -> None:
 
 
 class _Rows(NamedTuple):
-    """A block of rows in kernel order, and the values that they stand for [n_rows, n_in padded]."""
+    """Some rows in kernel order, and the values that they stand for [n_rows, n_in padded]."""
 
     codes: npt.NDArray[np.generic]
     scales: Float16 | None
@@ -172,13 +170,13 @@ def _pack_tensor(
         return pack_f32(_judged(tensor.read_float32(), spec)), 0.0
     n_out, n_in = spec.shape
     payload = new_payload(format, spec.shape)
-    n_rows = max(_BLOCK_WEIGHTS // n_in // ROWS, 1) * ROWS
+    n_rows = max(_PORTION_WEIGHTS // n_in // BAND, 1) * BAND
 
     def pack_rows(start: int) -> tuple[float, float]:
         """Fill the payload from row `start` on; return the sums of squared errors and weights."""
         weights = _read_rows(spec, tensor, start, start + n_rows)
         rows = _QUANTIZERS[format](weights)
-        bands = slice(start // ROWS, start // ROWS + len(rows.codes))
+        bands = slice(start // BAND, start // BAND + len(rows.codes))
         codes_view(format, spec.shape, payload)[bands] = rows.codes
         if rows.scales is not None:
             scales_view(format, spec.shape, payload)[bands] = rows.scales
@@ -229,7 +227,7 @@ def _quantize_rows_f16(weights: Float32) -> _Rows:
     return _Rows(order_f16(rounded), None, dequantize_f16(rounded))
 
 
-_QUANTIZERS: dict[Format, Callable[[Float32], _Rows]] = {
+_QUANTIZERS: dict[MatrixFormat, Callable[[Float32], _Rows]] = {
     "int8": _quantize_rows_int8,
     "int4": _quantize_rows_int4,
     "f16": _quantize_rows_f16,
@@ -240,7 +238,7 @@ def _sum_squares(values: Float32) -> float:
     return float(np.square(values).sum(dtype=np.float64))
 
 
-def _describe(checkpoint: Checkpoint, format: Format, name: str) -> ModelDescription:
+def _describe(checkpoint: Checkpoint, format: MatrixFormat, name: str) -> ModelDescription:
     """Nothing here depends on when or where the file is packed: packing twice gives equal bytes."""
     try:
         version = importlib.metadata.version("codegen-complete")

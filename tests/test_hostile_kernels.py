@@ -9,7 +9,7 @@ from hostile import write_tiny_packed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="protects pages as Linux does")
 
-# Dimensions that fill no register, no group and no block of rows.
+# Dimensions that fill no register, no group and no band.
 SHAPES = {
     "tiny": {},
     "odd": {

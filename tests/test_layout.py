@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from quantize.description.formats import BAND, GROUP, round_up
 from quantize.packed.layout import (
-    ROWS,
     codes_bytes,
     codes_view,
     new_payload,
@@ -17,32 +17,30 @@ from quantize.packed.layout import (
     pack_int4,
     pack_int8,
     payload_bytes,
-    round_up,
     scales_view,
     unpack_f16,
     unpack_f32,
     unpack_int4,
     unpack_int8,
 )
-from quantize.rounding.blocks import GROUP
 
 SHAPES = [(1, 1), (16, 32), (15, 31), (17, 33), (48, 96), (50, 100)]
 
 
 def random_codes(format, shape):
     random = np.random.RandomState(7)
-    n_blocks = round_up(shape[1], GROUP) // GROUP
+    n_groups = round_up(shape[1], GROUP) // GROUP
     low, high, dtype = (-127, 127, np.int8) if format == "int8" else (0, 15, np.uint8)
-    codes = random.randint(low, high + 1, (shape[0], n_blocks, GROUP)).astype(dtype)
+    codes = random.randint(low, high + 1, (shape[0], n_groups, GROUP)).astype(dtype)
     codes.reshape(shape[0], -1)[:, shape[1] :] = 0
-    scales = random.standard_normal((shape[0], n_blocks)).astype(np.float16)
+    scales = random.standard_normal((shape[0], n_groups)).astype(np.float16)
     return codes, scales
 
 
 def scale_at(payload, format, shape, row, group):
     """Read one scale as docs/format.md describes it, with integer arithmetic only."""
-    n_blocks = round_up(shape[1], GROUP) // GROUP
-    index = (row // 16 * n_blocks + group) * 16 + row % 16
+    n_groups = round_up(shape[1], GROUP) // GROUP
+    index = (row // 16 * n_groups + group) * 16 + row % 16
     start = codes_bytes(format, shape) + 2 * index
     return payload[start : start + 2].view(np.float16)[0]
 
@@ -63,12 +61,12 @@ def test_int8_byte_of_each_weight_is_where_the_drawing_says(shape):
 def test_int4_nibble_of_each_weight_is_where_the_drawing_says(shape):
     codes, scales = random_codes("int4", shape)
     payload = pack_int4(codes, scales)
-    n_blocks = round_up(shape[1], GROUP) // GROUP
+    n_groups = round_up(shape[1], GROUP) // GROUP
     for row, column in np.ndindex(shape):
         group, within = divmod(column, GROUP)
         high, within_half = divmod(within, 16)
         j, c = divmod(within_half, 4)
-        index = (((row // 16 * n_blocks + group) * 4 + j) * 16 + row % 16) * 4 + c
+        index = (((row // 16 * n_groups + group) * 4 + j) * 16 + row % 16) * 4 + c
         assert payload[index] >> (4 * high) & 15 == codes[row, group, within]
         assert scale_at(payload, "int4", shape, row, group) == scales[row, group]
 
@@ -142,8 +140,8 @@ def test_payload_sizes(format, shape, codes, whole):
 
 
 @pytest.mark.parametrize("format", ["int8", "int4", "f16"])
-def test_row_blocks_ordered_one_by_one_equal_the_whole(format):
-    shape = (3 * ROWS + 5, 96)
+def test_portions_of_rows_ordered_one_by_one_equal_the_whole(format):
+    shape = (3 * BAND + 5, 96)
     codes, scales = random_codes(format, shape)
     whole = {
         "int8": lambda: pack_int8(codes, scales),
@@ -151,9 +149,9 @@ def test_row_blocks_ordered_one_by_one_equal_the_whole(format):
         "f16": lambda: pack_f16(codes.reshape(shape).astype(np.float16)),
     }[format]()
     payload = new_payload(format, shape)
-    for start in range(0, shape[0], 2 * ROWS):
-        rows = slice(start, start + 2 * ROWS)
-        bands = slice(start // ROWS, start // ROWS + 2)
+    for start in range(0, shape[0], 2 * BAND):
+        rows = slice(start, start + 2 * BAND)
+        bands = slice(start // BAND, start // BAND + 2)
         if format == "f16":
             part = order_f16(codes[rows].reshape(-1, shape[1]).astype(np.float16))
         else:

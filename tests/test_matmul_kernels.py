@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from codegen_cli.kernels.matmul import matmul_f16, matmul_int4, matmul_int8
+from quantize.description.formats import round_up
 from quantize.packed import layout
-from quantize.rounding import blocks
+from quantize.rounding import groups
 
 KERNELS = {"int8": matmul_int8, "int4": matmul_int4}
 PACKERS = {"int8": layout.pack_int8, "int4": layout.pack_int4}
@@ -20,15 +21,15 @@ def run_kernel(format, codes, scales, x_codes, x_scales, start=None):
     shape = (n_out, n_groups * 32)
     payload = PACKERS[format](codes, scales)
     split = layout.codes_bytes(format, shape)
-    out = np.zeros((n_tokens, layout.round_up(n_out, 16)), np.float32)
+    out = np.zeros((n_tokens, round_up(n_out, 16)), np.float32)
     if start is not None:
         out[:, :n_out] = start
     x_groups = np.ascontiguousarray(x_codes.transpose(1, 0, 2)).reshape(n_groups, -1)
     x_sums = np.ascontiguousarray(x_codes.sum(-1, dtype=np.int32).T)
-    for block in range(out.shape[1] // 16):
+    for band in range(out.shape[1] // 16):
         KERNELS[format](
             out,
-            block,
+            band,
             payload[:split],
             payload[split:].view(np.uint16),
             x_groups,
@@ -52,7 +53,7 @@ def random_case(format, n_out=50, n_groups=5, n_tokens=3, seed=0):
 
 def group_sums(format, codes, scales, x_codes):
     """[n_tokens, n_out, n_groups] int64."""
-    levels = codes if format == "int8" else blocks.int4_levels(codes, scales)
+    levels = codes if format == "int8" else groups.int4_levels(codes, scales)
     return np.einsum("ogi,tgi->tog", levels.astype(np.int64), x_codes.astype(np.int64))
 
 
@@ -126,8 +127,8 @@ def test_f16_product_is_a_float32_sum_in_column_order():
     x[:, :70] = random.normal(0, 1, (3, 70))
     payload = layout.pack_f16(weights)
     out = np.zeros((3, 64), np.float32)
-    for block in range(4):
-        matmul_f16(out, block, payload.view(np.uint16), x, np.zeros(48, np.float32), False)
+    for band in range(4):
+        matmul_f16(out, band, payload.view(np.uint16), x, np.zeros(48, np.float32), False)
     expected = np.zeros((3, 50), np.float64)
     for column in range(70):
         # A float64 product of these is exact; rounding each sum to float32 is what fma does.
@@ -140,8 +141,8 @@ def test_quantized_product_is_near_the_unquantized_one():
     random = np.random.default_rng(2)
     weights = random.normal(0, 0.1, (48, 128)).astype(np.float32)
     x = random.normal(0, 1, (2, 128)).astype(np.float32)
-    x_codes, x_scales, _ = blocks.quantize_activations(x)
-    codes, scales = blocks.quantize_int8(weights)
+    x_codes, x_scales, _ = groups.quantize_activations(x)
+    codes, scales = groups.quantize_int8(weights)
     out = run_kernel("int8", codes, scales, x_codes.reshape(2, 4, 32), x_scales)
     exact = x @ weights.T
     assert np.abs(out - exact).max() < 0.05 * exact.std()

@@ -25,7 +25,7 @@ from quantize.packed.layout import payload_bytes
 from quantize.packed.packed_file import read_packed_file
 from quantize.packed.packed_header import is_packed_file
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
-from quantize.rounding.blocks import Bytes
+from quantize.rounding.groups import Bytes
 
 TOKENIZER_JSON = b'{"version": "1.0"}'
 FORMATS = ("int8", "int4", "f16")

@@ -25,7 +25,7 @@ from quantize.description.tensor_map import tensor_specs
 from quantize.packed import layout
 from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_file
 from quantize.quantize_model import quantize
-from quantize.rounding import blocks
+from quantize.rounding import groups
 
 # Measured: 1.4e-3; rounding keys and values to fp16 alone moves the oracle by up to 1.4e-3.
 F16_TOLERANCE = 2e-3
@@ -110,8 +110,8 @@ def dequantized(tensor: PackedTensor) -> np.ndarray:
     if tensor.format == "f32":
         return layout.unpack_f32(payload, shape)
     if tensor.format == "int8":
-        return blocks.dequantize_int8(*layout.unpack_int8(payload, shape))[:, : shape[1]]
-    return blocks.dequantize_int4(*layout.unpack_int4(payload, shape))[:, : shape[1]]
+        return groups.dequantize_int8(*layout.unpack_int8(payload, shape))[:, : shape[1]]
+    return groups.dequantize_int4(*layout.unpack_int4(payload, shape))[:, : shape[1]]
 
 
 def rms(values: np.ndarray) -> float:

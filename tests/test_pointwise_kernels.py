@@ -6,8 +6,9 @@ from numba import njit
 
 from codegen_cli.kernels import pointwise
 from codegen_cli.kernels.vectors import load_f32, store_f32
+from quantize.description.formats import round_up
 from quantize.packed import layout
-from quantize.rounding import blocks
+from quantize.rounding import groups
 
 
 @njit
@@ -29,7 +30,7 @@ def test_layer_norm_matches_float64_and_zeroes_its_padding(n):
     random = np.random.default_rng(n)
     x = random.normal(3, 2, n)
     weight, bias = random.normal(1, 0.1, n), random.normal(0, 0.1, n)
-    padded = layout.round_up(n, 32)
+    padded = round_up(n, 32)
 
     def pad(values):
         # What lies behind the n values must not matter.
@@ -74,7 +75,7 @@ def test_quantized_activations_equal_their_definition():
     x[64:96] = np.arange(32) - 15.5  # ties, once scaled by 127 / 127
     x[64] = 127
     codes, scales, sums = quantize_row(x)
-    twin_codes, twin_scales, twin_sums = blocks.quantize_activations(x)
+    twin_codes, twin_scales, twin_sums = groups.quantize_activations(x)
     assert np.array_equal(codes.reshape(-1), twin_codes.reshape(-1))
     assert np.array_equal(scales, twin_scales.reshape(-1))
     assert np.array_equal(sums, twin_sums.reshape(-1))
@@ -84,7 +85,7 @@ def test_quantized_activations_equal_their_definition():
 def test_embedding_rows_are_the_dequantized_rows():
     random = np.random.default_rng(0)
     weights = random.normal(0, 1, (37, 70)).astype(np.float32)
-    codes, scales = blocks.quantize_int8(weights)
+    codes, scales = groups.quantize_int8(weights)
     payload = layout.pack_int8(codes, scales)
     split = layout.codes_bytes("int8", (37, 70))
     halves = layout.pack_f16(weights.astype(np.float16)).view(np.uint16)

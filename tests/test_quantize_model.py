@@ -22,11 +22,11 @@ from quantize.files.errors import UserError
 from quantize.packed import layout
 from quantize.packed.packed_file import PackedTensor, read_packed_file
 from quantize.quantize_model import TensorReport, quantize
-from quantize.rounding import blocks
+from quantize.rounding import groups
 from quantize.rounding.scale_search import search_int4_scales
 
 FORMATS = ("int8", "int4", "f16")
-# Neither rows nor columns fill blocks: qkv_proj is [120, 40], fc_in [160, 40], lm_head [97, 40].
+# Neither bands nor groups are filled: qkv_proj is [120, 40], fc_in [160, 40], lm_head [97, 40].
 CONFIG = small_config(n_embd=40, vocab_size=97)
 TENSORS = random_tensors(CONFIG, 11)
 
@@ -41,9 +41,9 @@ def restored(tensor: PackedTensor) -> np.ndarray:
     if tensor.format == "f32":
         return layout.unpack_f32(tensor.payload, tensor.shape)
     if tensor.format == "f16":
-        return blocks.dequantize_f16(layout.unpack_f16(tensor.payload, tensor.shape))
+        return groups.dequantize_f16(layout.unpack_f16(tensor.payload, tensor.shape))
     unpack = {"int8": layout.unpack_int8, "int4": layout.unpack_int4}[tensor.format]
-    dequantize = {"int8": blocks.dequantize_int8, "int4": blocks.dequantize_int4}[tensor.format]
+    dequantize = {"int8": groups.dequantize_int8, "int4": groups.dequantize_int4}[tensor.format]
     return dequantize(*unpack(tensor.payload, tensor.shape))[:, : tensor.shape[1]]
 
 
@@ -52,10 +52,10 @@ def rounded(weights: np.ndarray, format: str) -> np.ndarray:
     if format == "f16":
         return weights.astype(np.float16).astype(np.float32)
     if format == "int8":
-        return blocks.dequantize_int8(*blocks.quantize_int8(weights))[:, : weights.shape[1]]
+        return groups.dequantize_int8(*groups.quantize_int8(weights))[:, : weights.shape[1]]
     scales = search_int4_scales(weights)
-    codes = blocks.quantize_int4(weights, scales)
-    return blocks.dequantize_int4(codes, scales)[:, : weights.shape[1]]
+    codes = groups.quantize_int4(weights, scales)
+    return groups.dequantize_int4(codes, scales)[:, : weights.shape[1]]
 
 
 def source_values(name: str, dtype: str) -> np.ndarray:
@@ -106,11 +106,11 @@ def test_tied_model_has_one_tensor_for_embedding_and_head(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_size_of_row_blocks_changes_nothing(
+def test_the_size_of_portions_changes_nothing(
     checkpoint: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantize(checkpoint, tmp_path / "whole", format)
-    monkeypatch.setattr("quantize.quantize_model._BLOCK_WEIGHTS", 1)  # 16 rows at a time
+    monkeypatch.setattr("quantize.quantize_model._PORTION_WEIGHTS", 1)  # 16 rows at a time
     quantize(checkpoint, tmp_path / "rows", format)
     assert (tmp_path / "rows").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -118,7 +118,7 @@ def test_the_size_of_row_blocks_changes_nothing(
 def test_no_tensor_is_in_memory_as_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(vocab_size=20000, n_layer=1)
     source = write_checkpoint(tmp_path / "model", config, random_tensors(config, 1), dtype="f32")
-    monkeypatch.setattr("quantize.quantize_model._BLOCK_WEIGHTS", 1 << 14)
+    monkeypatch.setattr("quantize.quantize_model._PORTION_WEIGHTS", 1 << 14)
 
     def forget_reading_the_tokenizer(report: TensorReport) -> None:
         if report.index == 2:

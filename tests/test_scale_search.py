@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from quantize.rounding.blocks import (
-    GROUP,
+from quantize.description.formats import GROUP
+from quantize.rounding.groups import (
     dequantize_int4,
     int4_zeros,
     quantize_int4,

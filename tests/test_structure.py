@@ -21,6 +21,7 @@ quantize.containers.inert_pickle
 quantize.containers.torch_zip
 quantize.containers.safetensors_map
 quantize.description
+quantize.description.formats
 quantize.description.config
 quantize.description.tensor_map
 quantize.checkpoint
@@ -29,7 +30,7 @@ quantize.checkpoint.tokenizer_json
 quantize.checkpoint.tokenizer_files
 quantize.checkpoint.reading
 quantize.rounding
-quantize.rounding.blocks
+quantize.rounding.groups
 quantize.rounding.scale_search
 quantize.packed
 quantize.packed.packed_header
@@ -64,15 +65,19 @@ codegen_cli.machine.cpu
 codegen_cli.machine.memory
 codegen_cli.machine.disturbance
 codegen_cli.kernels
+codegen_cli.kernels.step_table
 codegen_cli.kernels.fp16
+codegen_cli.kernels.vector_ir
 codegen_cli.kernels.vectors
+codegen_cli.kernels.dot_ir
 codegen_cli.kernels.dot_product
 codegen_cli.kernels.threading_primitives
 codegen_cli.kernels.matmul
 codegen_cli.kernels.pointwise
 codegen_cli.kernels.activations
 codegen_cli.kernels.attention
-codegen_cli.kernels.step_table
+codegen_cli.kernels.step_arrays
+codegen_cli.kernels.pieces
 codegen_cli.kernels.step
 codegen_cli.engine_cpu
 codegen_cli.engine_cpu.compile

@@ -1,13 +1,16 @@
 """`codegen quantize`: a checkpoint -> a packed file that `codegen complete` runs."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from codegen_cli.commands import options
 from codegen_cli.commands.model_names import model_names
 from codegen_cli.terminal import console
+from quantize.description.formats import DEFAULT_FORMAT, MATRIX_FORMATS, MatrixFormat
+
+_MERITS = "; ".join(f"{name}: {stored.merit}" for name, stored in MATRIX_FORMATS.items())
 
 
 def quantize(
@@ -20,11 +23,9 @@ def quantize(
         ),
     ],
     format: Annotated[
-        Literal["int8", "int4", "f16"],
-        typer.Option(
-            "--format", "-f", help="int8: lossless in practice; int4: smallest; f16: unquantized."
-        ),
-    ] = "int8",
+        MatrixFormat,
+        typer.Option("--format", "-f", help=f"{_MERITS}."),
+    ] = DEFAULT_FORMAT,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write here, not among the models."),

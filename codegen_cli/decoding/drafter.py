@@ -1,15 +1,15 @@
-"""Guesses the ids that come next, as many as pay here: how often guesses hold, what they cost."""
+"""Drafts the ids that come next, as many as pay here: how often drafts hold, what they cost."""
 
 from collections import deque
 from collections.abc import Collection, Sequence
 
 from codegen_cli.decoding.prompt_lookup import Match, PromptLookup
 
-# How often a guess holds after a match of 1 to 4 ids; a run soon goes by its own. Measured in
+# How often a drafted id holds after a match of 1 to 4 ids; a run soon goes by its own. Measured in
 # people's Python and, the larger ones, in completions of the bundled model at temperatures 0 to
 # 0.8: 0.31 to 0.41, 0.45 to 0.51, 0.50 to 0.66, 0.66 to 0.97.
 _USUAL_HIT_RATES = (0.35, 0.5, 0.6, 0.75)
-_REMEMBERED_GUESSES = 8
+_REMEMBERED_DRAFTED = 8
 
 # What one more id costs, as a share of a step with a single id, until it has been measured: little
 # where memory is the limit, as much again where arithmetic is.
@@ -61,13 +61,13 @@ class Drafter:
         assert self._match is not None
         length = self._match.n_ids - 1
         for has_held in [True] * n_accepted + [False] * (n_accepted < n_drafted):
-            self._hit_rates[length] += (has_held - self._hit_rates[length]) / _REMEMBERED_GUESSES
+            self._hit_rates[length] += (has_held - self._hit_rates[length]) / _REMEMBERED_DRAFTED
 
 
 def best_length(hit_rate: float, cost: float, most: int) -> int:
     """Return how many ids to draft for the most ids a second, 0 to `most`.
 
-    hit_rate  share of guesses that hold; a draft of n gives 1 + hit_rate + ... + hit_rate**n ids
+    hit_rate  share of drafted ids that hold; n of them give 1 + hit_rate + ... + hit_rate**n ids
     cost      of one more id, as a share of a step with a single one: the step takes 1 + n * cost
     """
     best, best_rate = 0, 1.0

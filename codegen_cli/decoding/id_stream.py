@@ -33,7 +33,7 @@ class IdStream:
         options: GenerateOptions,
         times: PhaseTimes,
     ) -> None:
-        self.n_drafted = 0  # ids that were fed as guesses
+        self.n_drafted = 0  # ids that were fed before they were drawn
         self.n_accepted = 0  # those of them that were drawn
         self._prompt_ids = prompt_ids
         self._position = len(prompt_ids)
@@ -61,12 +61,12 @@ class IdStream:
                 return None
             yield from self._prefill(cache) if not self._drawn else self._step(cache, room)
         with self._times.measured("decode"):
-            row, guess = self._rows.popleft()
+            row, drafted = self._rows.popleft()
             token_id = self._draw(row)
             self._drawn.append(token_id)
             self._position += 1
-            self.n_accepted += token_id == guess
-            if token_id != guess:  # what was fed after it is another text
+            self.n_accepted += token_id == drafted
+            if token_id != drafted:  # what was fed after it is another text
                 self._rows.clear()
         return token_id
 
@@ -82,7 +82,7 @@ class IdStream:
                 self._drafter.checked(len(self._draft), len(self._drawn) - 1, self._step_seconds)
             self._drafter.extend(self._drawn)
             self._draft = self._drafter.draft(room - 1)
-            cache.n_past = self._position - 1  # without the guesses that were wrong
+            cache.n_past = self._position - 1  # without the drafted ids that were wrong
             fed = [self._drawn[-1], *self._draft]
             answer = yield self._part(fed, cache, len(fed))
             assert answer is not None

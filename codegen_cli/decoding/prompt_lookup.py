@@ -1,4 +1,4 @@
-"""The ids so far -> a guess at those that come next: what followed where the text last read so.
+"""The ids so far -> a draft of those that come next: what followed where the text last read so.
 
 Prompt lookup decoding (Saxena 2023, https://github.com/apoorvumang/prompt-lookup-decoding): code
 repeats its names, calls and indentation.

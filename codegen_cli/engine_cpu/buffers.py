@@ -6,26 +6,23 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.engine_cpu.kv_cache import capacity_of
-from codegen_cli.kernels.step_table import ACTIVATIONS, COUNTERS
+from codegen_cli.kernels.step_table import ACTIVATIONS, BARRIER_SLOTS, COUNTERS, LINE_SLOTS
 from quantize.description.config import ModelConfig
-from quantize.packed.layout import round_up
+from quantize.description.formats import BAND, GROUP, LANES, LINE_BYTES, bands_of, groups_of
 
-# Ids a step takes at once. Each block of weights is read once per chunk; more ids would overflow
+# Ids a step takes at once. Each band of weights is read once per chunk; more ids would overflow
 # the first-level cache with their activations, fewer would read the weights more often.
 CHUNK = 64
 
-_LINE_BYTES = 64
-_BARRIER_SLOTS = 24
-_LANES, _GROUP = 16, 32
-# All that a published model has: the first block is the only one.
-_ROTARY_BLOCK = 2048
+# All that a published model has: it is filled at once.
+_ROTARY_ROWS = 2048
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-    """Return zeros that begin at a cache line, so that no vector of 64 bytes straddles two."""
+    """Return zeros that begin at a cache line, so that no vector as long as one straddles two."""
     n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.zeros(n_bytes + _LINE_BYTES, np.uint8)
-    start = -memory.ctypes.data % _LINE_BYTES
+    memory = np.zeros(n_bytes + LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % LINE_BYTES
     return memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
@@ -34,18 +31,19 @@ class Buffers:
 
     def __init__(self, config: ModelConfig, n_threads: int, max_tokens: int) -> None:
         self.max_tokens = max_tokens
-        n_embd, n_inner = round_up(config.n_embd, _GROUP), round_up(config.n_inner, _GROUP)
+        n_embd, n_inner = groups_of(config.n_embd) * GROUP, groups_of(config.n_inner) * GROUP
         capacity = capacity_of(config)
+        n_counters = COUNTERS * config.n_layer + 1
         self._activations: list[npt.NDArray[np.generic]] = []
         self.arrays = {
             "ids": aligned_zeros((max_tokens,), np.int64),
             "hidden": aligned_zeros((max_tokens, n_embd), np.float32),
             "delta": aligned_zeros((max_tokens, n_embd), np.float32),
-            "qkv": aligned_zeros((max_tokens, round_up(3 * config.n_embd, _LANES)), np.float32),
-            "tiles": aligned_zeros((n_threads, max_tokens * _LANES), np.float32),
-            "scores": aligned_zeros((n_threads, 4, capacity + _LANES), np.float32),
-            "counters": aligned_zeros((COUNTERS * config.n_layer + 1, n_threads, 8), np.int64),
-            "barrier": aligned_zeros((_BARRIER_SLOTS,), np.int64),
+            "qkv": aligned_zeros((max_tokens, bands_of(3 * config.n_embd) * BAND), np.float32),
+            "tiles": aligned_zeros((n_threads, max_tokens * BAND), np.float32),
+            "scores": aligned_zeros((n_threads, 4, capacity + LANES), np.float32),
+            "counters": aligned_zeros((n_counters, n_threads, LINE_SLOTS), np.int64),
+            "barrier": aligned_zeros((BARRIER_SLOTS,), np.int64),
         }
         self.records = {
             "normed": self._activations_record(n_embd),
@@ -65,8 +63,8 @@ class Buffers:
         for field, columns, dtype in (
             ("values", n, np.float32),
             ("codes", n, np.int8),
-            ("scales", n // _GROUP, np.float32),
-            ("sums", n // _GROUP, np.int32),
+            ("scales", n // GROUP, np.float32),
+            ("sums", n // GROUP, np.int32),
         ):
             array = aligned_zeros((self.max_tokens * columns,), dtype)
             self._activations.append(array)
@@ -80,8 +78,8 @@ class RotaryTables:
     The angle of pair i is position * 10000**(-2 i / rotary_dim), rounded to float32 as in
     transformers' CodeGen: at position 2000 a float64 angle differs by 1e-4.
 
-    Rows are filled in blocks, when positions need them: only as much of the zeroed memory is really
-    taken, whatever n_positions a file claims.
+    Rows are filled when positions need them: only as much of the zeroed memory is really taken,
+    whatever n_positions a file claims.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -96,7 +94,7 @@ class RotaryTables:
     def fill(self, n_positions: int) -> None:
         """Make the rows of the first n_positions ready."""
         while self._n_filled < n_positions:
-            rows = slice(self._n_filled, min(self._n_filled + _ROTARY_BLOCK, len(self.cosines)))
+            rows = slice(self._n_filled, min(self._n_filled + _ROTARY_ROWS, len(self.cosines)))
             positions = np.arange(rows.start, rows.stop, dtype=np.float32)
             angles = positions[:, None] * self._frequencies
             self.cosines[rows], self.sines[rows] = np.cos(angles), np.sin(angles)

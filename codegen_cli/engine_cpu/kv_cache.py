@@ -7,9 +7,7 @@ import numpy.typing as npt
 
 from codegen_cli.contract.engine import Identity
 from quantize.description.config import ModelConfig
-from quantize.packed.layout import round_up
-
-LANES = 16
+from quantize.description.formats import LANES, round_up
 
 
 class KVCache:

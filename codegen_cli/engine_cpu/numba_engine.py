@@ -25,6 +25,7 @@ from codegen_cli.engine_cpu.weights import Weights
 from codegen_cli.kernels.step_table import STEP
 from codegen_cli.machine import cpu
 from quantize.description.config import ACTIVATION_FUNCTIONS
+from quantize.description.formats import BAND
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import PackedFile
 from quantize.packed.sizes import bits_per_weight, weight_bytes
@@ -134,7 +135,7 @@ class NumbaEngine:
     def _logits(
         self, part: Part, tokens: Tokens, cache: KVCache, n_past: int, n_wanted: int
     ) -> Float32:
-        n_rows = int(self._table["lm_head"]["n_blocks"]) * 16
+        n_rows = int(self._table["lm_head"]["n_bands"]) * BAND
         logits = np.empty((n_wanted, n_rows), np.float32)
         self._compute("logits", part, tokens, cache, n_past, logits)
         return logits[:, : self.config.vocab_size]

@@ -1,20 +1,15 @@
 """A packed file -> the table rows through which the kernels reach its memory-mapped payloads."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.kernels.step_table import LAYER, MATRIX
+from quantize.description.formats import GROUP, MATRIX_FORMATS, MatrixFormat, bands_of, groups_of
 from quantize.files.errors import UserError
-from quantize.packed.layout import codes_bytes, round_up
+from quantize.packed.layout import codes_bytes
 from quantize.packed.packed_file import PackedFile, PackedTensor
-
-# Must equal kernels.matmul.INT8, INT4, F16; stated here because importing a kernel imports numba.
-_FORMAT_NUMBERS = {"int8": 0, "int4": 1, "f16": 2}
-# Single rows are looked up in wte.weight; the kernels can do that in these formats, and would read
-# beyond an int4 payload.
-_EMBEDDING_FORMATS = ("int8", "f16")
 
 
 class Weights:
@@ -63,28 +58,32 @@ class Weights:
         tensor: PackedTensor = self._tensors[name]
         n_out, n_in = tensor.shape
         address = tensor.payload.ctypes.data
-        scales = 0 if tensor.format == "f16" else address + codes_bytes(tensor.format, tensor.shape)
+        stored = MATRIX_FORMATS[cast(MatrixFormat, tensor.format)]
+        scales = address + codes_bytes(tensor.format, tensor.shape) if stored.has_scales else 0
         row = np.zeros(1, MATRIX)[0]
-        row["format"] = _FORMAT_NUMBERS[tensor.format]
+        row["format"] = stored.number
         row["codes"], row["scales"] = address, scales
-        row["n_blocks"], row["n_groups"] = round_up(n_out, 16) // 16, round_up(n_in, 32) // 32
+        row["n_bands"], row["n_groups"] = bands_of(n_out), groups_of(n_in)
+        row["group_bytes"] = stored.group_bytes
         return row
 
     def _vector(self, name: str) -> npt.NDArray[np.float32]:
         """Return a packed vector, padded with zeros to a multiple of 32."""
         tensor: PackedTensor = self._tensors[name]
-        n = tensor.shape[0]
+        n_padded = groups_of(tensor.shape[0]) * GROUP
         values = tensor.payload.view(np.float32)
-        if len(values) < round_up(n, 32):
-            values = np.pad(values, (0, round_up(n, 32) - len(values)))
+        if len(values) < n_padded:
+            values = np.pad(values, (0, n_padded - len(values)))
             self._kept.append(values)
         return values
 
 
 def _judge_embedding(packed: PackedFile) -> None:
+    """Refuse what the kernels would read beyond: single rows are looked up in wte.weight."""
     format = packed.tensors["wte.weight"].format
-    if format not in _EMBEDDING_FORMATS:
+    formats = [name for name, stored in MATRIX_FORMATS.items() if stored.can_embed]
+    if format not in formats:
         raise UserError(
-            f"{packed.path}: wte.weight is {format}, need {' or '.join(_EMBEDDING_FORMATS)}",
+            f"{packed.path}: wte.weight is {format}, need {' or '.join(formats)}",
             "The file was made by another program; quantize the checkpoint again.",
         )

@@ -15,7 +15,6 @@ from numba import float32, int32, njit
 
 from codegen_cli.kernels.pointwise import exp
 from codegen_cli.kernels.vectors import (
-    LANES,
     every_lane,
     first_lanes,
     fma,
@@ -28,6 +27,7 @@ from codegen_cli.kernels.vectors import (
     store_f32,
     sum_lanes,
 )
+from quantize.description.formats import LANES
 
 _MINUS_INFINITY = float32(-np.inf)
 _SMALLEST_EXPONENT = float32(-87)
@@ -42,8 +42,8 @@ _compile = njit(nogil=True, error_model="numpy")
 def remember(keys, values, position, key, value):
     """Round one head's key and value to fp16 and store them at `position`.
 
-    keys, values        flat, as drawn above
-    key, value  [head_dim]  f32
+    keys, values              u16  flat, as drawn above
+    key, value    [head_dim]  f32
     """
     head_dim = key.shape[0]
     capacity = keys.shape[0] // head_dim
@@ -55,7 +55,12 @@ def remember(keys, values, position, key, value):
 
 @_compile
 def _score(scores, query, keys, n_keys):
-    """scores[:n_keys] = keys @ query, by whole tiles: what follows up to their end is undefined."""
+    """scores[:n_keys] = keys @ query, by whole tiles: what follows up to their end is undefined.
+
+    scores  [>= n_keys rounded up to 16]  f32  overwritten
+    query   [head_dim]                    f32
+    keys                                  u16  flat, as drawn above
+    """
     head_dim = query.shape[0]
     for first_key in range(0, n_keys, LANES):
         at = first_key * head_dim
@@ -69,7 +74,12 @@ def _score(scores, query, keys, n_keys):
 
 @_compile
 def _score_four(scores, queries, keys, n_keys):
-    """As `_score` for each of four queries."""
+    """As `_score` for each of four queries.
+
+    scores   4 arrays  [>= n_keys rounded up to 16]  f32  overwritten
+    queries  4 arrays  [head_dim]                    f32
+    keys                                             u16  flat, as drawn above
+    """
     head_dim = queries[0].shape[0]
     for first_key in range(0, n_keys, LANES):
         at = first_key * head_dim
@@ -94,7 +104,10 @@ def _score_four(scores, queries, keys, n_keys):
 
 @_compile
 def _exponentiate(scores, n_keys):
-    """scores = exp(scores - the largest), exactly 0 past n_keys; return their sum."""
+    """scores = exp(scores - the largest), exactly 0 past n_keys; return their sum.
+
+    scores  [>= n_keys rounded up to 16]  f32  overwritten
+    """
     largest = every_lane(_MINUS_INFINITY)
     for first_key in range(0, n_keys, LANES):
         tile = load_f32(scores, first_key)
@@ -115,6 +128,10 @@ def _mix(values, at, scores, first_key, n_keys, a, b, c, d):
     """Add scores[key] * values[key] from first_key on to four chains, by key modulo 4; their sum.
 
     Of 16 dimensions, whose values begin at `at`; first_key is a multiple of 4.
+
+    values                   u16  flat, as drawn above
+    scores      [>= n_keys]  f32
+    a, b, c, d  [16 lanes]   f32  the chains so far
     """
     whole = n_keys // 4 * 4
     for key in range(first_key, whole, 4):
@@ -136,7 +153,12 @@ def _mix(values, at, scores, first_key, n_keys, a, b, c, d):
 
 @_compile
 def _mix_four(mixed, values, at, scores, n_keys):
-    """mixed[j] = the sum over n_keys + j keys for query j; the chains are those of `_mix`."""
+    """mixed[j] = the sum over n_keys + j keys for query j; the chains are those of `_mix`.
+
+    mixed   4 arrays  [16]               f32  overwritten
+    values                               u16  flat, as drawn above
+    scores  4 arrays  [>= n_keys + 3]    f32
+    """
     zero = every_lane(float32(0))
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
     c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = zero
@@ -171,7 +193,12 @@ def _mix_four(mixed, values, at, scores, n_keys):
 
 @_compile
 def _store_scaled(out, first_dim, mixed, inverse, scratch):
-    """out[first_dim : first_dim + 16] = mixed * inverse, as far as out goes."""
+    """out[first_dim : first_dim + 16] = mixed * inverse, as far as out goes.
+
+    out      [head_dim]  f32  overwritten there
+    mixed    [16 lanes]  f32
+    scratch  [16]        f32
+    """
     scaled = mixed * every_lane(inverse)
     if first_dim + LANES <= out.shape[0]:
         store_f32(out, first_dim, scaled)
@@ -205,8 +232,9 @@ def attend(out, query, keys, values, n_keys, scores):
 def attend_four(outs, queries, keys, values, n_keys, scores):
     """As `attend` for four queries in a row, of which the first sees n_keys positions.
 
-    outs, queries  4 arrays of [head_dim]        f32
-    scores         [4, capacity + 16]            f32  scratch
+    outs, queries  4 arrays  [head_dim]          f32
+    keys, values                                 u16  flat, as drawn above
+    scores                   [4, capacity + 16]  f32  scratch
     """
     head_dim = queries[0].shape[0]
     capacity = keys.shape[0] // head_dim

@@ -17,7 +17,7 @@ _BIAS_DIFFERENCE = 127 - 15
 _SMALLEST_NORMAL_FP16 = (127 - 14) << _F32_MANTISSA  # as float32 bits
 
 
-def fp16_bits_to_f32(builder, bits):
+def fp16_bits_to_f32(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
     """The value whose fp16 bits an i16 (or a vector of them) holds: exact."""
     if converts_fp16():
         return builder.fpext(builder.bitcast(bits, _like(bits, _F16)), _like(bits, _F32))
@@ -35,7 +35,7 @@ def fp16_bits_to_f32(builder, bits):
     return builder.bitcast(builder.or_(result, sign), real)
 
 
-def f32_to_fp16_bits(builder, value):
+def f32_to_fp16_bits(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """The bits of the nearest fp16 value, ties to even, as i16 (or a vector of them)."""
     if converts_fp16():
         return builder.bitcast(builder.fptrunc(value, _like(value, _F16)), _like(value, _I16))
@@ -64,11 +64,11 @@ def f32_to_fp16_bits(builder, value):
     return builder.trunc(builder.or_(result, sign), _like(value, _I16))
 
 
-def _like(value, element):
+def _like(value: ir.Value, element: ir.Type) -> ir.Type:
     """The type of a value of that element: a vector of as many, or one."""
     kind = value.type
     return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
 
 
-def _all(kind, value):
+def _all(kind: ir.Type, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)

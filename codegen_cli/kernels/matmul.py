@@ -1,13 +1,13 @@
-"""Matrix products: packed blocks of 16 rows times the activations of one or more tokens.
+"""Matrix products: packed bands of 16 rows times the activations of one or more tokens.
 
-A block's weights are loaded once and used for every token of the call, and each (row, token) adds
+A band's weights are loaded once and used for every token of the call, and each (row, token) adds
 its groups of 32 columns in the same order whatever else is computed beside it. So a logit does not
-depend on how ids are batched, and not on which thread computes which block.
+depend on how ids are batched, and not on which thread computes which band.
 """
 
 from collections import namedtuple
 
-from numba import float32, int32, njit
+from numba import carray, float32, int32, njit, uint8, uint16
 
 from codegen_cli.kernels.dot_product import (
     dot_4_bytes,
@@ -17,8 +17,8 @@ from codegen_cli.kernels.dot_product import (
     load_bytes,
     load_int4_zeros,
 )
+from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import (
-    LANES,
     every_lane,
     fma,
     load_f16,
@@ -27,14 +27,11 @@ from codegen_cli.kernels.vectors import (
     store_f32,
     to_f32,
 )
+from quantize.description.formats import BAND, GROUP, INT8_ZERO, LINE_BYTES, MATRIX_FORMATS, WORD
 
-# Format numbers in the step table.
-INT8, INT4, F16 = 0, 1, 2
-
-_GROUP = 32
-_INT8_ZERO = 128  # stored code of a weight that is 0
-_INT8_GROUP_BYTES = LANES * _GROUP
-_INT4_GROUP_BYTES = LANES * _GROUP // 2
+_INT8, _INT4 = MATRIX_FORMATS["int8"], MATRIX_FORMATS["int4"]
+_INT8_NUMBER, _INT8_GROUP_BYTES = _INT8.number, _INT8.group_bytes
+_INT4_NUMBER, _INT4_GROUP_BYTES = _INT4.number, _INT4.group_bytes
 
 # How far ahead codes are asked for. The CPU foresees reads only within a page of 4 KB, and at each
 # new one waits for memory and for its address.
@@ -44,7 +41,7 @@ _compile = njit(nogil=True, error_model="numpy")
 # Inlined by numba, as LLVM might not: a call would pass ten registers by memory.
 _inline = njit(nogil=True, error_model="numpy", inline="always")
 
-# 32 columns of a block: W = (codes - zeros) * scales.
+# 32 columns of a band: W = (codes - zeros) * scales.
 #   codes   8 vectors of 16 rows x 4 columns, as bytes
 #   zeros   i32 [16 rows]
 #   scales  f32 [16 rows]
@@ -53,48 +50,51 @@ _Group = namedtuple("_Group", "codes zeros scales")
 
 @_inline
 def _prefetch_group(codes, at, n_bytes, scales, scales_at):
-    """Ask for the codes of a later group, and for its scales."""
-    for line in range(0, n_bytes, 64):
+    """Ask for the codes of a later group, n_bytes each, and for its scales.
+
+    codes, scales  as in the loads below, of which the present group begins at `at` and scales_at
+    """
+    for line in range(0, n_bytes, LINE_BYTES):
         prefetch_once(codes, at + _BYTES_AHEAD + line)
-    prefetch_once(scales, scales_at + _BYTES_AHEAD // n_bytes * LANES)
+    prefetch_once(scales, scales_at + _BYTES_AHEAD // n_bytes * BAND)
 
 
 @_inline
 def _load_int8_group(codes, scales, index):
-    """The group of a number, counted over all blocks of an int8 matrix.
+    """The group of a number, counted over all bands of an int8 matrix.
 
-    codes   [n_out/16 * n_groups * 512]  u8   blocks [n_groups][8][16 rows][4 columns], code + 128
-    scales  [n_out/16 * n_groups * 16]   u16  fp16 bits, [n_groups][16 rows]
+    codes   [n_bands * n_groups * 512]  u8   bands [n_groups][8][16 rows][4 columns], code + 128
+    scales  [n_bands * n_groups * 16]   u16  fp16 bits, [n_groups][16 rows]
     """
-    at, scales_at = index * _INT8_GROUP_BYTES, index * LANES
+    at, scales_at = index * _INT8_GROUP_BYTES, index * BAND
     _prefetch_group(codes, at, _INT8_GROUP_BYTES, scales, scales_at)
     vectors = (
         load_bytes(codes, at),
-        load_bytes(codes, at + 64),
-        load_bytes(codes, at + 128),
-        load_bytes(codes, at + 192),
-        load_bytes(codes, at + 256),
-        load_bytes(codes, at + 320),
-        load_bytes(codes, at + 384),
-        load_bytes(codes, at + 448),
+        load_bytes(codes, at + LINE_BYTES),
+        load_bytes(codes, at + 2 * LINE_BYTES),
+        load_bytes(codes, at + 3 * LINE_BYTES),
+        load_bytes(codes, at + 4 * LINE_BYTES),
+        load_bytes(codes, at + 5 * LINE_BYTES),
+        load_bytes(codes, at + 6 * LINE_BYTES),
+        load_bytes(codes, at + 7 * LINE_BYTES),
     )
-    return _Group(vectors, every_lane(int32(_INT8_ZERO)), load_f16(scales, scales_at))
+    return _Group(vectors, every_lane(int32(INT8_ZERO)), load_f16(scales, scales_at))
 
 
 @_inline
 def _load_int4_group(codes, scales, index):
-    """The group of a number, counted over all blocks of an int4 matrix, its codes times 4.
+    """The group of a number, counted over all bands of an int4 matrix, its codes times 4.
 
-    codes   [n_out/16 * n_groups * 256]  u8   blocks [n_groups][4][16 rows][4 columns]: the low
-                                              nibbles hold a group's columns 0-15, the high
-                                              nibbles columns 16-31
-    scales  [n_out/16 * n_groups * 16]   u16  fp16 bits, [n_groups][16 rows]; zeros = 14 + the
-                                              lowest 5 bits
+    codes   [n_bands * n_groups * 256]  u8   bands [n_groups][4][16 rows][4 columns]: the low
+                                             nibbles hold a group's columns 0-15, the high
+                                             nibbles columns 16-31
+    scales  [n_bands * n_groups * 16]   u16  fp16 bits, [n_groups][16 rows]; zeros = 14 + the
+                                             lowest 5 bits
     """
-    at, scales_at = index * _INT4_GROUP_BYTES, index * LANES
+    at, scales_at = index * _INT4_GROUP_BYTES, index * BAND
     _prefetch_group(codes, at, _INT4_GROUP_BYTES, scales, scales_at)
-    p0, p1 = load_bytes(codes, at), load_bytes(codes, at + 64)
-    p2, p3 = load_bytes(codes, at + 128), load_bytes(codes, at + 192)
+    p0, p1 = load_bytes(codes, at), load_bytes(codes, at + LINE_BYTES)
+    p2, p3 = load_bytes(codes, at + 2 * LINE_BYTES), load_bytes(codes, at + 3 * LINE_BYTES)
     vectors = (
         four_times_low_nibbles(p0),
         four_times_low_nibbles(p1),
@@ -112,33 +112,40 @@ def _load_int4_group(codes, scales, index):
 def _add_group(sums, group, x_codes, x_scale, x_sum, at):
     """sums + the product of a group and the 32 activations at x_codes[at:].
 
+    sums     [16 lanes]    f32
+    group                  _Group
+    x_codes  [>= at + 32]  i8
+    x_scale                f32  of the 32 activations
+    x_sum                  i32  the sum of their codes
+
     Subtracting zeros from every code is the same as starting the exact integer sum of a group at
     -zeros * x_sum; it stays below 2**21.
     """
     codes = group.codes
     total = group.zeros * every_lane(int32(-x_sum))
     total = dot_4_bytes(total, codes[0], load_4_bytes_everywhere(x_codes, at))
-    total = dot_4_bytes(total, codes[1], load_4_bytes_everywhere(x_codes, at + 4))
-    total = dot_4_bytes(total, codes[2], load_4_bytes_everywhere(x_codes, at + 8))
-    total = dot_4_bytes(total, codes[3], load_4_bytes_everywhere(x_codes, at + 12))
-    total = dot_4_bytes(total, codes[4], load_4_bytes_everywhere(x_codes, at + 16))
-    total = dot_4_bytes(total, codes[5], load_4_bytes_everywhere(x_codes, at + 20))
-    total = dot_4_bytes(total, codes[6], load_4_bytes_everywhere(x_codes, at + 24))
-    total = dot_4_bytes(total, codes[7], load_4_bytes_everywhere(x_codes, at + 28))
+    total = dot_4_bytes(total, codes[1], load_4_bytes_everywhere(x_codes, at + WORD))
+    total = dot_4_bytes(total, codes[2], load_4_bytes_everywhere(x_codes, at + 2 * WORD))
+    total = dot_4_bytes(total, codes[3], load_4_bytes_everywhere(x_codes, at + 3 * WORD))
+    total = dot_4_bytes(total, codes[4], load_4_bytes_everywhere(x_codes, at + 4 * WORD))
+    total = dot_4_bytes(total, codes[5], load_4_bytes_everywhere(x_codes, at + 5 * WORD))
+    total = dot_4_bytes(total, codes[6], load_4_bytes_everywhere(x_codes, at + 6 * WORD))
+    total = dot_4_bytes(total, codes[7], load_4_bytes_everywhere(x_codes, at + 7 * WORD))
     return fma(to_f32(total), group.scales * every_lane(x_scale), sums)
 
 
 @_inline
 def _first_sums(out, token, row, accumulate):
+    """What a band's sums begin with: out[token, row : row + 16] or zeros."""
     return load_f32(out[token], row) if accumulate else every_lane(float32(0))
 
 
-def _matmul(load_group):
-    """The product for a format, of which load_group loads 16 rows x 32 columns."""
+def _matmul_quantized(load_group):
+    """The product for a format, of which load_group loads a group of a band."""
 
     @_compile
-    def matmul(out, block, codes, scales, x_codes, x_scales, x_sums, tile, accumulate):
-        """Rows 16 * block ... of W @ x for every token.
+    def product(out, band, codes, scales, x_codes, x_scales, x_sums, tile, accumulate):
+        """A band's rows of W @ x for every token.
 
         out       [n_tokens, n_out]            f32  overwritten, or added to when `accumulate`
         codes, scales                               W, as in load_group
@@ -148,7 +155,7 @@ def _matmul(load_group):
         tile      [n_tokens * 16]              f32  scratch
         """
         n_tokens, n_groups = out.shape[0], x_codes.shape[0]
-        row, first = block * LANES, block * n_groups
+        row, first = band * BAND, band * n_groups
         if n_tokens == 1:  # its sums need no tile: they stay in a register
             sums = _first_sums(out, 0, row, accumulate)
             for i in range(n_groups):
@@ -157,45 +164,66 @@ def _matmul(load_group):
             store_f32(out[0], row, sums)
             return
         for token in range(n_tokens):
-            store_f32(tile, token * LANES, _first_sums(out, token, row, accumulate))
+            store_f32(tile, token * BAND, _first_sums(out, token, row, accumulate))
         for i in range(n_groups):
             group = load_group(codes, scales, first + i)
             x, x_scale, x_sum = x_codes[i], x_scales[i], x_sums[i]
             for token in range(n_tokens):
-                sums = load_f32(tile, token * LANES)
-                sums = _add_group(sums, group, x, x_scale[token], x_sum[token], token * _GROUP)
-                store_f32(tile, token * LANES, sums)
+                sums = load_f32(tile, token * BAND)
+                sums = _add_group(sums, group, x, x_scale[token], x_sum[token], token * GROUP)
+                store_f32(tile, token * BAND, sums)
         for token in range(n_tokens):
-            store_f32(out[token], row, load_f32(tile, token * LANES))
+            store_f32(out[token], row, load_f32(tile, token * BAND))
 
-    return matmul
+    return product
 
 
-matmul_int8 = _matmul(_load_int8_group)
-matmul_int4 = _matmul(_load_int4_group)
+matmul_int8 = _matmul_quantized(_load_int8_group)
+matmul_int4 = _matmul_quantized(_load_int4_group)
 
 
 @_compile
-def matmul_f16(out, block, weights, x, tile, accumulate):
-    """Rows 16 * block ... of W @ x for every token, in float32.
+def matmul_f16(out, band, weights, x, tile, accumulate):
+    """A band's rows of W @ x for every token, in float32.
 
     out      [n_tokens, n_out]           f32  overwritten, or added to when `accumulate`
-    weights  [n_out/16 * n_in * 16]      u16  fp16 bits, blocks [n_in][16 rows]
+    weights  [n_bands * n_in * 16]       u16  fp16 bits, bands [n_in][16 rows]
     x        [n_tokens, n_in]            f32
     tile     [n_tokens * 16]             f32  scratch
     """
     n_tokens, n_in = x.shape
     for token in range(n_tokens):
-        store_f32(tile, token * LANES, _first_sums(out, token, block * LANES, accumulate))
+        store_f32(tile, token * BAND, _first_sums(out, token, band * BAND, accumulate))
     # A group of columns at a time, so that its weights stay in the first-level cache.
-    for start in range(0, n_in, _GROUP):
-        at = (block * n_in + start) * LANES
+    for start in range(0, n_in, GROUP):
+        at = (band * n_in + start) * BAND
         for token in range(n_tokens):
             row = x[token]
-            total = load_f32(tile, token * LANES)
-            for column in range(_GROUP):
-                weight = load_f16(weights, at + column * LANES)
+            total = load_f32(tile, token * BAND)
+            for column in range(GROUP):
+                weight = load_f16(weights, at + column * BAND)
                 total = fma(weight, every_lane(row[start + column]), total)
-            store_f32(tile, token * LANES, total)
+            store_f32(tile, token * BAND, total)
     for token in range(n_tokens):
-        store_f32(out[token], block * LANES, load_f32(tile, token * LANES))
+        store_f32(out[token], band * BAND, load_f32(tile, token * BAND))
+
+
+@_compile
+def matmul(out, band, matrix, x, tile, accumulate):
+    """A band's rows of matrix @ x for every token, by the kernel of the matrix's own format.
+
+    out     [n_tokens, n_out]    f32  overwritten, or added to when `accumulate`
+    matrix                            a MATRIX record of the step table
+    x                                 its input, as step_arrays.Activations
+    tile    [n_tokens * 16]      f32  scratch
+    """
+    n_groups = matrix.n_bands * matrix.n_groups
+    codes = carray(pointer_to(matrix.codes, uint8), (n_groups * matrix.group_bytes,))
+    scales = carray(pointer_to(matrix.scales, uint16), (n_groups * BAND,))
+    if matrix.format == _INT8_NUMBER:
+        matmul_int8(out, band, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
+    elif matrix.format == _INT4_NUMBER:
+        matmul_int4(out, band, codes, scales, x.codes, x.scales, x.sums, tile, accumulate)
+    else:
+        weights = carray(pointer_to(matrix.codes, uint16), (n_groups * GROUP * BAND,))
+        matmul_f16(out, band, weights, x.values, tile, accumulate)

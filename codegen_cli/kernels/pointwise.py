@@ -1,10 +1,10 @@
 """What happens to one token's row between the matrix products: norm, rotary, quantization."""
 
 import numpy as np
-from numba import float32, int32, njit
+from numba import carray, float32, int32, njit, uint8, uint16
 
+from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import (
-    LANES,
     absolute,
     every_lane,
     first_lanes,
@@ -20,11 +20,17 @@ from codegen_cli.kernels.vectors import (
     times_power_of_two,
     to_i32,
 )
+from quantize.description.formats import (
+    BAND,
+    GROUP,
+    INT8_ZERO,
+    LANES,
+    MATRIX_FORMATS,
+    SMALLEST_ACTIVATION,
+    WORD,
+)
 
-_GROUP = 32
-
-# A group whose largest activation is below this counts as zero: its reciprocal stays finite.
-_SMALLEST_GROUP = np.float32(2.0**-100)
+_F16_NUMBER = MATRIX_FORMATS["f16"].number
 
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -33,29 +39,56 @@ _compile = njit(nogil=True, error_model="numpy")
 def embed_int8(out, token_id, codes, scales):
     """Row `token_id` of the packed int8 embedding as float32.
 
-    out     [n_embd padded to 32]      f32  overwritten
-    codes   u8, scales u16             as in matmul.matmul_int8
+    out            [n_embd padded to 32]  f32  overwritten
+    codes, scales                              as in matmul.matmul_int8
     """
-    block, lane = token_id // LANES, token_id % LANES
-    n_groups = out.shape[0] // _GROUP
+    band, lane = token_id // BAND, token_id % BAND
+    n_groups = out.shape[0] // GROUP
     for group in range(n_groups):
-        at = block * n_groups + group
-        scale = load_one_f16(scales, at * LANES + lane)
-        for i in range(_GROUP):
-            code = codes[at * _GROUP * LANES + (i // 4) * 4 * LANES + lane * 4 + i % 4]
-            out[group * _GROUP + i] = float32(int32(code) - int32(128)) * scale
+        at = band * n_groups + group
+        scale = load_one_f16(scales, at * BAND + lane)
+        for i in range(GROUP):
+            code = codes[((at * GROUP + i // WORD * WORD) * BAND) + lane * WORD + i % WORD]
+            out[group * GROUP + i] = float32(int32(code) - int32(INT8_ZERO)) * scale
 
 
 @_compile
 def embed_f16(out, token_id, weights):
     """Row `token_id` of the packed fp16 embedding as float32.
 
-    out      [n_embd padded to 32]     f32  overwritten
-    weights  u16                       as in matmul.matmul_f16
+    out      [n_embd padded to 32]  f32  overwritten
+    weights                              as in matmul.matmul_f16
     """
-    block, lane = token_id // LANES, token_id % LANES
+    band, lane = token_id // BAND, token_id % BAND
     for i in range(out.shape[0]):
-        out[i] = load_one_f16(weights, (block * out.shape[0] + i) * LANES + lane)
+        out[i] = load_one_f16(weights, (band * out.shape[0] + i) * BAND + lane)
+
+
+@_compile
+def embed(out, token_id, matrix):
+    """Row `token_id` of an embedding as float32, by the kernel of its own format.
+
+    out     [n_embd padded to 32]  f32  overwritten
+    matrix                              a MATRIX record of the step table
+    """
+    n_groups = matrix.n_bands * matrix.n_groups
+    if matrix.format == _F16_NUMBER:
+        weights = carray(pointer_to(matrix.codes, uint16), (n_groups * GROUP * BAND,))
+        embed_f16(out, token_id, weights)
+    else:
+        codes = carray(pointer_to(matrix.codes, uint8), (n_groups * matrix.group_bytes,))
+        scales = carray(pointer_to(matrix.scales, uint16), (n_groups * BAND,))
+        embed_int8(out, token_id, codes, scales)
+
+
+@_compile
+def add(out, x, bias, n):
+    """out += x + bias, over the first n values.
+
+    out, x, bias  [>= n]  f32
+    """
+    for i in range(n):
+        out[i] += x[i] + bias[i]
 
 
 @_compile
@@ -121,7 +154,7 @@ def rotate(x, cosines, sines):
 
 @_compile
 def quantize_group(x, start, codes, scales, sums, token):
-    """Quantize x[start : start + 32] to int8; blocks.quantize_activations is the twin.
+    """Quantize x[start : start + 32] to int8; groups.quantize_activations is the twin.
 
     x       [>= start + 32]  f32
     codes   [n_tokens * 32]  i8   this group's: token's 32 are overwritten
@@ -130,15 +163,15 @@ def quantize_group(x, start, codes, scales, sums, token):
     """
     first, second = load_f32(x, start), load_f32(x, start + LANES)
     largest = largest_lane(larger(absolute(first), absolute(second)))
-    if largest < _SMALLEST_GROUP:
-        for i in range(_GROUP):
-            codes[token * _GROUP + i] = 0
+    if largest < float32(SMALLEST_ACTIVATION):
+        for i in range(GROUP):
+            codes[token * GROUP + i] = 0
         scales[token] = float32(0)
         sums[token] = int32(0)
         return
     inverse = every_lane(float32(127) / largest)
     low, high = to_i32(round_half_even(first * inverse)), to_i32(round_half_even(second * inverse))
-    store_i8x16(codes, token * _GROUP, low)
-    store_i8x16(codes, token * _GROUP + LANES, high)
+    store_i8x16(codes, token * GROUP, low)
+    store_i8x16(codes, token * GROUP + LANES, high)
     scales[token] = largest / float32(127)
     sums[token] = sum_lanes(low + high)

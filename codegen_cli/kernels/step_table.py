@@ -6,16 +6,25 @@ array of the shape that stands beside it. `padded` means up to a multiple of 32 
 
 import numpy as np
 
+from quantize.description.formats import LINE_BYTES
+
 COUNTERS = 4
 """Kinds of work that each layer counts apart, see step.py."""
 
+LINE_SLOTS = LINE_BYTES // 8
+"""int64 numbers in a cache line: threads that write apart should not share one."""
+
+BARRIER_SLOTS = 3 * LINE_SLOTS
+"""int64 numbers of a barrier, see threading_primitives.py."""
+
 MATRIX = np.dtype(
     [
-        ("format", "i8"),  # matmul.INT8, INT4 or F16
+        ("format", "i8"),  # its number in MATRIX_FORMATS
         ("codes", "u8"),  # u8, or the fp16 weights
-        ("scales", "u8"),  # u16 [n_blocks * n_groups * 16]; 0 for f16
-        ("n_blocks", "i8"),  # of 16 rows
+        ("scales", "u8"),  # u16 [n_bands * n_groups * 16]; 0 for f16
+        ("n_bands", "i8"),  # of 16 rows
         ("n_groups", "i8"),  # of 32 columns
+        ("group_bytes", "i8"),  # of the codes of one group of a band
     ]
 )
 
@@ -38,9 +47,9 @@ ACTIVATIONS = np.dtype(
     [
         ("n", "i8"),  # padded
         ("values", "u8"),  # f32 [n_tokens, n]
-        ("codes", "u8"),  # i8  [n/32, n_tokens * 32]
-        ("scales", "u8"),  # f32 [n/32, n_tokens]
-        ("sums", "u8"),  # i32 [n/32, n_tokens]
+        ("codes", "u8"),  # i8  [n_groups, n_tokens * 32]
+        ("scales", "u8"),  # f32 [n_groups, n_tokens]
+        ("sums", "u8"),  # i32 [n_groups, n_tokens]
     ]
 )
 
@@ -80,8 +89,8 @@ STEP = np.dtype(
         ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
         ("tiles", "u8"),  # f32 [n_threads, n_tokens * 16]
         ("scores", "u8"),  # f32 [n_threads, 4, capacity + 16]
-        ("counters", "u8"),  # i64 [COUNTERS * n_layer + 1, n_threads, 8], all 0: pieces taken
-        ("barrier", "u8"),  # i64 [24], all 0
+        ("counters", "u8"),  # i64 [COUNTERS * n_layer + 1, n_threads, LINE_SLOTS], 0: pieces taken
+        ("barrier", "u8"),  # i64 [BARRIER_SLOTS], all 0
         ("cancel", "u8"),  # i64 [1], set to 1 to end the step early
         ("yield_thread", "u8"),  # address of a C function `int f(void)`
     ],

@@ -7,10 +7,11 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# Slots of a barrier's int64 array, one cache line (8 slots) each so that spinning does not slow
-# the threads that still work.
-ARRIVED, GENERATION, VERDICT = 0, 8, 16
-BARRIER_SLOTS = 24
+from codegen_cli.kernels.step_table import BARRIER_SLOTS, LINE_SLOTS
+
+# Where in a barrier's array what is: a cache line each, so that spinning does not slow the threads
+# that still work.
+ARRIVED, GENERATION, VERDICT = range(0, BARRIER_SLOTS, LINE_SLOTS)
 
 # A waiting thread spins this often (some ten microseconds) before it offers its core to others.
 _SPINS_BEFORE_YIELD = 2000
@@ -41,6 +42,8 @@ def atomic_add(typing_context, array, index, amount):
 
 @intrinsic
 def atomic_load(typing_context, array, index):
+    """array[index] of an int64 array, with all that was written before it was stored."""
+
     def generate(context, builder, signature, arguments):
         pointer = _slot(context, builder, signature.args[0], *arguments)
         return builder.load_atomic(pointer, "acquire", 8)
@@ -50,6 +53,8 @@ def atomic_load(typing_context, array, index):
 
 @intrinsic
 def atomic_store(typing_context, array, index, value):
+    """array[index] = value, an int64, after all that was written before."""
+
     def generate(context, builder, signature, arguments):
         array, index, value = arguments
         pointer = _slot(context, builder, signature.args[0], array, index)
@@ -102,9 +107,9 @@ def _spin_hint(typing_context):
 def wait_for_all(barrier, n_threads, cancel, yield_address):
     """Return once all threads have arrived; say whether the step is cancelled.
 
-    barrier        [24]  i64  zero before the first use
-    cancel         [1]   i64  set by anyone at any time
-    yield_address        i64  of the C function that offers this core to another thread
+    barrier        [BARRIER_SLOTS]  i64  zero before the first use
+    cancel         [1]              i64  set by anyone at any time
+    yield_address                   i64  of the C function that offers this core to another thread
 
     The last thread to arrive makes the barrier ready for the next use and lets the others go by
     raising GENERATION, which nobody can have done before this thread arrived. It alone reads

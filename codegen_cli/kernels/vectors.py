@@ -1,4 +1,4 @@
-"""Vectors of 16 lanes for numba: a value type over LLVM vectors and the operations the kernels use.
+"""Vectors of 16 lanes for numba: the operations that the kernels use.
 
 A kernel that says `fma(load_f32(x, i), w, total)` gets exactly those instructions, on every CPU:
 LLVM splits a vector that is wider than the machine's registers. Operations round as IEEE 754 says,
@@ -13,92 +13,24 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, overload
 
 from codegen_cli.kernels.fp16 import f32_to_fp16_bits, fp16_bits_to_f32
-
-LANES = 16
-
-_I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
-_ELEMENTS = {"i8": _I8, "i32": I32, "f32": ir.FloatType()}
-
-
-class Vector(types.Type):
-    """A SIMD value: `count` lanes of `element` (i8, i32 or f32)."""
-
-    def __init__(self, element: str, count: int) -> None:
-        self.element = element
-        self.count = count
-        super().__init__(name=f"Vector({element}, {count})")
-
-    @property
-    def llvm(self) -> ir.VectorType:
-        return ir.VectorType(_ELEMENTS[self.element], self.count)
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, vector):
-        super().__init__(manager, vector, vector.llvm)
-
-
-f32x16 = Vector("f32", LANES)
-i32x16 = Vector("i32", LANES)
-
-
-# --- what intrinsics here and in dot_product.py are built from -----------------------------------
-
-
-def constant(vector_type, value):
-    return ir.Constant(vector_type, [value] * vector_type.count)
-
-
-def broadcast(builder, scalar, count):
-    undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
-    return pick_lanes(builder, first, [0] * count)
-
-
-def lane_indices(lanes):
-    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
-
-
-def pick_lanes(builder, vector, lanes):
-    """The given lanes as a vector of their own."""
-    undefined = ir.Constant(vector.type, ir.Undefined)
-    return builder.shuffle_vector(vector, undefined, lane_indices(lanes))
-
-
-def halves_of(builder, vector):
-    middle = vector.type.count // 2
-    return (
-        pick_lanes(builder, vector, range(middle)),
-        pick_lanes(builder, vector, range(middle, 2 * middle)),
-    )
-
-
-def call_intrinsic(builder, name, result_type, *arguments):
-    signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
-
-
-def _element_pointer(context, builder, array_type, array, offset, llvm_type):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(llvm_type))
-
-
-def load_unaligned(context, builder, array_type, array, offset, llvm_type):
-    value = builder.load(_element_pointer(context, builder, array_type, array, offset, llvm_type))
-    value.align = 1
-    return value
-
-
-def _store(context, builder, array_type, array, offset, value):
-    pointer = _element_pointer(context, builder, array_type, array, offset, value.type)
-    builder.store(value, pointer).align = 1
-    return context.get_dummy_value()
-
+from codegen_cli.kernels.vector_ir import (
+    I8,
+    I16,
+    I32,
+    broadcast,
+    call_intrinsic,
+    constant,
+    element_pointer,
+    f32x16,
+    fold_halves,
+    i32x16,
+    load_unaligned,
+    store_unaligned,
+)
+from quantize.description.formats import LANES
 
 # --- loads and stores ---------------------------------------------------------------------------
 
@@ -121,7 +53,7 @@ def prefetch_once(typing_context, array, offset):
     """
 
     def generate(context, builder, signature, arguments):
-        pointer = _element_pointer(context, builder, signature.args[0], *arguments, _I8)
+        pointer = element_pointer(context, builder, signature.args[0], *arguments, I8)
         for_reading, non_temporal, data = (ir.Constant(I32, n) for n in (0, 0, 1))
         call_intrinsic(
             builder, "llvm.prefetch.p0", ir.VoidType(), pointer, for_reading, non_temporal, data
@@ -136,7 +68,7 @@ def store_f32(typing_context, array, offset, value):
     """array[offset : offset + 16] = value."""
 
     def generate(context, builder, signature, arguments):
-        return _store(context, builder, signature.args[0], *arguments)
+        return store_unaligned(context, builder, signature.args[0], *arguments)
 
     return types.void(array, types.intp, f32x16), generate
 
@@ -171,7 +103,7 @@ def store_f16(typing_context, array, offset, value):
     def generate(context, builder, signature, arguments):
         array, offset, value = arguments
         bits = f32_to_fp16_bits(builder, value)
-        return _store(context, builder, signature.args[0], array, offset, bits)
+        return store_unaligned(context, builder, signature.args[0], array, offset, bits)
 
     return types.void(array, types.intp, types.float32), generate
 
@@ -182,8 +114,8 @@ def store_i8x16(typing_context, array, offset, value):
 
     def generate(context, builder, signature, arguments):
         array, offset, value = arguments
-        narrow = builder.trunc(value, ir.VectorType(_I8, LANES))
-        return _store(context, builder, signature.args[0], array, offset, narrow)
+        narrow = builder.trunc(value, ir.VectorType(I8, LANES))
+        return store_unaligned(context, builder, signature.args[0], array, offset, narrow)
 
     return types.void(array, types.intp, i32x16), generate
 
@@ -357,12 +289,6 @@ def with_sign_of(typing_context, magnitude, sign):
 # --- across lanes: a fixed tree of halves -------------------------------------------------------
 
 
-def _tree(builder, vector, combine):
-    while vector.type.count > 1:
-        vector = combine(*halves_of(builder, vector))
-    return builder.extract_element(vector, ir.Constant(I32, 0))
-
-
 @intrinsic
 def sum_lanes(typing_context, value):
     """Lane i + lane i+8, then +4, +2, +1."""
@@ -370,7 +296,7 @@ def sum_lanes(typing_context, value):
 
     def generate(context, builder, signature, arguments):
         add = builder.fadd if value == f32x16 else builder.add
-        return _tree(builder, arguments[0], add)
+        return fold_halves(builder, arguments[0], add)
 
     return scalar(value), generate
 
@@ -381,6 +307,6 @@ def largest_lane(typing_context, value):
         def combine(a, b):
             return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
-        return _tree(builder, arguments[0], combine)
+        return fold_halves(builder, arguments[0], combine)
 
     return types.float32(f32x16), generate

@@ -6,7 +6,7 @@ which that format's kernel runs through weights that are in no cache.
 
 import mmap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -16,14 +16,13 @@ from codegen_cli.measuring.read_limit import MemoryReader
 from codegen_cli.measuring.speed import step_seconds
 from codegen_cli.session.engines import open_engine
 from quantize.description.config import ModelConfig
+from quantize.description.formats import MATRIX_FORMATS, Format, MatrixFormat
 from quantize.description.tensor_map import TensorSpec, tensor_specs
-from quantize.packed.layout import codes_bytes, payload_bytes
+from quantize.packed.layout import codes_bytes, payload_bytes, scales_bytes
 from quantize.packed.packed_file import PackedFile, PackedTensor
-from quantize.packed.sizes import BytesByFormat
-from quantize.rounding.blocks import Bytes, Format
+from quantize.packed.sizes import BytesByFormat, stored_format
+from quantize.rounding.groups import Bytes
 
-# Bytes of one layer of the 350M models.
-_LAYER_BYTES: dict[Format, int] = {"int4": 7_100_000, "int8": 13_400_000, "f16": 25_200_000}
 # The random weights of one format, where memory allows for it: several times what caches hold.
 _MOST_BYTES = 200_000_000
 _N_ROUNDS, _N_STEPS, _N_PAST = 7, 12, 32
@@ -54,8 +53,8 @@ def measure_kernels(
     """
     most = _MOST_BYTES if available_bytes is None else min(_MOST_BYTES, available_bytes // 9)
     engines = {
-        format: open_engine(_random_model(format, max(1, most // layer_bytes)), n_threads=n_threads)
-        for format, layer_bytes in _LAYER_BYTES.items()
+        format: open_engine(_random_model(format, most), n_threads=n_threads)
+        for format in MATRIX_FORMATS
     }
     try:
         caches = {format: engine.random_cache() for format, engine in engines.items()}
@@ -69,7 +68,7 @@ def measure_kernels(
     finally:
         for engine in engines.values():
             engine.close()
-    kernels = {
+    kernels: dict[Format, float] = {
         format: engine.token_bytes / median(seconds[format]) for format, engine in engines.items()
     }
     return ReadSpeeds(median(limits), kernels)
@@ -86,9 +85,10 @@ def expected_tokens_per_second(sizes: BytesByFormat, speeds: ReadSpeeds) -> floa
     return 1 / seconds
 
 
-def _random_model(format: Format, n_layer: int) -> PackedFile:
+def _random_model(format: MatrixFormat, most_bytes: int) -> PackedFile:
+    """Return a model whose layers are those of the 350M models, as many as so many bytes hold."""
     config = ModelConfig(
-        n_layer=n_layer,
+        n_layer=1,
         n_head=16,
         n_embd=1024,
         n_inner=4096,
@@ -98,6 +98,12 @@ def _random_model(format: Format, n_layer: int) -> PackedFile:
         layer_norm_epsilon=1e-5,
         tie_word_embeddings=False,
     )
+    layer_bytes = sum(
+        payload_bytes(_stored(spec, format), spec.shape)
+        for spec in tensor_specs(config)
+        if spec.name.startswith("h.")
+    )
+    config = replace(config, n_layer=max(1, most_bytes // layer_bytes))
     tensors = {tensor.name: tensor for tensor in _random_tensors(config, format)}
     return PackedFile(
         path=Path("random weights"),
@@ -112,7 +118,7 @@ def _random_model(format: Format, n_layer: int) -> PackedFile:
     )
 
 
-def _random_tensors(config: ModelConfig, format: Format) -> Iterator[PackedTensor]:
+def _random_tensors(config: ModelConfig, format: MatrixFormat) -> Iterator[PackedTensor]:
     noise = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8)
     for spec in tensor_specs(config):
         stored = _stored(spec, format)
@@ -122,17 +128,16 @@ def _random_tensors(config: ModelConfig, format: Format) -> Iterator[PackedTenso
             payload[:n_codes] = np.resize(noise, n_codes)
             # Any byte is a code. The high byte of an fp16 weight, and of a scale, makes it about
             # 2**-10, so that all sums stay finite.
-            payload[0 if stored == "f16" else n_codes :][1::2] = 0x14
+            has_scales = scales_bytes(stored, spec.shape) > 0
+            payload[n_codes if has_scales else 0 :][1::2] = 0x14
         else:
             payload.view("<f4")[:] = 1.0
         yield PackedTensor(spec.name, stored, spec.shape, payload, "")
 
 
-def _stored(spec: TensorSpec, format: Format) -> Format:
-    if spec.kind == "vector":
-        return "f32"
-    # Rows of the embedding cannot be looked up in int4.
-    return "int8" if format == "int4" and spec.name == "wte.weight" else format
+def _stored(spec: TensorSpec, format: MatrixFormat) -> Format:
+    """As in a packed file, but for lm_head: what is measured is the format's own kernel."""
+    return format if spec.name == "lm_head.weight" else stored_format(spec, format)
 
 
 def _memory(n_bytes: int) -> Bytes:

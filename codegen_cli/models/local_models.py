@@ -17,6 +17,7 @@ from quantize.files.errors import UserError
 from quantize.files.whole_file import hold, partial_path
 
 _FILE_NAME = re.compile(rf"([^.].*)\.({'|'.join(FORMATS)})\.safetensors", re.DOTALL)
+_ENDING = rf"(\.({'|'.join(FORMATS)}))?\.safetensors$"
 # What an imported model may be called: it becomes a file's name, and a word on command lines.
 _MODEL_NAME = re.compile(rf"[^\W_][\w.-]{{0,99}}|(?=.{{3,100}}$){REPOSITORY.pattern}")
 
@@ -110,7 +111,7 @@ def import_name(wanted: str | None, stated: str, path: Path) -> str:
 
     Raises UserError for a name that could not be used with -m, and for the bundled model's.
     """
-    name = wanted or stated or re.sub(r"(\.(int4|int8|f16))?\.safetensors$", "", path.name)
+    name = wanted or stated or re.sub(_ENDING, "", path.name)
     if not _MODEL_NAME.fullmatch(name):
         raise UserError(
             f"a model cannot be called {name[:120]!r}",

@@ -17,11 +17,9 @@ from codegen_cli.models.registry import (
     resolve,
 )
 from codegen_cli.terminal import console
+from quantize.description.formats import DEFAULT_FORMAT
 from quantize.files.errors import UserError
 from quantize.files.input_file import unreadable
-
-# What an unpacked checkpoint is packed to when someone just runs it: lossless in practice.
-_FORMAT = "int8"
 
 
 def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
@@ -66,7 +64,7 @@ def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
     checkpoint = cached_checkpoint(model.entry)
     if checkpoint is None:
         raise not_here(model)
-    format = model.format or _FORMAT
+    format = model.format or DEFAULT_FORMAT
     return _pack_once(checkpoint, model.name, format, packed_path(model.name, format), deadline)
 
 
@@ -84,8 +82,8 @@ def _run_checkpoint(model: CheckpointModel, deadline: Deadline) -> PackedModel:
             status = file.stat()
             state.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
     digest = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    target = places.packed_copies_dir() / f"{digest}.{_FORMAT}.safetensors"
-    return _pack_once(model.path, model.name, _FORMAT, target, deadline)
+    target = places.packed_copies_dir() / f"{digest}.{DEFAULT_FORMAT}.safetensors"
+    return _pack_once(model.path, model.name, DEFAULT_FORMAT, target, deadline)
 
 
 def _pack_once(

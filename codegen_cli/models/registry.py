@@ -14,10 +14,11 @@ from pathlib import Path
 
 from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME, NoHome
+from quantize.description.formats import MATRIX_FORMATS
 from quantize.files.errors import UserError
 
-FORMATS = ("int4", "int8", "f16")
-"""Formats of a packed model, the one preferred first: int4 is the fastest and smallest."""
+FORMATS = tuple(sorted(MATRIX_FORMATS, key=lambda format: MATRIX_FORMATS[format].code_bits))
+"""Formats of a packed model, the one preferred first: the smallest is the fastest, too."""
 
 BUNDLED = "nano"
 """The model that the package ships."""

@@ -1,16 +1,16 @@
 """Codes and scales <-> a payload's bytes, in the order the kernels read them.
 
-Rows (n_out) are padded to a multiple of 16 and columns (n_in) to one of 32. A padded row has scale
-0, so its products are exactly 0; a padded column meets activations that are 0. Numbers are
+Rows (n_out) are padded to n_bands of 16 and columns (n_in) to n_groups of 32. A padded row has
+scale 0, so its products are exactly 0; a padded column meets activations that are 0. Numbers are
 little-endian, the last axis varies fastest:
 
-    int8   codes   u8   [n_out/16][n_in/4][16 rows][4 columns]      byte = code + 128
-           scales  fp16 [n_out/16][n_in/32][16 rows]
-    int4   codes   u8   [n_out/16][n_in/32][4][16 rows][4 columns]  nibble = code
+    int8   codes   u8   [n_bands][n_in/4][16 rows][4 columns]       byte = code + 128
+           scales  fp16 [n_bands][n_groups][16 rows]
+    int4   codes   u8   [n_bands][n_groups][4][16 rows][4 columns]  nibble = code
                         byte [.][g][j][.][c]: low  nibble = column 32 g      + 4 j + c
                                               high nibble = column 32 g + 16 + 4 j + c
-           scales  fp16 [n_out/16][n_in/32][16 rows]
-    f16    weights fp16 [n_out/16][n_in][16 rows]
+           scales  fp16 [n_bands][n_groups][16 rows]
+    f16    weights fp16 [n_bands][n_in][16 rows]
     f32    vector  f32  [n]
 
 Scales follow codes directly; a payload ends with zeros up to a multiple of 64 bytes.
@@ -21,37 +21,44 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from quantize.rounding.blocks import GROUP, Bytes, Float16, Float32, Format, Int8
+from quantize.description.formats import (
+    BAND,
+    GROUP,
+    INT8_ZERO,
+    LINE_BYTES,
+    MATRIX_FORMATS,
+    WORD,
+    Format,
+    bands_of,
+    groups_of,
+    round_up,
+)
+from quantize.rounding.groups import Bytes, Float16, Float32, Int8
 
-ROWS = 16
-"""Rows of a block: one 512-bit register of 32-bit sums."""
-
-ALIGNMENT = 64
-"""Payloads begin and end at multiples of this many bytes: a cache line, an AVX-512 register."""
+# Words of a group, a byte for each code; int4's bytes hold two codes, half a group apart.
+_GROUP_WORDS = GROUP // WORD
 
 Shape = tuple[int, ...]
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-
-def round_up(n: int, multiple: int) -> int:
-    """Return the smallest multiple of `multiple` that is at least n."""
-    return -(-n // multiple) * multiple
 
 
 def codes_bytes(format: Format, shape: Shape) -> int:
     """Return the bytes before the scales of a tensor of this (unpadded) shape."""
     if format == "f32":
         return shape[0] * 4
-    n_weights = round_up(shape[0], ROWS) * round_up(shape[1], GROUP)
-    return {"int8": n_weights, "int4": n_weights // 2, "f16": n_weights * 2}[format]
+    return bands_of(shape[0]) * groups_of(shape[1]) * MATRIX_FORMATS[format].group_bytes
+
+
+def scales_bytes(format: Format, shape: Shape) -> int:
+    """Return the bytes of the scales of a tensor of this (unpadded) shape, 0 where it has none."""
+    if format == "f32":
+        return 0
+    return bands_of(shape[0]) * groups_of(shape[1]) * MATRIX_FORMATS[format].scales_bytes
 
 
 def payload_bytes(format: Format, shape: Shape) -> int:
     """Return the bytes of a tensor's whole payload, a multiple of 64."""
-    n_bytes = codes_bytes(format, shape)
-    if format in ("int8", "int4"):
-        n_bytes += round_up(shape[0], ROWS) * (round_up(shape[1], GROUP) // GROUP) * 2
-    return round_up(n_bytes, ALIGNMENT)
+    return round_up(codes_bytes(format, shape) + scales_bytes(format, shape), LINE_BYTES)
 
 
 def new_payload(format: Format, shape: Shape) -> Bytes:
@@ -62,56 +69,56 @@ def new_payload(format: Format, shape: Shape) -> Bytes:
 def codes_view(format: Format, shape: Shape, payload: Bytes) -> npt.NDArray[np.generic]:
     """Return the part of a payload before its scales, as the array drawn above; no copy.
 
-    int8 u8 [n_out/16, n_in/4, 16, 4], int4 u8 [n_out/16, n_in/32, 4, 16, 4],
-    f16 fp16 [n_out/16, n_in, 16], f32 f32 [n] (not padded).
+    int8 u8 [n_bands, n_in/4, 16, 4], int4 u8 [n_bands, n_groups, 4, 16, 4],
+    f16 fp16 [n_bands, n_in, 16], f32 f32 [n] (not padded).
     """
     part = payload[: codes_bytes(format, shape)]
     if format == "f32":
         return part.view("<f4")
-    n_bands, n_in = _padded(shape)
+    n_bands, n_groups = bands_of(shape[0]), groups_of(shape[1])
     if format == "int8":
-        return part.reshape(n_bands, n_in // 4, ROWS, 4)
+        return part.reshape(n_bands, n_groups * _GROUP_WORDS, BAND, WORD)
     if format == "int4":
-        return part.reshape(n_bands, n_in // GROUP, 4, ROWS, 4)
-    return part.view("<f2").reshape(n_bands, n_in, ROWS)
+        return part.reshape(n_bands, n_groups, _GROUP_WORDS // 2, BAND, WORD)
+    return part.view("<f2").reshape(n_bands, n_groups * GROUP, BAND)
 
 
 def scales_view(format: Format, shape: Shape, payload: Bytes) -> Float16:
-    """Return the scales of an int8 or int4 payload, fp16 [n_out/16, n_in/32, 16]; no copy."""
-    n_bands, n_in = _padded(shape)
+    """Return the scales of an int8 or int4 payload, fp16 [n_bands, n_groups, 16]; no copy."""
     start = codes_bytes(format, shape)
-    part = payload[start : start + n_bands * (n_in // GROUP) * ROWS * 2]
-    return part.view("<f2").reshape(n_bands, n_in // GROUP, ROWS)
+    part = payload[start : start + scales_bytes(format, shape)]
+    return part.view("<f2").reshape(bands_of(shape[0]), groups_of(shape[1]), BAND)
 
 
 def order_int8_codes(codes: Int8) -> Bytes:
-    """Return codes [n_out, n_blocks, 32] as u8 [n_out/16, n_in/4, 16, 4], rows padded."""
-    unsigned = _split_rows(codes).view(np.uint8) ^ np.uint8(128)  # code + 128
+    """Return codes [n_out, n_groups, 32] as u8 [n_bands, n_in/4, 16, 4], rows padded."""
+    unsigned = _split_rows(codes).view(np.uint8) ^ np.uint8(INT8_ZERO)  # code + 128
     words = unsigned.reshape(*unsigned.shape[:2], -1).view(np.uint32)  # 4 columns each
     return _bytes_of(words.transpose(0, 2, 1))
 
 
 def order_int4_codes(codes: Bytes) -> Bytes:
-    """Return codes [n_out, n_blocks, 32], two to a byte, as u8 [n_out/16, n_blocks, 4, 16, 4]."""
-    words = _split_rows(codes).view(np.uint32)  # [n_out/16, 16, n_blocks, 8]
-    pairs = words[..., :4] | words[..., 4:] << np.uint32(4)
+    """Return codes [n_out, n_groups, 32], two to a byte, as u8 [n_bands, n_groups, 4, 16, 4]."""
+    words = _split_rows(codes).view(np.uint32)  # [n_bands, 16, n_groups, 8]
+    low, high = words[..., : _GROUP_WORDS // 2], words[..., _GROUP_WORDS // 2 :]
+    pairs = low | high << np.uint32(4)
     return _bytes_of(pairs.transpose(0, 2, 3, 1))
 
 
 def order_scales(scales: Float16) -> Float16:
-    """Return scales [n_out, n_blocks] as fp16 [n_out/16, n_blocks, 16], rows padded."""
+    """Return scales [n_out, n_groups] as fp16 [n_bands, n_groups, 16], rows padded."""
     return _split_rows(scales).transpose(0, 2, 1)
 
 
 def order_f16(weights: Float16) -> Float16:
-    """Return weights [n_out, n_in] as fp16 [n_out/16, n_in padded, 16]."""
+    """Return weights [n_out, n_in] as fp16 [n_bands, n_in padded, 16]."""
     n_in = weights.shape[1]
-    columns = np.pad(weights, ((0, 0), (0, round_up(n_in, GROUP) - n_in)))
+    columns = np.pad(weights, ((0, 0), (0, groups_of(n_in) * GROUP - n_in)))
     return _split_rows(columns).transpose(0, 2, 1)
 
 
 def pack_int8(codes: Int8, scales: Float16) -> Bytes:
-    """Return the payload of codes i8 [n_out, n_blocks, 32], scales f16 [n_out, n_blocks]."""
+    """Return the payload of codes i8 [n_out, n_groups, 32], scales f16 [n_out, n_groups]."""
     shape = (codes.shape[0], codes.shape[1] * GROUP)
     payload = new_payload("int8", shape)
     codes_view("int8", shape, payload)[:] = order_int8_codes(codes)
@@ -120,16 +127,16 @@ def pack_int8(codes: Int8, scales: Float16) -> Bytes:
 
 
 def unpack_int8(payload: Bytes, shape: Shape) -> tuple[Int8, Float16]:
-    """Return codes i8 [n_out, n_blocks, 32] and scales f16 [n_out, n_blocks] of a payload."""
+    """Return codes i8 [n_out, n_groups, 32] and scales f16 [n_out, n_groups] of a payload."""
     ordered = codes_view("int8", shape, payload).transpose(0, 2, 1, 3)
-    codes = (ordered.astype(np.int16) - 128).astype(np.int8)
-    return codes.reshape(-1, _n_blocks(shape), GROUP)[: shape[0]], _unpack_scales(
+    codes = (ordered.astype(np.int16) - INT8_ZERO).astype(np.int8)
+    return codes.reshape(-1, groups_of(shape[1]), GROUP)[: shape[0]], _unpack_scales(
         "int8", payload, shape
     )
 
 
 def pack_int4(codes: Bytes, scales: Float16) -> Bytes:
-    """Return the payload of codes u8 0..15 [n_out, n_blocks, 32], scales f16 [n_out, n_blocks]."""
+    """Return the payload of codes u8 0..15 [n_out, n_groups, 32], scales f16 [n_out, n_groups]."""
     shape = (codes.shape[0], codes.shape[1] * GROUP)
     payload = new_payload("int4", shape)
     codes_view("int4", shape, payload)[:] = order_int4_codes(codes)
@@ -138,11 +145,11 @@ def pack_int4(codes: Bytes, scales: Float16) -> Bytes:
 
 
 def unpack_int4(payload: Bytes, shape: Shape) -> tuple[Bytes, Float16]:
-    """Return codes u8 0..15 [n_out, n_blocks, 32] and scales f16 [n_out, n_blocks] of a payload."""
+    """Return codes u8 0..15 [n_out, n_groups, 32] and scales f16 [n_out, n_groups] of a payload."""
     ordered = codes_view("int4", shape, payload).astype(np.uint8)
-    halves = np.stack([ordered & 15, ordered >> 4])  # [2, n_out/16, n_blocks, 4, 16, 4]
+    halves = np.stack([ordered & 15, ordered >> 4])  # [2, n_bands, n_groups, 4, 16, 4]
     codes = halves.transpose(1, 4, 2, 0, 3, 5)
-    return codes.reshape(-1, _n_blocks(shape), GROUP)[: shape[0]], _unpack_scales(
+    return codes.reshape(-1, groups_of(shape[1]), GROUP)[: shape[0]], _unpack_scales(
         "int4", payload, shape
     )
 
@@ -172,27 +179,18 @@ def unpack_f32(payload: Bytes, shape: Shape) -> Float32:
     return codes_view("f32", shape, payload).astype(np.float32, copy=False)
 
 
-def _padded(shape: Shape) -> tuple[int, int]:
-    """Return (bands of 16 rows, padded n_in)."""
-    return round_up(shape[0], ROWS) // ROWS, round_up(shape[1], GROUP)
-
-
-def _n_blocks(shape: Shape) -> int:
-    return round_up(shape[1], GROUP) // GROUP
-
-
 def _bytes_of(words: npt.NDArray[np.uint32]) -> Bytes:
     """Return u32 [...] as u8 [..., 4]."""
     return np.ascontiguousarray(words)[..., None].view(np.uint8)
 
 
 def _split_rows(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-    """Return [n_out, ...] as [n_out/16, 16, ...], padded with zero rows."""
+    """Return [n_out, ...] as [n_bands, 16, ...], padded with zero rows."""
     n_out = array.shape[0]
-    missing = round_up(n_out, ROWS) - n_out
+    missing = bands_of(n_out) * BAND - n_out
     if missing:
         array = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-    return array.reshape(-1, ROWS, *array.shape[1:])
+    return array.reshape(-1, BAND, *array.shape[1:])
 
 
 def _unpack_scales(format: Format, payload: Bytes, shape: Shape) -> Float16:

@@ -15,13 +15,19 @@ from typing import cast
 
 from quantize.containers.safetensors_map import view_safetensors
 from quantize.containers.source_tensor import SourceTensor
+from quantize.description.formats import (
+    LINE_BYTES,
+    MATRIX_FORMATS,
+    Format,
+    MatrixFormat,
+    round_up,
+)
 from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.files.errors import UserError
 from quantize.files.input_file import quoted, unreadable
-from quantize.packed.layout import ALIGNMENT, Shape, payload_bytes, round_up
+from quantize.packed.layout import Shape, payload_bytes
 from quantize.packed.packed_header import (
     HINT_DAMAGED,
-    MATRIX_FORMATS,
     TOKENIZER,
     PackedHeader,
     PackedText,
@@ -35,7 +41,7 @@ from quantize.packed.packed_header import (
     refuse,
     tokenizer_settings_in,
 )
-from quantize.rounding.blocks import Bytes, Format
+from quantize.rounding.groups import Bytes
 
 _NAMED_PROBLEMS = 4
 _PIECE_BYTES = 1 << 22
@@ -65,7 +71,7 @@ class PackedFile(PackedText):
     name     the model's name, perhaps empty
     """
 
-    format: Format
+    format: MatrixFormat
     tensors: dict[str, PackedTensor]
     provenance: dict[str, str]
     name: str
@@ -104,8 +110,8 @@ def read_packed_file(path: Path) -> PackedFile:
 def packed_file(header: PackedHeader) -> PackedFile:
     """Return the model of a packed file whose header has been read; raises as above."""
     path, n_header = header.path, header.n_bytes
-    if (8 + n_header) % ALIGNMENT:
-        refuse(path, "start of the data", 8 + n_header, f"a multiple of {ALIGNMENT}")
+    if (8 + n_header) % LINE_BYTES:
+        refuse(path, "start of the data", 8 + n_header, f"a multiple of {LINE_BYTES}")
     contents, metadata = view_safetensors(header.content, n_header, header.fields, path)
     config = config_in(metadata, path)
     declared = metadata_json(metadata, "tensors", path)
@@ -115,13 +121,13 @@ def packed_file(header: PackedHeader) -> PackedFile:
         _judge_names(found, names, path)
     format = format_in(metadata, path)
     tokenizer_bytes, tokenizer_sha256 = judge_tokenizer_entry(declared, path)
-    padded = _judge_content(contents[TOKENIZER], round_up(tokenizer_bytes, ALIGNMENT), path)
+    padded = _judge_content(contents[TOKENIZER], round_up(tokenizer_bytes, LINE_BYTES), path)
     provenance = metadata_json(metadata, "provenance", path)
     return PackedFile(
         path=path,
         config=config,
         header_sha256=header.sha256,
-        format=cast(Format, format),
+        format=format,
         tokenizer_json=padded[:tokenizer_bytes].tobytes(),
         tensors={
             spec.name: _packed_tensor(spec, declared[spec.name], contents[spec.name], path)
@@ -145,7 +151,7 @@ def verify(
     """
     packed = read_packed_file(path)
     payloads = [
-        (TOKENIZER, round_up(len(packed.tokenizer_json), ALIGNMENT), packed.tokenizer_sha256)
+        (TOKENIZER, round_up(len(packed.tokenizer_json), LINE_BYTES), packed.tokenizer_sha256)
     ]
     payloads += [(each.name, each.payload.size, each.sha256) for each in packed.tensors.values()]
     damaged = []
@@ -186,7 +192,7 @@ def _judge_names(found: list[str], need: list[str], path: Path) -> None:
 def _packed_tensor(
     spec: TensorSpec, declared: object, content: SourceTensor, path: Path
 ) -> PackedTensor:
-    formats = MATRIX_FORMATS if spec.kind == "matrix" else ("f32",)
+    formats = tuple(MATRIX_FORMATS) if spec.kind == "matrix" else ("f32",)
     format, sha256 = judge_declared(declared, spec.name, formats, spec.shape, path)
     need_bytes = payload_bytes(cast(Format, format), spec.shape)
     payload = _judge_content(content, need_bytes, path)

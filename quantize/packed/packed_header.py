@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from quantize.description.config import ModelConfig, parse_config
+from quantize.description.formats import MATRIX_FORMATS, MatrixFormat
 from quantize.files.errors import UserError
 from quantize.files.input_file import map_input, quoted, shown
 from quantize.files.json_object import parse_json_object
 
 FORMAT_VERSION = 1
 TOKENIZER = "tokenizer.json"
-MATRIX_FORMATS = ("int8", "int4", "f16")
 
 MAGIC = b'{"__metadata__":{"format":"codegen-packed","format_version":"'
 HASH_START = len(MAGIC) + len('1","header_sha256":"')
@@ -55,8 +55,7 @@ class PackedHeader(NamedTuple):
 class PackedText:
     """What a packed file has for text and ids; of its tensors nothing is known yet.
 
-    format              of the matrices, except those that a mixed file keeps finer: one of
-                        MATRIX_FORMATS
+    format              of the matrices, except those that a mixed file keeps finer
     header_sha256       PackedHeader.sha256
     tokenizer_sha256    of the bytes of tokenizer.json and their padding, as the file states it
     tokenizer_settings  what tokenizer_json has no place for, not judged yet
@@ -64,7 +63,7 @@ class PackedText:
 
     path: Path
     config: ModelConfig
-    format: str
+    format: MatrixFormat
     header_sha256: str = field(repr=False)
     tokenizer_json: bytes = field(repr=False)
     tokenizer_sha256: str = field(repr=False)
@@ -169,8 +168,8 @@ def config_in(metadata: Mapping[str, object], path: Path) -> ModelConfig:
     return parse_config(metadata_json(metadata, "config", path), f"the config in {path}")
 
 
-def format_in(metadata: Mapping[str, object], path: Path) -> str:
-    """Return the format of the matrices, one of MATRIX_FORMATS."""
+def format_in(metadata: Mapping[str, object], path: Path) -> MatrixFormat:
+    """Return the format of the matrices."""
     format = metadata_text(metadata, "weight_format", path)
     if format not in MATRIX_FORMATS:
         refuse(path, "weight_format", format, " or ".join(MATRIX_FORMATS))

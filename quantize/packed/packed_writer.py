@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantize.description.config import ModelConfig, config_fields
+from quantize.description.formats import LINE_BYTES, Format, MatrixFormat, round_up
 from quantize.files.errors import UserError
 from quantize.files.whole_file import blaming, replacing, write_all
-from quantize.packed.layout import ALIGNMENT, Shape, payload_bytes, round_up
+from quantize.packed.layout import Shape, payload_bytes
 from quantize.packed.packed_header import (
     FORMAT_VERSION,
     HASH_START,
@@ -22,7 +23,7 @@ from quantize.packed.packed_header import (
     header_hash,
     is_packed_file,
 )
-from quantize.rounding.blocks import Bytes, Format
+from quantize.rounding.groups import Bytes
 
 _HINT_OTHER = "Choose another target."
 
@@ -47,7 +48,7 @@ class ModelDescription:
     """
 
     config: ModelConfig
-    format: Format
+    format: MatrixFormat
     name: str
     tokenizer_json: bytes = field(repr=False)
     provenance: Mapping[str, str]
@@ -74,7 +75,7 @@ def write_packed_file(
     with blaming(target):
         if target.is_symlink():  # the link stays: what it points to is replaced
             target = Path(os.path.realpath(target))
-    sizes = [round_up(len(model.tokenizer_json), ALIGNMENT)]
+    sizes = [round_up(len(model.tokenizer_json), LINE_BYTES)]
     sizes += [payload_bytes(entry.format, entry.shape) for entry in entries]
     # Hashes are of one length, so the header's length is known before they are.
     data_start = 8 + len(_header(model, entries, sizes, ["0" * N_DIGITS] * len(sizes)))
@@ -120,7 +121,7 @@ def _header(
         metadata["tokenizer_settings"] = _compact(dict(model.tokenizer_settings))
     header = _compact({"__metadata__": metadata, **offsets}).encode("ascii")
     assert header.startswith(MAGIC)
-    header += b" " * (-(8 + len(header)) % ALIGNMENT)
+    header += b" " * (-(8 + len(header)) % LINE_BYTES)
     digits = header_hash(header).encode("ascii")
     return header[:HASH_START] + digits + header[HASH_START + N_DIGITS :]
 
@@ -131,7 +132,7 @@ def _compact(value: object) -> str:
 
 def _contents(model: ModelDescription, payloads: Iterable[Bytes]) -> Iterator[memoryview]:
     """Yield tokenizer.json padded with zeros, then the payloads."""
-    padded_bytes = round_up(len(model.tokenizer_json), ALIGNMENT)
+    padded_bytes = round_up(len(model.tokenizer_json), LINE_BYTES)
     yield memoryview(model.tokenizer_json.ljust(padded_bytes, b"\0"))
     for payload in payloads:
         yield payload.data

@@ -4,24 +4,22 @@ from collections import Counter
 from typing import cast
 
 from quantize.description.config import ModelConfig
+from quantize.description.formats import MATRIX_FORMATS, Format, MatrixFormat
 from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.packed.layout import payload_bytes
 from quantize.packed.packed_file import PackedFile
-from quantize.rounding.blocks import Format
 
-# In an int4 file; docs/quantization.md has the measurement. wte is read a row per id, lm_head
-# decides every logit.
-_KEPT_INT8 = ("wte.weight", "lm_head.weight")
+_ENDS = ("wte.weight", "lm_head.weight")
 
 BytesByFormat = dict[Format, int]
 """Bytes of weights by the format in which they are stored: an int4 file has int8 matrices, too."""
 
 
-def stored_format(spec: TensorSpec, format: Format) -> Format:
-    """How a file of this format stores a tensor: vectors as f32, two matrices finer than int4."""
+def stored_format(spec: TensorSpec, format: MatrixFormat) -> Format:
+    """How a file of this format stores a tensor: vectors as f32, the two ends perhaps finer."""
     if spec.kind == "vector":
         return "f32"
-    return "int8" if format == "int4" and spec.name in _KEPT_INT8 else format
+    return MATRIX_FORMATS[format].ends if spec.name in _ENDS else format
 
 
 def packed_bytes(config: ModelConfig, format: str) -> int:
@@ -30,7 +28,7 @@ def packed_bytes(config: ModelConfig, format: str) -> int:
     format  int8, int4 or f16
     """
     return sum(
-        payload_bytes(stored_format(spec, cast(Format, format)), spec.shape)
+        payload_bytes(stored_format(spec, cast(MatrixFormat, format)), spec.shape)
         for spec in tensor_specs(config)
     )
 
@@ -49,7 +47,7 @@ def weight_bytes_if_packed(config: ModelConfig, format: str) -> BytesByFormat:
     sizes: Counter[Format] = Counter()
     for spec in tensor_specs(config):
         if _is_read_whole(spec.name, config):
-            stored = stored_format(spec, cast(Format, format))
+            stored = stored_format(spec, cast(MatrixFormat, format))
             sizes[stored] += payload_bytes(stored, spec.shape)
     return dict(sizes)
 

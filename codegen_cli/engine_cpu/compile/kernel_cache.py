@@ -18,7 +18,9 @@ from codegen_cli.engine_cpu.compile import kernel_directory
 from codegen_cli.engine_cpu.compile.kernel_directory import directory, is_trusted
 from codegen_cli.engine_cpu.compile.linker import ForeignCode, link
 from codegen_cli.engine_cpu.threads import Step
-from codegen_cli.machine import cpu
+from codegen_cli.machine import cpu, system_files
+from quantize.description import formats
+from quantize.files import errors
 from quantize.files.errors import UserError
 
 _PACKAGE = Path(__file__).parent.parent.parent
@@ -133,9 +135,10 @@ def _pointer() -> Path:
 
 
 def sources() -> list[Path]:
-    """Return the files that object code is made of."""
-    ours = [_PACKAGE / "machine" / "cpu.py", Path(__file__).with_name("kernel_compiler.py")]
-    return sorted([*ours, *(_PACKAGE / "kernels").glob("*.py")])
+    """Return the files that object code is made of: the kernels, and all that they import."""
+    imported = [Path(str(module.__file__)) for module in (formats, cpu, system_files, errors)]
+    kernels = (_PACKAGE / "kernels").glob("*.py")
+    return sorted([*imported, *kernels, Path(__file__).with_name("kernel_compiler.py")])
 
 
 def _key() -> str:

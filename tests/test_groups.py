@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.rounding.blocks import (
+from quantize.description.formats import GROUP
+from quantize.rounding.groups import (
     F16_MAX,
-    GROUP,
     dequantize_f16,
     dequantize_int4,
     dequantize_int8,
@@ -136,8 +136,8 @@ def test_int4_weight_is_four_codes_less_the_zero_point_times_the_scale():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_int4_takes_the_nearest_of_its_16_levels(shape, zero):
     weights = normal_weights(shape)
-    n_blocks = -(-shape[1] // GROUP)
-    scales = scales_with_zero(np.full((shape[0], n_blocks), 0.004), zero)
+    n_groups = -(-shape[1] // GROUP)
+    scales = scales_with_zero(np.full((shape[0], n_groups), 0.004), zero)
     restored = dequantize_int4(quantize_int4(weights, scales), scales)[:, : shape[1]]
     levels = (4 * np.arange(16) - zero) * np.float32(scales[0, 0])
     nearest = np.abs(weights[:, :, None] - levels).min(axis=2)

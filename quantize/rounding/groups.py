@@ -16,25 +16,19 @@ the best one, the search takes the one whose lowest bits name the zero point it 
 n_in is padded with zeros to a multiple of 32.
 """
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
-GROUP = 32
-"""Neighbours along n_in that share one scale."""
-
-Format = Literal["int8", "int4", "f16", "f32"]
-"""How one tensor is stored; f32 is for vectors (norms and biases) only."""
+from quantize.description.formats import (
+    GROUP,
+    INT4_LOWEST_ZERO,
+    INT4_ZERO_BITS,
+    SMALLEST_ACTIVATION,
+    groups_of,
+)
 
 F16_MAX = 65504.0
 """The largest finite fp16 value; a larger weight is refused by the quantizer."""
-
-INT4_LOWEST_ZERO = 14
-INT4_ZERO_BITS = 5
-"""An int4 group's zero point in quarter steps is 14 + the lowest 5 bits of its scale: 14..45."""
-
-_SMALLEST_ACTIVATION = np.float32(2.0**-100)
 
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
@@ -44,20 +38,20 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def split_groups(weights: Float32) -> Float32:
-    """Return weights [n_out, n_in] as [n_out, n_blocks, 32], padded with zeros along n_in."""
+    """Return weights [n_out, n_in] as [n_out, n_groups, 32], padded with zeros along n_in."""
     n_out, n_in = weights.shape
-    n_blocks = -(-n_in // GROUP)
-    if n_in != n_blocks * GROUP:
-        weights = np.pad(weights, ((0, 0), (0, n_blocks * GROUP - n_in)))
-    return weights.reshape(n_out, n_blocks, GROUP)
+    n_groups = groups_of(n_in)
+    if n_in != n_groups * GROUP:
+        weights = np.pad(weights, ((0, 0), (0, n_groups * GROUP - n_in)))
+    return weights.reshape(n_out, n_groups, GROUP)
 
 
 def quantize_int8(weights: Float32) -> tuple[Int8, Float16]:
     """Round weights to 255 levels per group; no weight moves by more than half a scale.
 
     weights  [n_out, n_in]          f32  finite, magnitudes up to 65504
-    codes    [n_out, n_blocks, 32]  i8   rint(weight / scale), half to even: -127..127
-    scales   [n_out, n_blocks]      f16  nearest absmax / 127
+    codes    [n_out, n_groups, 32]  i8   rint(weight / scale), half to even: -127..127
+    scales   [n_out, n_groups]      f16  nearest absmax / 127
 
     Among fp16's subnormals the nearest may be too small for the code 127 to reach absmax: then
     the scale is the next larger fp16 (at least 2**-24, except in an all-zero group: 0).
@@ -73,7 +67,7 @@ def quantize_int8(weights: Float32) -> tuple[Int8, Float16]:
 
 
 def dequantize_int8(codes: Int8, scales: Float16) -> Float32:
-    """Return codes [n_out, n_blocks, 32] * scales [n_out, n_blocks] as f32 [n_out, n_in padded]."""
+    """Return codes [n_out, n_groups, 32] * scales [n_out, n_groups] as f32 [n_out, n_in padded]."""
     weights = codes.astype(np.float32) * scales.astype(np.float32)[:, :, None]
     return weights.reshape(codes.shape[0], -1)
 
@@ -88,8 +82,8 @@ def quantize_int4(weights: Float32, scales: Float16) -> Bytes:
     """Round weights to the 16 levels of the given scales, clipping what lies beyond them.
 
     weights  [n_out, n_in]          f32  finite
-    scales   [n_out, n_blocks]      f16  >= 0 (see scale_search)
-    codes    [n_out, n_blocks, 32]  u8   rint(weight / (4 scale) + zero / 4), half to even: 0..15
+    scales   [n_out, n_groups]      f16  >= 0 (see scale_search)
+    codes    [n_out, n_groups, 32]  u8   rint(weight / (4 scale) + zero / 4), half to even: 0..15
 
     Each operation rounds once to f32. Where the scale is 0 every code means 0.
     """
@@ -102,7 +96,7 @@ def quantize_int4(weights: Float32, scales: Float16) -> Bytes:
 
 
 def int4_levels(codes: Bytes, scales: Float16) -> Int8:
-    """Return the whole numbers 4 * code - zero, i8 [n_out, n_blocks, 32] in -45..46.
+    """Return the whole numbers 4 * code - zero, i8 [n_out, n_groups, 32] in -45..46.
 
     They are what a kernel multiplies with activation codes: the sum over a group is exact.
     """
@@ -110,7 +104,7 @@ def int4_levels(codes: Bytes, scales: Float16) -> Int8:
 
 
 def dequantize_int4(codes: Bytes, scales: Float16) -> Float32:
-    """Return levels * scales of codes u8 [n_out, n_blocks, 32] as f32 [n_out, n_in padded]."""
+    """Return levels * scales of codes u8 [n_out, n_groups, 32] as f32 [n_out, n_in padded]."""
     return dequantize_int8(int4_levels(codes, scales), scales)
 
 
@@ -150,7 +144,7 @@ def quantize_activations(x: Float32) -> tuple[Int8, Float32, Int32]:
     """
     groups = x.reshape(*x.shape[:-1], -1, GROUP)
     amax = np.abs(groups).max(axis=-1)
-    is_zero = amax < _SMALLEST_ACTIVATION
+    is_zero = amax < np.float32(SMALLEST_ACTIVATION)
     factor = np.float32(127) / np.where(is_zero, np.float32(1), amax)
     factor = np.where(is_zero, np.float32(0), factor)
     codes = np.rint(groups * factor[..., None]).astype(np.int8)

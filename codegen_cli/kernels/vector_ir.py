@@ -1,0 +1,135 @@
+"""Vectors of 16 lanes as a type for numba, and the LLVM IR that operations on them are built of."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import models, register_model
+
+from quantize.description.formats import LANES
+
+I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
+_ELEMENTS = {"i8": I8, "i32": I32, "f32": ir.FloatType()}
+
+Context = Any
+"""numba's: what it knows of the machine that code is made for."""
+
+Array = Any
+"""numba's type of an array argument."""
+
+
+class Vector(types.Type):
+    """A SIMD value: `count` lanes of `element` (i8, i32 or f32)."""
+
+    def __init__(self, element: str, count: int) -> None:
+        self.element = element
+        self.count = count
+        super().__init__(name=f"Vector({element}, {count})")
+
+    @property
+    def llvm(self) -> ir.VectorType:
+        """LLVM's type of such a value."""
+        return ir.VectorType(_ELEMENTS[self.element], self.count)
+
+
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, vector.llvm)
+
+
+register_model(Vector)(_VectorModel)
+
+f32x16 = Vector("f32", LANES)
+i32x16 = Vector("i32", LANES)
+
+
+def constant(vector_type: ir.VectorType, value: float) -> ir.Constant:
+    """A number in all lanes."""
+    return ir.Constant(vector_type, [value] * vector_type.count)
+
+
+def broadcast(builder: ir.IRBuilder, scalar: ir.Value, count: int) -> ir.Value:
+    """A scalar in `count` lanes."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return pick_lanes(builder, first, [0] * count)
+
+
+def lane_indices(lanes: Sequence[int]) -> ir.Constant:
+    """Numbers of lanes, as a shuffle takes them."""
+    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+
+
+def pick_lanes(builder: ir.IRBuilder, vector: ir.Value, lanes: Sequence[int]) -> ir.Value:
+    """The given lanes as a vector of their own."""
+    undefined = ir.Constant(vector.type, ir.Undefined)
+    return builder.shuffle_vector(vector, undefined, lane_indices(lanes))
+
+
+def halves_of(builder: ir.IRBuilder, vector: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The lower and the upper half of the lanes."""
+    middle = vector.type.count // 2
+    return (
+        pick_lanes(builder, vector, range(middle)),
+        pick_lanes(builder, vector, range(middle, 2 * middle)),
+    )
+
+
+def fold_halves(
+    builder: ir.IRBuilder, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]
+) -> ir.Value:
+    """One scalar of all lanes: halves are combined until one lane is left."""
+    while vector.type.count > 1:
+        vector = combine(*halves_of(builder, vector))
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+def call_intrinsic(
+    builder: ir.IRBuilder, name: str, result_type: ir.Type, *arguments: ir.Value
+) -> ir.Value:
+    """What an intrinsic function of LLVM, or of a CPU, returns."""
+    signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
+def element_pointer(
+    context: Context,
+    builder: ir.IRBuilder,
+    array_type: Array,
+    array: ir.Value,
+    offset: ir.Value,
+    llvm_type: ir.Type,
+) -> ir.Value:
+    """The address of array[offset], as that of an llvm_type."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(llvm_type))
+
+
+def load_unaligned(
+    context: Context,
+    builder: ir.IRBuilder,
+    array_type: Array,
+    array: ir.Value,
+    offset: ir.Value,
+    llvm_type: ir.Type,
+) -> ir.Value:
+    """The llvm_type that begins at array[offset]."""
+    value = builder.load(element_pointer(context, builder, array_type, array, offset, llvm_type))
+    value.align = 1
+    return value
+
+
+def store_unaligned(
+    context: Context,
+    builder: ir.IRBuilder,
+    array_type: Array,
+    array: ir.Value,
+    offset: ir.Value,
+    value: ir.Value,
+) -> ir.Value:
+    """Let a value begin at array[offset]; return numba's value of a call that returns nothing."""
+    pointer = element_pointer(context, builder, array_type, array, offset, value.type)
+    builder.store(value, pointer).align = 1
+    return context.get_dummy_value()
