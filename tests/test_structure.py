@@ -14,6 +14,7 @@ quantize.files
 quantize.files.errors
 quantize.files.input_file
 quantize.files.json_object
+quantize.files.partial_file
 quantize.files.whole_file
 quantize.containers
 quantize.containers.source_tensor

@@ -16,7 +16,7 @@ from codegen_cli.models import hub_cache
 from codegen_cli.models.hub_unfinished import remove_unfinished_download, unfinished_downloads
 from codegen_cli.models.local_models import remove_file
 from quantize.files.errors import UserError
-from quantize.files.whole_file import abandoned_files, remove_abandoned
+from quantize.files.partial_file import abandoned_files, remove_abandoned
 from quantize.packed.packed_file import read_packed_file
 
 Kind = Literal["copy", "unfinished", "download", "kernels"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quantize.description.config import ModelConfig, config_fields
 from quantize.files.errors import UserError
-from quantize.files.whole_file import blaming, replacing, write_all
+from quantize.files.whole_file import SHARED, blaming, replacing, write_all
 from quantize.packed.layout import ALIGNMENT, Shape, payload_bytes, round_up
 from quantize.packed.packed_header import (
     FORMAT_VERSION,
@@ -79,7 +79,7 @@ def write_packed_file(
     # Hashes are of one length, so the header's length is known before they are.
     data_start = 8 + len(_header(model, entries, sizes, ["0" * N_DIGITS] * len(sizes)))
     _judge_target(target, sources, data_start + sum(sizes))
-    with replacing(target) as file:
+    with replacing(target, mode=SHARED) as file:
         file.seek(data_start)
         hashes = []
         for content, size in zip(_contents(model, payloads), sizes, strict=True):
