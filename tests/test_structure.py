@@ -93,8 +93,9 @@ codegen_cli.text.tokenizer_file
 codegen_cli.text.token_text
 codegen_cli.text.tokenizer_options
 codegen_cli.text.vocabulary
-codegen_cli.text.vocabulary_files
 codegen_cli.text.tokenizer
+codegen_cli.text.vocabulary_files
+codegen_cli.text.codegen_tokenizer
 codegen_cli.text.text_stream
 codegen_cli.text.prompt_input
 codegen_cli.text.prompt
