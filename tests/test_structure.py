@@ -36,6 +36,7 @@ quantize.packed
 quantize.packed.packed_header
 quantize.packed.layout
 quantize.packed.packed_file
+quantize.packed.container_judge
 quantize.packed.packed_writer
 quantize.packed.sizes
 quantize.quantize_model
@@ -226,7 +227,7 @@ DOORS = {
         "codegen_cli.engine_cpu.compile.kernel_compiler",
         "codegen_cli.engine_cpu.compile.linker",
     ],
-    "safetensors": [],
+    "safetensors": ["quantize.packed.container_judge"],
     "torch": [],
     "transformers": [],
 }

@@ -110,7 +110,8 @@ def _header(
         "format": "codegen-packed",
         "format_version": str(FORMAT_VERSION),
         "header_sha256": "0" * N_DIGITS,
-        "model_name": model.name,
+        # A directory's name may be no Unicode text, and then no safetensors reader would take it.
+        "model_name": model.name.encode(errors="backslashreplace").decode(),
         "weight_format": model.format,
         "config": _compact(config_fields(model.config)),
         "tensors": _compact(declared),
