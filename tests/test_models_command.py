@@ -342,6 +342,7 @@ def test_import_checks_names_and_prints_the_new_path(models, models_home, tmp_pa
     [
         (("show", "350M-momo"), "unknown model '350M-momo'"),
         (("path", "2B-mono"), "2B-mono is not on this machine"),
+        (("path", "2B-mono:f16"), "2B-mono:f16 is not on this machine"),
         (("path", "2B-mono:f16"), "codegen quantize 2B-mono --format f16"),
         (("default", "6B-nl"), "6B-nl is not on this machine"),
         (("rm", "2B-mono", "--yes"), "no packed file of '2B-mono'"),

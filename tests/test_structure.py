@@ -126,6 +126,7 @@ codegen_cli.models.local_models
 codegen_cli.models.checkpoint_files
 codegen_cli.models.content_hash
 codegen_cli.models.hub_cache
+codegen_cli.models.absence
 codegen_cli.models.hub_unfinished
 codegen_cli.models.leftovers
 codegen_cli.models.checkpoint_hashes

@@ -116,7 +116,8 @@ def path(name: Name, as_json: AsJson = False) -> None:
     codegen models path 350M-mono:int4
     ls -l "$(codegen models path 350M-mono)"
     """
-    from codegen_cli.models.registry import CheckpointModel, KnownModel, not_here, resolve
+    from codegen_cli.models.absence import not_here
+    from codegen_cli.models.registry import CheckpointModel, KnownModel, resolve
 
     model = resolve(name)
     if isinstance(model, KnownModel):
@@ -126,9 +127,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
 
             place = cached_checkpoint(model.entry)
         if place is None:
-            wanted = f" --format {model.format}" if model.format else ""
-            cure = f"codegen download {model.name} && codegen quantize {model.name}{wanted}"
-            raise not_here(model, cure)
+            raise not_here(model)
         kind = "packed" if model.packed else "checkpoint"
     else:
         place, kind = model.path, "checkpoint" if isinstance(model, CheckpointModel) else "packed"

@@ -109,6 +109,28 @@ def cached_checkpoint(entry: ModelEntry) -> Path | None:
     return directory if is_whole else None
 
 
+def problem_of(entry: ModelEntry) -> UserError | None:
+    """Return what keeps the cache from being looked into for a model; None if nothing does.
+
+    That nothing of the model is there is no problem.
+    """
+    directory = repository_dir(entry.repository)
+    if directory is None:
+        return None
+    snapshot = snapshot_dir(entry.repository, entry.revision)
+    for place in (directory / "refs", directory / "snapshots", *([snapshot] if snapshot else [])):
+        try:
+            os.scandir(place).close()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return UserError(
+                f"cannot read {place}: {error.strerror}",
+                "HF_HOME or HF_HUB_CACHE chooses another cache.",
+            )
+    return None
+
+
 def blob_of(file: Path) -> Path | None:
     """Return the blob that a snapshot's file is a link to; None where it is no such link.
 

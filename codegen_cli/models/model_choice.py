@@ -12,7 +12,6 @@ from codegen_cli.models.registry import (
     KnownModel,
     PackedModel,
     is_there,
-    not_here,
     packed_path,
     resolve,
 )
@@ -65,6 +64,8 @@ def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
 
     checkpoint = cached_checkpoint(model.entry)
     if checkpoint is None:
+        from codegen_cli.models.absence import not_here
+
         raise not_here(model)
     format = model.format or _FORMAT
     return _pack_once(checkpoint, model.name, format, packed_path(model.name, format), deadline)
