@@ -57,6 +57,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     from codegen_cli.machine.places import find_models_dir
     from codegen_cli.models.inventory import all_models
     from codegen_cli.models.leftovers import leftovers
+    from codegen_cli.models.local_models import nameless_files
     from codegen_cli.models.model_default import default_that_runs
     from codegen_cli.reports import model_views
 
@@ -79,7 +80,11 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     if available is not None:
         console.note(f"{console.size(available)} of memory are available")
     console.note(model_views.FORMAT_RULE)
-    for line in (*model_views.packed_lines(states), *model_views.leftover_lines(others)):
+    for line in (
+        *model_views.packed_lines(states),
+        *model_views.leftover_lines(others),
+        *model_views.nameless_lines(nameless_files()),
+    ):
         console.note(line)
 
 

@@ -40,16 +40,32 @@ def local_files() -> list[LocalFile]:
 
     Raises UserError if the directory cannot be read, or nobody knows where it is.
     """
+    matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in _files()]
+    files = [LocalFile(_model_name(m[1]), m[2], path) for path, m in matches if m]
+    return sorted(files, key=lambda file: (file.name, FORMATS.index(file.format)))
+
+
+def nameless_files() -> list[Path]:
+    """Return the files there that may be packed, and whose names are no model's, sorted.
+
+    No command finds them by a name: somebody put them there by hand. There are none where the
+    directory cannot be read.
+    """
+    try:
+        files = [path for path in _files() if path.match("[!.]*.safetensors")]
+    except UserError:
+        return []
+    return sorted(path for path in files if not _FILE_NAME.fullmatch(path.name))
+
+
+def _files() -> list[Path]:
     directory = places.models_dir()
     try:
-        names = [path.name for path in directory.iterdir() if path.is_file() or path.is_symlink()]
+        return [path for path in directory.iterdir() if path.is_file() or path.is_symlink()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"cannot read {directory}: {error.strerror}", CHOOSE_HOME) from error
-    matches = [match for name in names if (match := _FILE_NAME.fullmatch(name))]
-    files = [LocalFile(_model_name(m[1]), m[2], directory / m[0]) for m in matches]
-    return sorted(files, key=lambda file: (file.name, FORMATS.index(file.format)))
 
 
 def readable_files() -> list[LocalFile]:
