@@ -31,8 +31,7 @@ from codegen_cli.models.hub_cache import (
     hash_of_name,
     remove_file,
 )
-from codegen_cli.models.hub_unfinished import is_being_fetched
-from codegen_cli.models.leftovers import remove_unfinished_downloads
+from codegen_cli.models.hub_unfinished import is_being_fetched, remove_unfinished_downloads
 from codegen_cli.models.registry import ModelEntry
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
@@ -71,9 +70,9 @@ def download(
     if not force and (cached := whole_checkpoint(entry)):
         return cached
     hub_settings.require_usable()
-    for each in remove_unfinished_downloads(entry.repository):
-        size = console.size(each.file_bytes)
-        console.note(f"removed {each.path}, {size}: a download that was killed left it")
+    for part, part_bytes in remove_unfinished_downloads(entry.repository):
+        size = console.size(part_bytes)
+        console.note(f"removed {part}, {size}: a download that was killed left it")
     if is_being_fetched(entry.repository):
         console.note(f"another program is downloading {entry.repository}: its files are waited for")
     return _fetch_checkpoint(entry, on_event)

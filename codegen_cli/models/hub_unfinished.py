@@ -43,6 +43,17 @@ def remove_unfinished_download(part: Path) -> bool:
     return True
 
 
+def remove_unfinished_downloads(repository: str) -> Iterator[tuple[Path, int]]:
+    """Remove what killed downloads of one repository left; yield each part and its bytes."""
+    for part in unfinished_downloads(repository):
+        try:
+            part_bytes = part.stat().st_size
+        except OSError:  # it has gone meanwhile
+            continue
+        if remove_unfinished_download(part):
+            yield part, part_bytes
+
+
 def is_being_fetched(repository: str) -> bool:
     """Tell whether a program fetches a file of a repository now, or whether that cannot be told."""
     directory = hub_cache.repository_dir(repository)

@@ -80,12 +80,6 @@ def remove_unfinished(target: Path) -> list[Leftover]:
     return [each for each in removable if remove_leftover(each)]
 
 
-def remove_unfinished_downloads(repository: str) -> list[Leftover]:
-    """Remove what killed downloads of one repository left; return what was removed."""
-    found = [leftover_at("download", path, repository) for path in unfinished_downloads(repository)]
-    return [each for each in found if remove_leftover(each)]
-
-
 def leftover_at(kind: Kind, path: Path, model: str = "") -> Leftover:
     """Return a file as a leftover; of no size if it has gone meanwhile."""
     try:
