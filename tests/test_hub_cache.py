@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import try_to_load_from_cache
 
-from codegen_cli.models import hub_cache
+from codegen_cli.models.hub import cache as hub_cache
 from codegen_cli.models.registry import ModelEntry
 from quantize.files.errors import UserError
 

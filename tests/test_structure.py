@@ -123,19 +123,20 @@ codegen_cli.models
 codegen_cli.models.settings
 codegen_cli.models.registry
 codegen_cli.models.local_models
-codegen_cli.models.checkpoint_files
-codegen_cli.models.content_hash
-codegen_cli.models.hub_cache
+codegen_cli.models.hub
+codegen_cli.models.hub.checkpoint_files
+codegen_cli.models.hub.content_hash
+codegen_cli.models.hub.cache
+codegen_cli.models.hub.unfinished
+codegen_cli.models.hub.checkpoint_hashes
+codegen_cli.models.hub.settings
+codegen_cli.models.hub.errors
+codegen_cli.models.hub.client
+codegen_cli.models.hub.download
+codegen_cli.models.hub.removal
 codegen_cli.models.absence
-codegen_cli.models.hub_unfinished
 codegen_cli.models.leftovers
-codegen_cli.models.checkpoint_hashes
 codegen_cli.models.verification
-codegen_cli.models.hub_settings
-codegen_cli.models.hub_errors
-codegen_cli.models.hub_client
-codegen_cli.models.download
-codegen_cli.models.removal
 codegen_cli.models.model_default
 codegen_cli.models.packing
 codegen_cli.models.model_choice
@@ -213,12 +214,12 @@ codegen_cli
 DOORS = {
     "rich": ["codegen_cli.terminal.drawing"],
     "typer": ["codegen_cli.commands"],
-    "huggingface_hub": ["codegen_cli.models.hub_client", "codegen_cli.models.hub_errors"],
+    "huggingface_hub": ["codegen_cli.models.hub.client", "codegen_cli.models.hub.errors"],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.machine.places"],
     "filelock": [
         "codegen_cli.models.settings",
-        "codegen_cli.models.hub_unfinished",
+        "codegen_cli.models.hub.unfinished",
         "codegen_cli.engine_cpu.compile.kernel_directory",
     ],
     "numba": ["codegen_cli.kernels", "quantize.rounding.scale_search"],

@@ -128,7 +128,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
     if isinstance(model, KnownModel):
         place = model.packed
         if place is None and model.format is None:
-            from codegen_cli.models.hub_cache import cached_checkpoint
+            from codegen_cli.models.hub.cache import cached_checkpoint
 
             place = cached_checkpoint(model.entry)
         if place is None:

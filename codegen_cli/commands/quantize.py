@@ -45,7 +45,7 @@ def quantize(
     codegen quantize -v 350M-mono 2> errors.txt
     """
     from codegen_cli.models.absence import not_here
-    from codegen_cli.models.hub_cache import cached_checkpoint
+    from codegen_cli.models.hub.cache import cached_checkpoint
     from codegen_cli.models.packing import make_default_if_first, pack
     from codegen_cli.models.registry import KnownModel, packed_path, resolve_source
 

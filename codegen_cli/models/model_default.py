@@ -78,7 +78,7 @@ def forget_missing_default(removed: "Iterable[LocalFile]") -> str | None:
 
 
 def _is_downloaded(model: KnownModel) -> bool:
-    from codegen_cli.models.hub_cache import cached_checkpoint
+    from codegen_cli.models.hub.cache import cached_checkpoint
 
     return cached_checkpoint(model.entry) is not None
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from codegen_cli.machine import places
-from codegen_cli.models.checkpoint_hashes import (
+from codegen_cli.models.hub.cache import cached_checkpoint, is_snapshot
+from codegen_cli.models.hub.checkpoint_hashes import (
     CheckpointVerification,
     snapshot_of,
     verify_checkpoint,
 )
-from codegen_cli.models.hub_cache import cached_checkpoint, is_snapshot
 from codegen_cli.models.local_models import find_local_files, readable_files
 from codegen_cli.models.registry import BUNDLED, CheckpointModel, KnownModel, PackedModel, resolve
 from codegen_cli.terminal import drawing

@@ -14,8 +14,8 @@ only downloads need. The tests hold this module to the client's own constants an
 import os
 from pathlib import Path
 
-from codegen_cli.models.checkpoint_files import files_of_checkpoint
-from codegen_cli.models.content_hash import is_hash
+from codegen_cli.models.hub.checkpoint_files import files_of_checkpoint
+from codegen_cli.models.hub.content_hash import is_hash
 from codegen_cli.models.registry import ModelEntry
 from quantize.files.errors import UserError
 

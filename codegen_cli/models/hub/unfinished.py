@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from codegen_cli.models import hub_cache
+from codegen_cli.models.hub import cache as hub_cache
 from codegen_cli.models.registry import entries
 from quantize.files.errors import UserError
 from quantize.files.input_file import read_input
