@@ -12,8 +12,8 @@ from typing import Any
 # answer.
 CLIENT = """
 import json, sys, time
-from codegen_cli.models.download import download
-from codegen_cli.models.hub_cache import cached_checkpoint
+from codegen_cli.models.hub.download import download
+from codegen_cli.models.hub.cache import cached_checkpoint
 from codegen_cli.models.registry import ModelEntry
 from quantize.files.errors import UserError
 

@@ -15,7 +15,7 @@ from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
 import codegen_cli
 from codegen_cli.decoding.summary import Summary
-from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
 from codegen_cli.text.tokenizer_options import options_from
 from quantize.checkpoint.tokenizer_files import read_tokenizer
 from quantize.files.errors import UserError
@@ -92,11 +92,11 @@ def directory_of(
     return directory
 
 
-def tokenizer_of(directory: Path) -> Tokenizer:
+def tokenizer_of(directory: Path) -> CodeGenTokenizer:
     """The tokenizer as a packed file would give it."""
     source = read_tokenizer(directory)
     settings = json.loads(json.dumps(source.settings))
-    return Tokenizer.from_json(source.json, options=options_from(settings, "a test"))
+    return CodeGenTokenizer.from_json(source.json, options=options_from(settings, "a test"))
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["tokenizer.json", "older files"])
@@ -210,7 +210,7 @@ def test_a_packed_file_keeps_the_tokens_and_their_parts(tmp_path: Path) -> None:
     config = {"eos_token": "b", "pad_token": "<pad>", "return_token_type_ids": True}
     packed = read_packed_file(pack(tmp_path, config))
     assert packed.tokenizer_settings == config
-    tokenizer = Tokenizer.from_packed(packed)
+    tokenizer = CodeGenTokenizer.from_packed(packed)
     assert tokenizer.end_of_text == ord("b")
     assert tokenizer.encode("a<pad>", special_tokens=True) == [97, 258]
     arrays = tokenizer.inputs(["a", "bc"])

@@ -13,8 +13,8 @@ import pytest
 from hub_client import CACHED, DOWNLOAD, FILES, ask, environment, run_codegen
 from hub_server import HubServer, Repository
 
-from codegen_cli.models.download import download
-from codegen_cli.models.hub_cache import cached_checkpoint
+from codegen_cli.models.hub.cache import cached_checkpoint
+from codegen_cli.models.hub.download import download
 from codegen_cli.models.registry import find_entry
 from quantize.files.errors import UserError
 

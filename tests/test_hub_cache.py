@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import try_to_load_from_cache
 
-from codegen_cli.models import hub_cache
+from codegen_cli.models.hub import cache as hub_cache
 from codegen_cli.models.registry import ModelEntry
 from quantize.files.errors import UserError
 
@@ -111,9 +111,22 @@ def test_what_no_repository_is_called_is_not_there(cache: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("place", ["/dev/null", "/dev/null/hub", f"/{'a' * 300}", "/proc/self/mem"])
-def test_a_cache_that_is_none_holds_nothing(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_a_cache_that_is_none_holds_nothing_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", place)
     assert hub_cache.cached_checkpoint(MINE) is None
+    problem = hub_cache.problem_of(MINE)
+    assert problem is not None
+    assert problem.message.startswith(f"cannot read {place}/models--some--model/refs: ")
+    assert "HF_HUB_CACHE" in problem.hint
+
+
+def test_a_cache_that_is_not_there_or_lacks_the_model_is_no_problem(cache: Path) -> None:
+    assert hub_cache.problem_of(MINE) is None
+    write_snapshot(cache, {"config.json": b"{}"})
+    assert hub_cache.problem_of(MINE) is None
+    assert hub_cache.problem_of(ModelEntry("other/model", repository="other/model")) is None
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs directories to be refused")
@@ -122,6 +135,7 @@ def test_a_cache_that_may_not_be_read_holds_nothing(cache: Path) -> None:
     for directory in (snapshot, snapshot.parent, cache):
         directory.chmod(0)
         assert hub_cache.cached_checkpoint(MINE) is None
+        assert "Permission denied" in hub_cache.problem_of(MINE).message
         directory.chmod(0o700)
 
 

@@ -8,7 +8,8 @@ from packed import write_packed
 from codegen_cli.machine import places
 from codegen_cli.models.leftovers import Leftover, leftovers, remove_leftover, remove_unfinished
 from codegen_cli.reports.model_views import leftover_lines
-from quantize.files.whole_file import partial_path, replacing
+from quantize.files.partial_file import partial_path
+from quantize.files.whole_file import SHARED, replacing
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ def test_packing_clears_its_directory_if_it_is_ours_and_else_only_its_own_target
 def test_what_is_being_written_now_stays() -> None:
     target = places.models_dir() / "a.int8.safetensors"
     target.parent.mkdir(parents=True)
-    with replacing(target):
+    with replacing(target, mode=SHARED):
         assert leftovers() == []
         assert remove_unfinished(target) == []
     assert target.exists()

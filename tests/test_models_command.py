@@ -91,6 +91,18 @@ def test_a_damaged_file_is_listed_as_damaged(models, models_home):
     assert "SHA-256 of the header" in model["formats"][0]["problem"]
 
 
+def test_a_file_that_no_name_finds_is_told_of(models, models_home):
+    weird = models_home / "models" / "we\x1bird.safetensors"
+    weird.touch()
+    (models_home / "models" / "notes.txt").touch()
+    notes = models("list").stderr.decode()
+    weird.unlink()
+    [line] = [line for line in notes.splitlines() if "not listed" in line]
+    place = models_home / "models" / "we\\x1bird.safetensors"
+    assert f"{place} is not listed: a packed file there is called NAME.FORMAT" in line
+    assert "codegen models import" in line
+
+
 def test_a_name_with_escape_codes_reaches_no_terminal_as_such(models, models_home):
     (models_home / "models" / "\x1b[31mred.int8.safetensors").touch()
     result = models("list")
@@ -342,6 +354,7 @@ def test_import_checks_names_and_prints_the_new_path(models, models_home, tmp_pa
     [
         (("show", "350M-momo"), "unknown model '350M-momo'"),
         (("path", "2B-mono"), "2B-mono is not on this machine"),
+        (("path", "2B-mono:f16"), "2B-mono:f16 is not on this machine"),
         (("path", "2B-mono:f16"), "codegen quantize 2B-mono --format f16"),
         (("default", "6B-nl"), "6B-nl is not on this machine"),
         (("rm", "2B-mono", "--yes"), "no packed file of '2B-mono'"),

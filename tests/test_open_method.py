@@ -1,14 +1,17 @@
 """A completion of a method ends where the next definition begins, however it is cut in pieces."""
 
 import ast
+import re
 import textwrap
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from test_codegen_tokenizer import AUTHORS
 from test_stopping import common_prefix, cut_whole, pieces_of, stream
 
 from codegen_cli.decoding.stopping import StopWatch
+from codegen_cli.text.codegen_tokenizer import truncate_completion
 
 HEADER = "class A:\n    def area(self):"
 BODY = f"{HEADER}\n        return 1"
@@ -65,6 +68,24 @@ def test_nothing_is_taken_back_and_nothing_held_in_vain(prompt, text, boundaries
 )
 def test_without_an_open_method_the_authors_rules_are_all(prompt, text):
     assert stream([text], until="function", prompt=prompt) == cut_whole(text, (), "function")
+
+
+LF_FRAGMENTS = [
+    *(fragment for fragment in FRAGMENTS if "\r" not in fragment),
+    *("print", "\nprint", "\ndef ", "\n\n", "\n#", "<|endoftext|>", "<|endof"),
+]
+LF_TEXTS = st.lists(st.sampled_from(LF_FRAGMENTS), max_size=14).map("".join)
+INDENTED_DEF = re.compile(r"^[ \t]+(async[ \t]+)?def[ \t]", re.MULTILINE)
+LF_PROMPTS = LF_TEXTS.map(lambda text: text and f"{text}\n")
+
+
+@given(LF_PROMPTS.filter(lambda prompt: not INDENTED_DEF.search(prompt)), LF_TEXTS)
+@example("def f():\n", "    x\nprint\nprint\ndef g\ndef h")
+@example("", "\n\n\n")
+def test_until_function_cuts_where_the_tokenizer_truncates_before_the_authors_patterns(
+    prompt, text
+):
+    assert complete(prompt, text) == truncate_completion(text, AUTHORS)
 
 
 NEXT = "\n        x = 1\n\n    "

@@ -12,6 +12,7 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.machine import places
 from codegen_cli.models import registry
+from codegen_cli.models.absence import not_here
 from codegen_cli.models.registry import (
     CheckpointModel,
     KnownModel,
@@ -253,7 +254,7 @@ def test_a_home_that_is_a_file_holds_no_model_and_is_named_where_one_is_missing(
     home.touch()
     found = registry.resolve("350M-mono")
     assert found == KnownModel(registry.find_entry("350M-mono"), None, None)
-    for error in (registry.not_here(found), registry._unknown_model("mine")):
+    for error in (not_here(found), registry._unknown_model("mine")):
         assert f"cannot read {home}/models: {os.strerror(errno.ENOTDIR)}" in error.message
         assert "CODEGEN_HOME" in error.hint
 

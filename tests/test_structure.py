@@ -14,6 +14,7 @@ quantize.files
 quantize.files.errors
 quantize.files.input_file
 quantize.files.json_object
+quantize.files.partial_file
 quantize.files.whole_file
 quantize.containers
 quantize.containers.source_tensor
@@ -36,6 +37,7 @@ quantize.packed
 quantize.packed.packed_header
 quantize.packed.layout
 quantize.packed.packed_file
+quantize.packed.container_judge
 quantize.packed.packed_writer
 quantize.packed.sizes
 quantize.quantize_model
@@ -97,8 +99,9 @@ codegen_cli.text.tokenizer_file
 codegen_cli.text.token_text
 codegen_cli.text.tokenizer_options
 codegen_cli.text.vocabulary
-codegen_cli.text.vocabulary_files
 codegen_cli.text.tokenizer
+codegen_cli.text.vocabulary_files
+codegen_cli.text.codegen_tokenizer
 codegen_cli.text.text_stream
 codegen_cli.text.prompt_input
 codegen_cli.text.prompt
@@ -125,18 +128,20 @@ codegen_cli.models
 codegen_cli.models.settings
 codegen_cli.models.registry
 codegen_cli.models.local_models
-codegen_cli.models.checkpoint_files
-codegen_cli.models.content_hash
-codegen_cli.models.hub_cache
-codegen_cli.models.hub_unfinished
+codegen_cli.models.hub
+codegen_cli.models.hub.checkpoint_files
+codegen_cli.models.hub.content_hash
+codegen_cli.models.hub.cache
+codegen_cli.models.hub.unfinished
+codegen_cli.models.hub.checkpoint_hashes
+codegen_cli.models.hub.settings
+codegen_cli.models.hub.errors
+codegen_cli.models.hub.client
+codegen_cli.models.hub.download
+codegen_cli.models.hub.removal
+codegen_cli.models.absence
 codegen_cli.models.leftovers
-codegen_cli.models.checkpoint_hashes
 codegen_cli.models.verification
-codegen_cli.models.hub_settings
-codegen_cli.models.hub_errors
-codegen_cli.models.hub_client
-codegen_cli.models.download
-codegen_cli.models.removal
 codegen_cli.models.model_default
 codegen_cli.models.packing
 codegen_cli.models.model_choice
@@ -214,12 +219,12 @@ codegen_cli
 DOORS = {
     "rich": ["codegen_cli.terminal.drawing"],
     "typer": ["codegen_cli.commands"],
-    "huggingface_hub": ["codegen_cli.models.hub_client", "codegen_cli.models.hub_errors"],
+    "huggingface_hub": ["codegen_cli.models.hub.client", "codegen_cli.models.hub.errors"],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.machine.places"],
     "filelock": [
         "codegen_cli.models.settings",
-        "codegen_cli.models.hub_unfinished",
+        "codegen_cli.models.hub.unfinished",
         "codegen_cli.engine_cpu.compile.kernel_directory",
     ],
     "numba": ["codegen_cli.kernels", "quantize.rounding.scale_search"],
@@ -229,7 +234,7 @@ DOORS = {
         "codegen_cli.engine_cpu.compile.kernel_compiler",
         "codegen_cli.engine_cpu.compile.linker",
     ],
-    "safetensors": [],
+    "safetensors": ["quantize.packed.container_judge"],
     "torch": [],
     "transformers": [],
 }

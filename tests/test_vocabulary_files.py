@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from real_tokenizer import TOKENIZER, TOKENIZER_JSON
+from real_tokenizer import TOKENIZER_JSON
 
-from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
 from quantize.checkpoint.tokenizer_files import read_tokenizer
 from quantize.files.errors import UserError
 
+TOKENIZER = CodeGenTokenizer.from_json(TOKENIZER_JSON)
 NAMES = ["vocab.json", "merges.txt", "added_tokens.json"]
 
 
@@ -39,9 +40,11 @@ def test_a_prefix_begins_the_names(tmp_path):
 
 
 def test_tokens_of_the_options_are_saved_with_their_ids(tmp_path):
-    tokenizer = Tokenizer.from_json(TOKENIZER_JSON, options=TokenizerOptions(pad_token="<pad>"))
+    tokenizer = CodeGenTokenizer.from_json(
+        TOKENIZER_JSON, options=TokenizerOptions(pad_token="<pad>")
+    )
     tokenizer.save_vocabulary(tmp_path)
-    assert Tokenizer.from_json(read_tokenizer(tmp_path).json).token_id("<pad>") == 50295
+    assert CodeGenTokenizer.from_json(read_tokenizer(tmp_path).json).token_id("<pad>") == 50295
 
 
 def test_files_are_replaced_whole_and_only_once_all_are_written(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and what is known of those that nobody will finish."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,22 +8,21 @@ from pathlib import Path
 import pytest
 
 from quantize.files.errors import UserError
-from quantize.files.whole_file import (
+from quantize.files.partial_file import (
     abandoned_files,
-    hold,
-    partial_path,
+    partial_file,
+    partial_link,
     remove_abandoned,
-    replacing,
-    write_all,
 )
+from quantize.files.whole_file import PRIVATE, SHARED, replace_files, replacing, write_all
 
 WRITER = """\
 import sys
 from pathlib import Path
-from quantize.files.whole_file import replacing, write_all
+from quantize.files.whole_file import SHARED, replacing, write_all
 
 target = Path(sys.argv[1])
-with replacing(target) as file:
+with replacing(target, mode=SHARED) as file:
     write_all(file, memoryview(b"half"), target)
     print("writing", flush=True)
     sys.stdin.read()
@@ -53,7 +53,7 @@ def start_writer(target: Path) -> "subprocess.Popen[bytes]":
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.write_bytes(b"old")
-    with replacing(target) as file:
+    with replacing(target, mode=SHARED) as file:
         write_all(file, memoryview(b"new and longer"), target)
         assert target.read_bytes() == b"old"
     assert target.read_bytes() == b"new and longer"
@@ -68,7 +68,7 @@ def test_whatever_ends_the_writing_leaves_the_old_file_alone(
     target.write_bytes(b"old")
 
     def write_half():
-        with replacing(target) as file:
+        with replacing(target, mode=SHARED) as file:
             write_all(file, memoryview(b"half"), target)
             raise error
 
@@ -81,7 +81,7 @@ def test_whatever_ends_the_writing_leaves_the_old_file_alone(
 def test_a_target_in_no_directory_is_named(tmp_path: Path) -> None:
     target = tmp_path / "missing" / "model"
     with pytest.raises(UserError, match=r"cannot write .*missing/model: No such file") as caught:
-        replacing(target).__enter__()
+        replacing(target, mode=SHARED).__enter__()
     assert caught.value.hint == "Create the directory first, or choose another place."
 
 
@@ -116,14 +116,13 @@ def test_what_another_process_is_writing_is_not_abandoned(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
 def test_a_file_with_two_holders_is_free_when_both_are_done(tmp_path: Path) -> None:
-    partial = partial_path(tmp_path / "model")
-    partial.write_bytes(b"x")
-    with partial.open("rb") as one:
-        hold(one)
-        with partial.open("rb") as other:
-            hold(other, waits=False)
-        assert abandoned_files(tmp_path) == []
-    assert abandoned_files(tmp_path) == [partial]
+    with partial_file(tmp_path / "model", SHARED) as (partial, one):
+        with partial_link(tmp_path / "model", partial) as (link, _):
+            one.close()
+            assert abandoned_files(tmp_path) == []
+            assert sorted([partial, link]) == sorted(tmp_path.iterdir())
+        assert abandoned_files(tmp_path) == [partial]
+    assert names_in(tmp_path) == []
 
 
 def test_only_our_own_unfinished_files_are_found(tmp_path: Path) -> None:
@@ -138,3 +137,36 @@ def test_only_our_own_unfinished_files_are_found(tmp_path: Path) -> None:
     (tmp_path / ".model.89abcdef.part").symlink_to(tmp_path / ".model.part")
     assert abandoned_files(tmp_path) == []
     assert abandoned_files(tmp_path / "missing") == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes as POSIX has them")
+@pytest.mark.parametrize(("mode", "found"), [(PRIVATE, 0o600), (SHARED, 0o640)])
+def test_a_new_file_has_the_mode_asked_for_whatever_the_old_one_had(
+    tmp_path: Path, mode: int, found: int
+) -> None:
+    targets = [tmp_path / "streamed", tmp_path / "at once"]
+    for target in targets:
+        target.write_bytes(b"old")
+        target.chmod(0o644)
+    umask = os.umask(0o027)
+    try:
+        with replacing(targets[0], mode=mode) as file:
+            write_all(file, memoryview(b"new"), targets[0])
+        replace_files({targets[1]: b"new"}, mode=mode)
+    finally:
+        os.umask(umask)
+    assert [target.read_bytes() for target in targets] == [b"new"] * 2
+    assert [target.stat().st_mode & 0o777 for target in targets] == [found] * 2
+
+
+def test_several_files_are_replaced_once_all_are_on_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"old")
+    files = {tmp_path / "one": b"1", tmp_path / "missing" / "two": b"2"}
+    with pytest.raises(FileNotFoundError):
+        replace_files(files, mode=SHARED)
+    assert (tmp_path / "one").read_bytes() == b"old"
+    assert names_in(tmp_path) == ["one"]
+    (tmp_path / "missing").mkdir()
+    replace_files(files, mode=SHARED)
+    assert {path: path.read_bytes() for path in files} == files
+    assert names_in(tmp_path / "missing") == ["two"]

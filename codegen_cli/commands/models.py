@@ -57,6 +57,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     from codegen_cli.machine.places import find_models_dir
     from codegen_cli.models.inventory import all_models
     from codegen_cli.models.leftovers import leftovers
+    from codegen_cli.models.local_models import nameless_files
     from codegen_cli.models.model_default import default_that_runs
     from codegen_cli.reports import model_views
 
@@ -79,7 +80,11 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
     if available is not None:
         console.note(f"{console.size(available)} of memory are available")
     console.note(model_views.FORMAT_RULE)
-    for line in (*model_views.packed_lines(states), *model_views.leftover_lines(others)):
+    for line in (
+        *model_views.packed_lines(states),
+        *model_views.leftover_lines(others),
+        *model_views.nameless_lines(nameless_files()),
+    ):
         console.note(line)
 
 
@@ -116,19 +121,18 @@ def path(name: Name, as_json: AsJson = False) -> None:
     codegen models path 350M-mono:int4
     ls -l "$(codegen models path 350M-mono)"
     """
-    from codegen_cli.models.registry import CheckpointModel, KnownModel, not_here, resolve
+    from codegen_cli.models.absence import not_here
+    from codegen_cli.models.registry import CheckpointModel, KnownModel, resolve
 
     model = resolve(name)
     if isinstance(model, KnownModel):
         place = model.packed
         if place is None and model.format is None:
-            from codegen_cli.models.hub_cache import cached_checkpoint
+            from codegen_cli.models.hub.cache import cached_checkpoint
 
             place = cached_checkpoint(model.entry)
         if place is None:
-            wanted = f" --format {model.format}" if model.format else ""
-            cure = f"codegen download {model.name} && codegen quantize {model.name}{wanted}"
-            raise not_here(model, cure)
+            raise not_here(model)
         kind = "packed" if model.packed else "checkpoint"
     else:
         place, kind = model.path, "checkpoint" if isinstance(model, CheckpointModel) else "packed"

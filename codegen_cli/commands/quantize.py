@@ -45,16 +45,17 @@ def quantize(
     codegen quantize ./checkpoint --format int4 -o mine.safetensors
     codegen quantize -v 350M-mono 2> errors.txt
     """
-    from codegen_cli.models.hub_cache import cached_checkpoint
+    from codegen_cli.models.absence import not_here
+    from codegen_cli.models.hub.cache import cached_checkpoint
     from codegen_cli.models.packing import make_default_if_first, pack
-    from codegen_cli.models.registry import KnownModel, not_here, packed_path, resolve_source
+    from codegen_cli.models.registry import KnownModel, packed_path, resolve_source
 
     console.set_quiet(quiet)
     checkpoint = resolve_source(source)
     if isinstance(checkpoint, KnownModel):
         path = cached_checkpoint(checkpoint.entry)
         if path is None:
-            raise not_here(checkpoint, f"codegen download {checkpoint.name}")
+            raise not_here(checkpoint, is_source=True)
     else:
         path = checkpoint.path
     target = output or packed_path(checkpoint.name, format)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codegen_cli.machine import places
-from codegen_cli.models.hub_cache import cached_checkpoint
+from codegen_cli.models.hub.cache import cached_checkpoint
 from codegen_cli.models.local_models import LocalFile, readable_files
 from codegen_cli.models.memory_need import needed
 from codegen_cli.models.registry import (

@@ -12,11 +12,11 @@ from typing import Literal
 
 from codegen_cli.machine import places
 from codegen_cli.machine.places import NoHome
-from codegen_cli.models import hub_cache
-from codegen_cli.models.hub_unfinished import remove_unfinished_download, unfinished_downloads
+from codegen_cli.models.hub import cache as hub_cache
+from codegen_cli.models.hub.unfinished import remove_unfinished_download, unfinished_downloads
 from codegen_cli.models.local_models import remove_file
 from quantize.files.errors import UserError
-from quantize.files.whole_file import abandoned_files, remove_abandoned
+from quantize.files.partial_file import abandoned_files, remove_abandoned
 from quantize.packed.packed_file import read_packed_file
 
 Kind = Literal["copy", "unfinished", "download", "kernels"]
@@ -78,12 +78,6 @@ def remove_unfinished(target: Path) -> list[Leftover]:
     found = abandoned_files(target.parent, only)
     removable = [leftover_at("unfinished", path) for path in found]
     return [each for each in removable if remove_leftover(each)]
-
-
-def remove_unfinished_downloads(repository: str) -> list[Leftover]:
-    """Remove what killed downloads of one repository left; return what was removed."""
-    found = [leftover_at("download", path, repository) for path in unfinished_downloads(repository)]
-    return [each for each in found if remove_leftover(each)]
 
 
 def leftover_at(kind: Kind, path: Path, model: str = "") -> Leftover:

@@ -1,10 +1,7 @@
 """The packed files in the models directory: listed, removed, and taken in from elsewhere."""
 
-import contextlib
-import errno
 import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +11,12 @@ from codegen_cli.machine.places import CHOOSE_HOME
 from codegen_cli.models.registry import BUNDLED, FORMATS, REPOSITORY, packed_path, split_name
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
-from quantize.files.whole_file import hold, partial_path
+from quantize.files.whole_file import SHARED, adopting
 
 _FILE_NAME = re.compile(rf"([^.].*)\.({'|'.join(FORMATS)})\.safetensors", re.DOTALL)
 _ENDING = rf"(\.({'|'.join(FORMATS)}))?\.safetensors$"
 # What an imported model may be called: it becomes a file's name, and a word on command lines.
 _MODEL_NAME = re.compile(rf"[^\W_][\w.-]{{0,99}}|(?=.{{3,100}}$){REPOSITORY.pattern}")
-
-_COPIED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +41,32 @@ def local_files() -> list[LocalFile]:
 
     Raises UserError if the directory cannot be read, or nobody knows where it is.
     """
+    matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in _files()]
+    files = [LocalFile(_model_name(m[1]), m[2], path) for path, m in matches if m]
+    return sorted(files, key=lambda file: (file.name, FORMATS.index(file.format)))
+
+
+def nameless_files() -> list[Path]:
+    """Return the files there that may be packed, and whose names are no model's, sorted.
+
+    No command finds them by a name: somebody put them there by hand. There are none where the
+    directory cannot be read.
+    """
+    try:
+        files = [path for path in _files() if path.match("[!.]*.safetensors")]
+    except UserError:
+        return []
+    return sorted(path for path in files if not _FILE_NAME.fullmatch(path.name))
+
+
+def _files() -> list[Path]:
     directory = places.models_dir()
     try:
-        names = [path.name for path in directory.iterdir() if path.is_file() or path.is_symlink()]
+        return [path for path in directory.iterdir() if path.is_file() or path.is_symlink()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"cannot read {directory}: {error.strerror}", CHOOSE_HOME) from error
-    matches = [match for name in names if (match := _FILE_NAME.fullmatch(name))]
-    files = [LocalFile(_model_name(m[1]), m[2], directory / m[0]) for m in matches]
-    return sorted(files, key=lambda file: (file.name, FORMATS.index(file.format)))
 
 
 def readable_files() -> list[LocalFile]:
@@ -136,28 +147,20 @@ def import_file(
     Nobody sees a part of it. Raises UserError if it exists, or cannot be written.
     """
     target = packed_path(name, format)
-    partial = partial_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and target.samefile(source):
             judge(target)
             return target
         _refuse_existing(target, replace)
-        _link_or_copy(source, partial)
-        with partial.open("rb") as file:
-            hold(file, waits=False)
-            judge(partial)
-        if replace:
-            partial.replace(target)
-        else:
-            _link_new(partial, target)
+        with adopting(source, target, replace=replace, mode=SHARED) as candidate:
+            judge(candidate)
     except OSError as error:
+        if isinstance(error, FileExistsError):  # another process was faster
+            _refuse_existing(target, replace)
         raise UserError(
             f"cannot import {source} as {target}: {error.strerror}", CHOOSE_HOME
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return target
 
 
@@ -166,34 +169,6 @@ def _refuse_existing(target: Path, replace: bool) -> None:
         raise UserError(
             f"{target} exists", "Replace it with --force, or choose another name with --name."
         )
-
-
-def _link_or_copy(source: Path, partial: Path) -> None:
-    try:
-        os.link(source.resolve(), partial)
-    except OSError:  # another disk, a file system without links, or somebody else's file
-        needed_bytes, free_bytes = source.stat().st_size, shutil.disk_usage(partial.parent).free
-        if needed_bytes > free_bytes:
-            raise OSError(
-                errno.ENOSPC,
-                f"{free_bytes / 1e6:,.0f} MB are free, need {needed_bytes / 1e6:,.0f} MB",
-            ) from None
-        with source.open("rb") as original, partial.open("xb") as copy:
-            hold(copy)
-            shutil.copyfileobj(original, copy, _COPIED_BYTES)
-            copy.flush()
-            os.fsync(copy.fileno())
-
-
-def _link_new(partial: Path, target: Path) -> None:
-    """Give the file its name unless another process has taken that in the meantime."""
-    try:
-        os.link(partial, target)
-    except FileExistsError:
-        _refuse_existing(target, replace=False)
-        raise
-    except OSError:
-        partial.replace(target)
 
 
 def _model_name(stem: str) -> str:

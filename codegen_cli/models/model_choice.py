@@ -12,7 +12,6 @@ from codegen_cli.models.registry import (
     KnownModel,
     PackedModel,
     is_there,
-    not_here,
     packed_path,
     resolve,
 )
@@ -59,10 +58,12 @@ def _packed_model(model: str, deadline: Deadline, *, is_default: bool = False) -
 def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
     if model.packed is not None:
         return PackedModel(model.packed, model.name)
-    from codegen_cli.models.hub_cache import cached_checkpoint
+    from codegen_cli.models.hub.cache import cached_checkpoint
 
     checkpoint = cached_checkpoint(model.entry)
     if checkpoint is None:
+        from codegen_cli.models.absence import not_here
+
         raise not_here(model)
     format = model.format or DEFAULT_FORMAT
     return _pack_once(checkpoint, model.name, format, packed_path(model.name, format), deadline)

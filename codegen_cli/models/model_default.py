@@ -10,7 +10,6 @@ from codegen_cli.models.registry import (
     CheckpointModel,
     KnownModel,
     PackedModel,
-    not_here,
     packed_path,
     resolve,
     split_name,
@@ -55,6 +54,8 @@ def default_for(model: str) -> str:
     found = resolve(model)
     if isinstance(found, KnownModel):
         if found.packed is None and not _is_downloaded(found):
+            from codegen_cli.models.absence import not_here
+
             raise not_here(found)
     elif isinstance(found, CheckpointModel) or found.path == Path(model):
         return str(found.path.absolute())
@@ -77,7 +78,7 @@ def forget_missing_default(removed: "Iterable[LocalFile]") -> str | None:
 
 
 def _is_downloaded(model: KnownModel) -> bool:
-    from codegen_cli.models.hub_cache import cached_checkpoint
+    from codegen_cli.models.hub.cache import cached_checkpoint
 
     return cached_checkpoint(model.entry) is not None
 

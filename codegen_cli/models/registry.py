@@ -166,19 +166,6 @@ def models_dir_problem() -> UserError | None:
     return None
 
 
-def not_here(model: KnownModel, cure: str = "") -> UserError:
-    """Return the error for a known model of which nothing is on this machine, as far as one sees.
-
-    cure  what to do; "": download and pack it
-    """
-    message = f"{model.name} is not on this machine"
-    cure = cure or f"codegen download {model.name} && codegen quantize {model.name}"
-    if problem := models_dir_problem():
-        message = f"{message}, as far as can be seen: {problem.message}"
-        cure = f"{problem.hint} Then: {cure}"
-    return UserError(message, cure)
-
-
 def is_there(path: Path) -> bool:
     """Tell whether something is at a path; False where that cannot be told."""
     try:

@@ -14,7 +14,6 @@ lines on fcntl and msvcrt would not, such as file systems without locks.
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def change_default(change: Callable[[Default | None], Default | None]) -> bool:
                 settings[DEFAULT_MODEL] = new.model
                 if not new.is_chosen:
                     settings[AUTOMATIC_DEFAULT] = new.model
-            _replace_file(path, json.dumps(settings, indent=2) + "\n")
+            _write_settings(path, settings)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}", CHOOSE_HOME) from error
     return True
@@ -158,24 +157,16 @@ def _read_settings() -> dict[str, object]:
     return settings
 
 
+def _write_settings(path: Path, settings: dict[str, object]) -> None:
+    from quantize.files.whole_file import PRIVATE, replace_files  # most runs only read
+
+    # Of a path, bytes that are no text become escapes, which JSON reads as the same bytes.
+    content = f"{json.dumps(settings, indent=2)}\n".encode(errors="backslashreplace")
+    replace_files({path: content}, mode=PRIVATE)
+
+
 def _broken_settings(why: str) -> UserError:
     return UserError(
         f"cannot use {_settings_path()}: {why}",
         "Mend the file or delete it.",
     )
-
-
-def _replace_file(path: Path, text: str) -> None:
-    """Write text to path so that a reader sees the old file or the whole new one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        # Of a path, bytes that are no text become escapes, which JSON reads as the same bytes.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from codegen_cli.machine import places
-from codegen_cli.models.checkpoint_hashes import (
+from codegen_cli.models.hub.cache import cached_checkpoint, is_snapshot
+from codegen_cli.models.hub.checkpoint_hashes import (
     CheckpointVerification,
     snapshot_of,
     verify_checkpoint,
 )
-from codegen_cli.models.hub_cache import cached_checkpoint, is_snapshot
 from codegen_cli.models.local_models import find_local_files, readable_files
 from codegen_cli.models.registry import BUNDLED, CheckpointModel, KnownModel, PackedModel, resolve
 from codegen_cli.terminal import drawing
 from quantize.files.errors import UserError
-from quantize.packed.packed_file import PayloadCheck
+from quantize.packed.container_judge import require_safetensors
+from quantize.packed.packed_file import PayloadCheck, read_packed_file
 from quantize.packed.packed_file import verify as verify_packed
 
 _NAMED_TENSORS = 4
@@ -115,7 +116,10 @@ def verify_path(path: Path) -> Verification | CheckpointVerification:
 
 
 def verify_file(path: Path) -> Verification:
-    """Hash a packed file, with a bar on a terminal; what is wrong with it is in the result."""
+    """Hash a packed file, with a bar on a terminal; what is wrong with it is in the result.
+
+    The container is judged by the safetensors library too, which knows nothing of our reader.
+    """
     started, count, done_bytes = time.monotonic(), 0, 0
     file_bytes = 0
     try:
@@ -127,6 +131,7 @@ def verify_file(path: Path) -> Verification:
                 advance(done_bytes, file_bytes)
 
             file_bytes = path.stat().st_size
+            require_safetensors(read_packed_file(path))
             damaged = verify_packed(path, on_payload)
     except UserError as error:
         return Verification(path, file_bytes, 0, time.monotonic() - started, problem=error.message)

@@ -15,7 +15,7 @@ from codegen_cli.scoring.windows import stride_of
 from codegen_cli.session.language_model import LanguageModel
 from codegen_cli.terminal import console, drawing, streams
 from quantize.files.errors import UserError
-from quantize.files.whole_file import blaming, replacing, write_all
+from quantize.files.whole_file import SHARED, blaming, replacing, write_all
 
 Write = Callable[[bytes], None]
 
@@ -73,7 +73,7 @@ def _file(output: Path) -> Iterator[Write]:
             yield lambda content: write_all(file, memoryview(content), output)
     else:
         target = Path(os.path.realpath(output))  # a link stays: what it points to is replaced
-        with replacing(target) as file:
+        with replacing(target, mode=SHARED) as file:
             yield lambda content: write_all(file, memoryview(content), output)
 
 

@@ -117,6 +117,15 @@ def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
         yield f"{whats[kind]} in {directory}: {len(sizes)}, {total} (codegen models prune)"
 
 
+def nameless_lines(files: Iterable[Path]) -> Iterator[str]:
+    """Yield what to do with files that no command finds."""
+    for file in files:
+        yield (
+            f"{console.printable(str(file))} is not listed: a packed file there is called "
+            "NAME.FORMAT.safetensors (codegen models import FILE takes it in)"
+        )
+
+
 def _fits(state: FormatState, available: int | None) -> bool | None:
     if available is None or state.memory_bytes is None:
         return None

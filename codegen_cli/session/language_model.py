@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # a completion needs none of these
     from codegen_cli.scoring.embedding import Pool
     from codegen_cli.scoring.likelihood import Score
     from codegen_cli.scoring.windows import Progress
-    from codegen_cli.text.tokenizer import Tokenizer
+    from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
 
 T = TypeVar("T")
 OnProgress = Callable[[int, int], None]
@@ -70,7 +70,7 @@ class LanguageModel:
         self._open_engine: Engine | None = engine
 
     @property
-    def tokenizer(self) -> "Tokenizer":
+    def tokenizer(self) -> "CodeGenTokenizer":
         """Text to ids and back."""
         return self._text.tokenizer
 

@@ -15,7 +15,7 @@ from codegen_cli.text.vocabulary import Vocabulary
 from quantize.packed.packed_header import PackedHeader, packed_text
 
 if TYPE_CHECKING:
-    from codegen_cli.text.tokenizer import Tokenizer
+    from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
 
 
 class Prompt(NamedTuple):
@@ -51,11 +51,12 @@ class TextSide:
         return self._child is not None
 
     @cached_property
-    def tokenizer(self) -> "Tokenizer":
+    def tokenizer(self) -> "CodeGenTokenizer":
         """The tokenizer, parsed here; raises UserError as Tokenizer.from_packed does."""
-        from codegen_cli.text.tokenizer import Tokenizer  # by the process that needs it
+        # By the process that needs it.
+        from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
 
-        return Tokenizer.from_packed(self.packed)
+        return CodeGenTokenizer.from_packed(self.packed)
 
     def read(self, prompt: Prompt, deadline: Deadline = None) -> tuple[FittedPrompt, Vocabulary]:
         """Return what of a prompt the model reads, and what its ids stand for.

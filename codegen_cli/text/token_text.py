@@ -1,7 +1,5 @@
 """Tokens as a vocabulary spells them -> bytes -> text, whole or cut where a completion ends."""
 
-import re
-from collections.abc import Sequence
 from typing import Literal
 
 from quantize.files.errors import UserError
@@ -52,33 +50,3 @@ def not_utf8(error: UnicodeDecodeError) -> UserError:
         f"the ids are not UTF-8 text: found bytes {found} ({error.reason})",
         'errors="replace" shows such bytes as U+FFFD.',
     )
-
-
-def truncate_completion(text: str, patterns: Sequence[str]) -> str:
-    """Return a completion up to where it leaves its function, as CodeGen's authors cut it.
-
-    Cut before the second line that starts with `print`, then before the second that starts with
-    `def`, then before the first match of any pattern (regular expressions in which ^ and $ match
-    at every line). Without a pattern nothing is cut (`truncate` in
-    https://github.com/salesforce/CodeGen/blob/main/codegen1/jaxformer/hf/sample.py and in
-    transformers' CodeGenTokenizer). Raises UserError for a pattern that is no regular expression.
-    """
-    if not patterns:
-        return text
-    searched = [_compiled(pattern) for pattern in patterns]
-    for statement in ("print", "def"):
-        starts = [match.start() for match in re.finditer(f"^{statement}", text, re.MULTILINE)]
-        if len(starts) > 1:
-            text = text[: starts[1]]
-    found = [match.start() for pattern in searched if (match := pattern.search(text))]
-    return text[: min(found, default=len(text))]
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern, re.MULTILINE)
-    except re.error as error:
-        raise UserError(
-            f"truncate_before_pattern has {pattern!r}, need a regular expression: {error}",
-            "re.escape(text) gives the pattern of a plain text.",
-        ) from error

@@ -2,8 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import tokenizers
 from tokenizers import processors
@@ -13,21 +12,15 @@ from codegen_cli.text.token_text import (
     bytes_of_token,
     check_unicode,
     not_utf8,
-    truncate_completion,
 )
 from codegen_cli.text.tokenizer_file import broken, judge_tokenizer
 from codegen_cli.text.tokenizer_options import DEFAULTS, TokenizerOptions, options_from
 from codegen_cli.text.vocabulary import Vocabulary
-from codegen_cli.text.vocabulary_files import vocabulary_files, write_files
 from quantize.checkpoint.added_tokens import END_OF_TEXT
 from quantize.description.config import ModelConfig
 from quantize.files.errors import UserError
 from quantize.files.input_file import quoted, shown
 from quantize.packed.packed_header import TOKENIZER, PackedText
-
-if TYPE_CHECKING:  # a prompt is read while NumPy is still being loaded
-    import numpy as np
-    import numpy.typing as npt
 
 _LONG_TEXT = 1 << 16  # characters
 
@@ -35,11 +28,11 @@ _LONG_TEXT = 1 << 16  # characters
 class Tokenizer:
     """A checkpoint's byte-level BPE; nothing is cut from any text, nor added without being asked.
 
-    unk_id, bos_id, pad_id  the ids of the options' tokens, None where there is none
-    end_of_text             likewise of eos_token; the ids of CodeGen's config.json name others
-    first_ids               what `encode` puts in front: bos_id, or what the file says; mostly none
+    bos_id       the id of the options' bos_token, None where there is none
+    end_of_text  likewise of eos_token; the ids of CodeGen's config.json name others
+    first_ids    what `encode` puts in front: bos_id, or what the file says; mostly none
 
-    May be used from several threads.
+    May be used from several threads. codegen_tokenizer.py adds what transformers' has besides.
     """
 
     def __init__(
@@ -65,10 +58,8 @@ class Tokenizer:
             for i, token in added.items()
             if inner.model.token_to_id(token.content) is None
         }
-        self.unk_id = _id_of(inner, options.unk_token)
-        self.bos_id = _id_of(inner, options.bos_token)
-        self.end_of_text = _id_of(inner, options.eos_token)
-        self.pad_id = _id_of(inner, options.pad_token)
+        self.bos_id = self._id_of(options.bos_token)
+        self.end_of_text = self._id_of(options.eos_token)
         self.first_ids = list(first_ids)
         if options.add_bos_token is not None:
             self.first_ids = self._bos_ids() if options.add_bos_token else []
@@ -149,11 +140,6 @@ class Tokenizer:
             self.missing_ids(config.vocab_size),
         )
 
-    def token_id(self, token: str) -> int | None:
-        """Return the id of a token, spelled as in the vocabulary; unk_id for one it lacks."""
-        token_id = self._inner.token_to_id(token)
-        return self.unk_id if token_id is None else token_id
-
     def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
         """Return the ids of a text, behind first_ids.
 
@@ -175,47 +161,16 @@ class Tokenizer:
         encoding = self._encode(text, special_tokens, with_starts=True)
         return encoding.ids, [start for start, _ in encoding.offsets]
 
-    def inputs(
-        self, texts: Sequence[str], *, special_tokens: bool = False
-    ) -> "dict[str, npt.NDArray[np.int64]]":
-        """Return several texts as the arrays that transformers' models take, int64 [n_texts, n].
-
-        input_ids       the ids of each text, filled up to the longest with pad_id at the right
-        attention_mask  1 for an id of the text, 0 for padding
-        token_type_ids  0; only if the options have return_token_type_ids
-
-        Raises UserError when texts differ in length and there is no pad_token, and as `encode`.
-        """
-        import numpy as np
-
-        rows = [self.encode(text, special_tokens=special_tokens) for text in texts]
-        longest = max(map(len, rows), default=0)
-        if self.pad_id is None and any(len(row) < longest for row in rows):
-            raise UserError(
-                "the texts differ in length and the tokenizer has no pad_token",
-                "Give TokenizerOptions(pad_token=...).",
-            )
-        shape = (len(rows), longest)
-        input_ids = np.full(shape, self.pad_id or 0, np.int64)
-        attention_mask = np.zeros(shape, np.int64)
-        for i, row in enumerate(rows):
-            input_ids[i, : len(row)] = row
-            attention_mask[i, : len(row)] = 1
-        arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.options.return_token_type_ids:
-            arrays["token_type_ids"] = np.zeros(shape, np.int64)
-        return arrays
-
-    def decode(self, ids: Sequence[int], truncate_before_pattern: Sequence[str] = ()) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, unknown ones giving nothing; never cleaned up.
 
-        truncate_before_pattern  end where a completion leaves its function: see
-                                 `token_text.truncate_completion`
-
         Bytes that are not UTF-8 are treated as the options' errors say. Raises UserError for them
-        if that is "strict", and for a pattern that is no regular expression.
+        if that is "strict".
         """
-        return truncate_completion(self._decode(ids), truncate_before_pattern)
+        try:
+            return b"".join(map(self.token_bytes, ids)).decode(errors=self.options.errors)
+        except UnicodeDecodeError as error:
+            raise not_utf8(error) from error
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that one id adds to a text, b"" for an id without a token.
@@ -227,16 +182,6 @@ class Tokenizer:
             return added
         token = self._inner.id_to_token(token_id)
         return b"" if token is None else bytes_of_token(token)
-
-    def save_vocabulary(self, directory: str | Path, filename_prefix: str = "") -> list[Path]:
-        """Write vocab.json, merges.txt and added_tokens.json to a directory; return their paths.
-
-        A checkpoint with these files in the place of tokenizer.json has the same ids, as far as
-        they do not depend on its tokenizer_config.json. With a prefix the names begin with it and a
-        hyphen. Raises UserError when the directory cannot be written.
-        """
-        prefix = f"{filename_prefix}-" if filename_prefix else ""
-        return write_files(vocabulary_files(self._inner.to_str()), Path(directory), prefix)
 
     def _encode(
         self, text: str, special_tokens: bool, with_starts: bool = False
@@ -259,12 +204,6 @@ class Tokenizer:
         [encoding] = self._inner.encode_batch_fast([text], add_special_tokens=False)
         return encoding
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        try:
-            return b"".join(map(self.token_bytes, ids)).decode(errors=self.options.errors)
-        except UnicodeDecodeError as error:
-            raise not_utf8(error) from error
-
     def _check_nothing_lost(self, text: str, ids: Sequence[int]) -> None:
         """Refuse bytes that the vocabulary lacks: the library drops them without a word."""
         given, kept = text.encode(), b"".join(map(self.token_bytes, ids))
@@ -274,6 +213,9 @@ class Tokenizer:
                     f"the tokenizer has no token for byte 0x{byte:02X}, which the text has",
                     "Use the tokenizer.json of a CodeGen checkpoint.",
                 )
+
+    def _id_of(self, token: str | None) -> int | None:
+        return None if token is None else self._inner.token_to_id(token)
 
     def _bos_ids(self) -> list[int]:
         """bos_id, if the options say that there is one."""
@@ -326,7 +268,3 @@ def _make_special(inner: tokenizers.Tokenizer, options: TokenizerOptions) -> set
     known = [token for token in options.special_tokens if inner.token_to_id(token) is not None]
     inner.add_special_tokens([token for token in [*known, *lacked] if token not in special])
     return {i for i in map(inner.token_to_id, lacked) if i is not None}
-
-
-def _id_of(inner: tokenizers.Tokenizer, token: str | None) -> int | None:
-    return None if token is None else inner.token_to_id(token)

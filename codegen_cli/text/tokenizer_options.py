@@ -19,11 +19,11 @@ class TokenizerOptions:
                            token: the first word is then encoded as amid a line, and decode gives
                            the spaces too; None: as the file says
     add_bos_token          begin all ids with bos_token; None: as the file says, by a template
-    return_token_type_ids  have `Tokenizer.inputs` return them, all 0
-    unk_token              what `Tokenizer.token_id` takes an unknown token for; no text needs it,
-                           for text consists of bytes and those have tokens
+    return_token_type_ids  have CodeGenTokenizer.inputs return them, all 0
+    unk_token              what CodeGenTokenizer.token_id takes an unknown token for; no text needs
+                           it, for text consists of bytes and those have tokens
     bos_token, eos_token   begin and end a text
-    pad_token              fills up the shorter texts in `Tokenizer.inputs`
+    pad_token              fills up the shorter texts in CodeGenTokenizer.inputs
 
     None stands for no such token; then add_bos_token adds none. A token that the file lacks is
     added behind its last id, as transformers does; no model has learnt it, so it is never sampled.

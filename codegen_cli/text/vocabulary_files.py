@@ -1,13 +1,11 @@
 """A BPE tokenizer's JSON -> vocab.json, merges.txt and added_tokens.json in a directory."""
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from quantize.files.errors import UserError
+from quantize.files.whole_file import SHARED, replace_files
 
 _MERGES_HEADER = "#version: 0.2\n"
 
@@ -36,23 +34,13 @@ def write_files(files: dict[str, str], directory: Path, prefix: str = "") -> lis
     Each file appears whole, and none before all could be written. Raises UserError when the
     directory cannot be written.
     """
-    targets = [directory / f"{prefix}{name}" for name in files]
+    contents = {directory / f"{prefix}{name}": text.encode() for name, text in files.items()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        workshop = Path(tempfile.mkdtemp(dir=directory, prefix=".vocabulary."))
-        try:
-            for name, text in files.items():
-                with (workshop / name).open("w", encoding="utf-8", newline="") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for name, target in zip(files, targets, strict=True):
-                (workshop / name).replace(target)
-        finally:
-            shutil.rmtree(workshop, ignore_errors=True)
+        replace_files(contents, mode=SHARED)
     except OSError as error:
         raise UserError(
             f"cannot write the vocabulary to {directory}: {error.strerror}",
             "Choose another directory.",
         ) from error
-    return targets
+    return list(contents)

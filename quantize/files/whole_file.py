@@ -1,27 +1,28 @@
-"""A target path -> a new file that takes its place whole, or not at all.
+"""Bytes or an existing file, and a target path -> the target, whole or as it was before.
 
-The file grows beside its target as `.TARGET.xxxxxxxx.part`. Its writer holds a lock on it, which
-the system takes back however the process ends. So whoever gets the lock knows that the file is
-abandoned: nobody will ever finish it.
+All that this program writes under a name of its own goes through here. A new file grows beside its
+target (partial_file.py), is brought to the disk, and then takes the target's name in one step.
 """
 
 import contextlib
 import errno
 import os
-import re
-import secrets
+import shutil
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from quantize.files.errors import UserError
+from quantize.files.partial_file import partial_file, partial_link
 
-_PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
-# Where files cannot be locked: no writer pauses for as long.
-_ABANDONED_SECONDS = 24 * 3600
+PRIVATE = 0o600
+"""Permission bits of a file that is this user's alone."""
+
+SHARED = 0o666
+"""Permission bits of a file that others may read, and write, as far as the umask lets them."""
+
+_COPIED_BYTES = 16 << 20
 
 _HINTS = {
     errno.ENOSPC: "Free some space, or write to another disk.",
@@ -32,26 +33,54 @@ _HINTS = {
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[FileIO]:
+def replacing(target: Path, *, mode: int) -> Iterator[FileIO]:
     """A new unbuffered file that takes the target's place on success and is removed otherwise.
 
     Write to it with write_all. Raises UserError where the file system refuses.
     """
-    with blaming(target):
-        partial, file = _new_partial(target)
-    try:
-        with file:
-            yield file
-            with blaming(target):
-                os.fsync(file.fileno())
-                if sys.platform != "win32":  # while the lock is held; Windows renames no open file
-                    partial.replace(target)
-        if sys.platform == "win32":
-            with blaming(target):
-                partial.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    with contextlib.ExitStack() as unfinished:
+        with blaming(target):
+            partial, file = unfinished.enter_context(partial_file(target, mode))
+        yield file
+        with blaming(target):
+            os.fsync(file.fileno())
+            _rename(partial, file, target)
+
+
+def replace_files(contents: Mapping[Path, bytes], *, mode: int) -> None:
+    """Give each path its new content; none is touched before all contents are on the disk.
+
+    Raises OSError where the file system refuses.
+    """
+    with contextlib.ExitStack() as unfinished:
+        renamings = []
+        for target, content in contents.items():
+            partial, file = unfinished.enter_context(partial_file(target, mode))
+            _write(file, memoryview(content))
+            os.fsync(file.fileno())
+            renamings.append((partial, file, target))
+        for renaming in renamings:
+            _rename(*renaming)
+
+
+@contextlib.contextmanager
+def adopting(source: Path, target: Path, *, replace: bool, mode: int) -> Iterator[Path]:
+    """A file with the source's content that takes the target's place on success.
+
+    replace  whether it may replace a file; FileExistsError if not, and there is one at the end
+    mode     as partial_file takes it, where a copy must be made
+
+    On one disk the source is not copied: both paths then name one file (a hard link). Yields where
+    the new file is until the end. Raises OSError where the file system refuses.
+    """
+    with contextlib.ExitStack() as unfinished:
+        try:
+            partial, file = unfinished.enter_context(partial_link(target, source))
+        except OSError:  # another disk, a file system without links, or somebody else's file
+            partial, file = unfinished.enter_context(partial_file(target, mode))
+            _copy(source, file, partial.parent)
+        yield partial
+        (_rename if replace else _rename_to_new)(partial, file, target)
 
 
 def write_all(file: FileIO, content: memoryview, target: Path) -> None:
@@ -60,8 +89,7 @@ def write_all(file: FileIO, content: memoryview, target: Path) -> None:
     Raises a UserError that names the target where the file system refuses.
     """
     with blaming(target):
-        while content:
-            content = content[file.write(content) :]
+        _write(file, content)
 
 
 @contextlib.contextmanager
@@ -80,75 +108,36 @@ def hint_for(error: OSError, otherwise: str) -> str:
     return _HINTS.get(error.errno or 0, otherwise)
 
 
-def partial_path(target: Path) -> Path:
-    """Return a new name for an unfinished file beside its target."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+def _write(file: FileIO, content: memoryview) -> None:
+    while content:
+        content = content[file.write(content) :]
 
 
-def hold(file: IO[bytes], *, waits: bool = True) -> None:
-    """Lock an unfinished file as being worked on, until it is closed, where files can be locked.
-
-    Several holders may share one file, as the hard links of an import do.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_SH | (0 if waits else fcntl.LOCK_NB))
-
-
-def abandoned_files(directory: Path, target: str | None = None) -> list[Path]:
-    """Return the unfinished files in a directory whose writers have ended, sorted.
-
-    target  the name of what they were to become; None: of any. None at all for a directory that is
-            missing or cannot be read.
-    """
-    try:
-        paths = sorted(directory.iterdir())
-    except OSError:
-        return []
-    matches = [(path, _PARTIAL.fullmatch(path.name)) for path in paths]
-    wanted = [path for path, match in matches if match and target in (None, match[1])]
-    return [path for path in wanted if _is_abandoned(path)]
-
-
-def remove_abandoned(partial: Path) -> bool:
-    """Remove an unfinished file unless somebody works on it; tell whether it was removed."""
-    return _is_abandoned(partial, remove=True)
-
-
-def _is_abandoned(path: Path, *, remove: bool = False) -> bool:
-    """Tell whether nobody holds a file; remove it then if asked to, before anybody can."""
-    try:
-        if path.is_symlink() or not path.is_file():
-            return False
-        with path.open("rb") as file:
-            if not _is_free(file):
-                return False
-            if remove and sys.platform != "win32":
-                path.unlink()
-        # Windows removes no open file, and so none that somebody writes to.
-        if remove and sys.platform == "win32":
-            path.unlink()
-    except OSError:
-        return False
-    return True
-
-
-def _is_free(file: IO[bytes]) -> bool:
+def _rename(partial: Path, file: FileIO, target: Path) -> None:
+    """Give an unfinished file its name: while it is held, but Windows renames no open file."""
     if sys.platform == "win32":
-        return time.time() - os.fstat(file.fileno()).st_mtime > _ABANDONED_SECONDS
-    import fcntl
-
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: held, or no locks here
-    return True
+        file.close()
+    partial.replace(target)
 
 
-def _new_partial(target: Path) -> tuple[Path, FileIO]:
-    while True:
-        partial = partial_path(target)
-        file = partial.open("xb", buffering=0)
-        hold(file)
-        if partial.exists():
-            return partial, file
-        file.close()  # taken for abandoned in the moment before it was locked
+def _rename_to_new(partial: Path, file: FileIO, target: Path) -> None:
+    """As _rename, but FileExistsError if another process has taken the name in the meantime."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        _rename(partial, file, target)
+
+
+def _copy(source: Path, file: FileIO, directory: Path) -> None:
+    needed_bytes, free_bytes = source.stat().st_size, shutil.disk_usage(directory).free
+    if needed_bytes > free_bytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"{free_bytes / 1e6:,.0f} MB are free, need {needed_bytes / 1e6:,.0f} MB",
+        ) from None
+    with source.open("rb") as original:
+        while piece := original.read(_COPIED_BYTES):
+            _write(file, memoryview(piece))
+    os.fsync(file.fileno())

@@ -19,7 +19,6 @@ from quantize.description.formats import (
     LINE_BYTES,
     MATRIX_FORMATS,
     Format,
-    MatrixFormat,
     round_up,
 )
 from quantize.description.tensor_map import TensorSpec, tensor_specs
@@ -71,7 +70,6 @@ class PackedFile(PackedText):
     name     the model's name, perhaps empty
     """
 
-    format: MatrixFormat
     tensors: dict[str, PackedTensor]
     provenance: dict[str, str]
     name: str

@@ -12,7 +12,7 @@ from pathlib import Path
 from quantize.description.config import ModelConfig, config_fields
 from quantize.description.formats import LINE_BYTES, Format, MatrixFormat, round_up
 from quantize.files.errors import UserError
-from quantize.files.whole_file import blaming, replacing, write_all
+from quantize.files.whole_file import SHARED, blaming, replacing, write_all
 from quantize.packed.layout import Shape, payload_bytes
 from quantize.packed.packed_header import (
     FORMAT_VERSION,
@@ -80,7 +80,7 @@ def write_packed_file(
     # Hashes are of one length, so the header's length is known before they are.
     data_start = 8 + len(_header(model, entries, sizes, ["0" * N_DIGITS] * len(sizes)))
     _judge_target(target, sources, data_start + sum(sizes))
-    with replacing(target) as file:
+    with replacing(target, mode=SHARED) as file:
         file.seek(data_start)
         hashes = []
         for content, size in zip(_contents(model, payloads), sizes, strict=True):
@@ -111,7 +111,8 @@ def _header(
         "format": "codegen-packed",
         "format_version": str(FORMAT_VERSION),
         "header_sha256": "0" * N_DIGITS,
-        "model_name": model.name,
+        # A directory's name may be no Unicode text, and then no safetensors reader would take it.
+        "model_name": model.name.encode(errors="backslashreplace").decode(),
         "weight_format": model.format,
         "config": _compact(config_fields(model.config)),
         "tensors": _compact(declared),

@@ -124,10 +124,15 @@ def _digest_kept() -> str | None:
 
 def _write(object_code: bytes) -> None:
     """Keep object code for later processes, if nothing comes in the way after all."""
+    from quantize.files.whole_file import PRIVATE, replace_files  # most processes only read
+
     digest = hashlib.sha256(object_code).hexdigest()
+    files = {
+        directory() / f"{digest}.o": object_code,
+        _pointer(): f"{digest}  {digest}.o\n".encode(),
+    }
     with contextlib.suppress(OSError):
-        kernel_directory.write_file(directory() / f"{digest}.o", object_code)
-        kernel_directory.write_file(_pointer(), f"{digest}  {digest}.o\n".encode())
+        replace_files(files, mode=PRIVATE)
 
 
 def _pointer() -> Path:

@@ -112,15 +112,3 @@ def _wait_for(lock: "BaseFileLock", place: Path) -> None:
             return
         if (now := place.stat().st_mtime_ns) != life:
             life, seen = now, time.monotonic()
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever reads it meanwhile sees the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -14,8 +14,8 @@ only downloads need. The tests hold this module to the client's own constants an
 import os
 from pathlib import Path
 
-from codegen_cli.models.checkpoint_files import files_of_checkpoint
-from codegen_cli.models.content_hash import is_hash
+from codegen_cli.models.hub.checkpoint_files import files_of_checkpoint
+from codegen_cli.models.hub.content_hash import is_hash
 from codegen_cli.models.registry import ModelEntry
 from quantize.files.errors import UserError
 
@@ -107,6 +107,28 @@ def cached_checkpoint(entry: ModelEntry) -> Path | None:
     except UserError as error:
         raise UserError(error.message, again_hint(entry.name)) from error
     return directory if is_whole else None
+
+
+def problem_of(entry: ModelEntry) -> UserError | None:
+    """Return what keeps the cache from being looked into for a model; None if nothing does.
+
+    That nothing of the model is there is no problem.
+    """
+    directory = repository_dir(entry.repository)
+    if directory is None:
+        return None
+    snapshot = snapshot_dir(entry.repository, entry.revision)
+    for place in (directory / "refs", directory / "snapshots", *([snapshot] if snapshot else [])):
+        try:
+            os.scandir(place).close()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return UserError(
+                f"cannot read {place}: {error.strerror}",
+                "HF_HOME or HF_HUB_CACHE chooses another cache.",
+            )
+    return None
 
 
 def blob_of(file: Path) -> Path | None:

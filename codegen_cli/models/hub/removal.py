@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_cli.models import hub_cache, hub_settings
-from codegen_cli.models.download import import_client
-from codegen_cli.models.hub_unfinished import is_being_fetched
+from codegen_cli.models.hub import cache as hub_cache
+from codegen_cli.models.hub import settings as hub_settings
+from codegen_cli.models.hub.download import import_client
+from codegen_cli.models.hub.unfinished import is_being_fetched
 from codegen_cli.models.registry import ModelEntry
 from quantize.files.errors import UserError
 

@@ -19,8 +19,9 @@ from huggingface_hub.errors import (
 # HTTPError belongs to the HTTP library that this version of the hub uses, httpx or httpx2.
 from huggingface_hub.errors import HTTPError as HttpError  # type: ignore[attr-defined]
 
-from codegen_cli.models import hub_cache, hub_settings
-from codegen_cli.models.hub_cache import AGAIN_HINT
+from codegen_cli.models.hub import cache as hub_cache
+from codegen_cli.models.hub import settings as hub_settings
+from codegen_cli.models.hub.cache import AGAIN_HINT
 from codegen_cli.models.registry import ModelEntry
 from quantize.files.errors import UserError
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from codegen_cli.models import hub_cache
+from codegen_cli.models.hub import cache as hub_cache
 from codegen_cli.models.registry import entries
 from quantize.files.errors import UserError
 from quantize.files.input_file import read_input
@@ -41,6 +41,17 @@ def remove_unfinished_download(part: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def remove_unfinished_downloads(repository: str) -> Iterator[tuple[Path, int]]:
+    """Remove what killed downloads of one repository left; yield each part and its bytes."""
+    for part in unfinished_downloads(repository):
+        try:
+            part_bytes = part.stat().st_size
+        except OSError:  # it has gone meanwhile
+            continue
+        if remove_unfinished_download(part):
+            yield part, part_bytes
 
 
 def is_being_fetched(repository: str) -> bool:

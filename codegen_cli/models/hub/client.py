@@ -1,6 +1,6 @@
 """The hub's client, in three calls: read what a repository holds, fetch a file, plan a removal.
 
-To be imported once hub_settings finds nothing wrong. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN
+To be imported once settings.py finds nothing wrong. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN
 and HF_HUB_OFFLINE act as in every program that uses the hub.
 """
 
@@ -20,9 +20,10 @@ with warnings.catch_warnings():
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
     from huggingface_hub.utils import tqdm as HubBar  # type: ignore[attr-defined]
 
-from codegen_cli.models import hub_cache, hub_settings
-from codegen_cli.models.content_hash import is_hash
-from codegen_cli.models.hub_errors import first_line, hub_errors
+from codegen_cli.models.hub import cache as hub_cache
+from codegen_cli.models.hub import settings as hub_settings
+from codegen_cli.models.hub.content_hash import is_hash
+from codegen_cli.models.hub.errors import first_line, hub_errors
 from codegen_cli.models.registry import ModelEntry
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
