@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import median
 
 from codegen_cli.contract.engine import Engine
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.engine_cpu.team_size import TeamSize
 from codegen_cli.machine.cores import usable_cores
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of
 
 N_PAST, N_TOKENS = 32, 128
 _learn = TeamSize.learn

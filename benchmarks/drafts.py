@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from codegen_cli.contract.engine import Engine, Part
-from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Summary
 from codegen_cli.models.model_choice import choose_model
-from codegen_cli.session.model_loading import load_chosen
+from codegen_cli.session.generation import generate
+from codegen_cli.session.loading import load_engine
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.vocabulary import Vocabulary
 from quantize.packed.packed_file import read_packed_file
@@ -89,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = choose_model(arguments.model)
     packed = read_packed_file(chosen.path)
-    model = load_chosen(packed, chosen.name, arguments.threads)
+    model = load_engine(packed, chosen.name, arguments.threads)
     tokenizer = Tokenizer.from_packed(packed)
     vocabulary = tokenizer.vocabulary(model.config)
     found = []

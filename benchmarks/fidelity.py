@@ -32,9 +32,9 @@ from typing import Self
 import numpy as np
 from validation import Ids, corpus_sets, shipped_sets
 
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.machine.cores import usable_cores
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.description.tensor_map import tensor_specs
 from quantize.packed.layout import pack_f16, unpack_f16

@@ -11,11 +11,12 @@ Names are imported when they are first used: `import codegen_cli` takes no time.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codegen_cli.decoding.generate import Generation
     from codegen_cli.decoding.options import GenerateOptions
     from codegen_cli.decoding.summary import Piece, Summary
     from codegen_cli.scoring.likelihood import Score
-    from codegen_cli.session.language_model import LanguageModel, load
+    from codegen_cli.session.generation import Generation
+    from codegen_cli.session.language_model import LanguageModel
+    from codegen_cli.session.loading import load
     from quantize.files.errors import UserError
 
 from codegen_cli.contract.version import __version__ as __version__
@@ -33,13 +34,13 @@ __all__ = [
 
 _MODULES = {
     "GenerateOptions": "codegen_cli.decoding.options",
-    "Generation": "codegen_cli.decoding.generate",
+    "Generation": "codegen_cli.session.generation",
     "LanguageModel": "codegen_cli.session.language_model",
     "Piece": "codegen_cli.decoding.summary",
     "Score": "codegen_cli.scoring.likelihood",
     "Summary": "codegen_cli.decoding.summary",
     "UserError": "quantize.files.errors",
-    "load": "codegen_cli.session.language_model",
+    "load": "codegen_cli.session.loading",
 }
 
 

@@ -31,7 +31,7 @@ from quantize.packed.layout import (
     payload_bytes,
     scales_view,
 )
-from quantize.packed.packed_file import MATRIX_FORMATS
+from quantize.packed.packed_header import MATRIX_FORMATS
 from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.packed.sizes import stored_format
 from quantize.rounding.blocks import (

@@ -3,10 +3,10 @@
 import functools
 from pathlib import Path
 
-from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.engine_cpu.compile import kernel_cache
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.generation import generate
 from codegen_cli.text.prompt import fit_prompt
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.packed.packed_file import read_packed_file

@@ -22,7 +22,8 @@ from codegen_cli import Piece, Summary, UserError
 from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.machine.places import bundled_model
 from codegen_cli.session import language_model
-from codegen_cli.session.language_model import MOST_THREADS, Options
+from codegen_cli.session.language_model import Options
+from codegen_cli.session.loading import MOST_THREADS
 from codegen_cli.terminal import console
 from codegen_cli.text.prompt import fit_prompt
 

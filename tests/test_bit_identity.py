@@ -9,13 +9,13 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from golden import sharpened
 
-from codegen_cli.contract.driver import drive, finish
 from codegen_cli.contract.engine import Engine
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.decoding.id_stream import IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
+from codegen_cli.session.driver import drive, finish
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of
 from quantize.quantize_model import quantize
 
 # Every dimension leaves a block unfilled somewhere: head_dim 24, 96 + 104 inner columns, 301 rows.

@@ -210,7 +210,7 @@ def test_every_command_shows_examples_in_its_help(codegen):
 )
 def test_where_a_function_ends_is_read_in_the_whole_prompt(options, document):
     script = (
-        "import sys, codegen_cli.decoding.generate as module\n"
+        "import sys, codegen_cli.session.language_model as module\n"
         "generate = module.generate\n"
         "def told(model, vocabulary, ids, options, prompt):\n"
         "    print(repr(prompt), file=sys.stderr)\n"
@@ -237,8 +237,8 @@ def test_a_prompt_that_ends_amid_a_line_is_completed(codegen):
 
 def test_a_bug_keeps_its_traceback():
     script = (
-        "import sys, codegen_cli.reports.completion\n"
-        "codegen_cli.reports.completion.choose_model = lambda *a, **k: 1 / 0\n"
+        "import sys, codegen_cli.session.completion_run\n"
+        "codegen_cli.session.completion_run.choose_model = lambda *a, **k: 1 / 0\n"
         "sys.argv = ['codegen', 'complete', '-q', 'x']\n"
         "from codegen_cli.__main__ import main\n"
         "main()\n"

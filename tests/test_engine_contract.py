@@ -9,11 +9,11 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
 from codegen_cli.contract.deadline import TimeUp
-from codegen_cli.contract.driver import Answer, drive, finish
 from codegen_cli.contract.engine import Cancelled, LogProbabilities, Part
 from codegen_cli.contract.log_probabilities import log_probabilities
-from codegen_cli.contract.one_part import logits_of, run_part, states_of
+from codegen_cli.session.driver import Answer, drive, finish
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of, run_part, states_of
 from quantize.files.errors import UserError
 from quantize.quantize_model import quantize
 

@@ -10,9 +10,9 @@ import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, VOCAB_SIZE
 
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.machine.places import bundled_model
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.packed.packed_file import read_packed_file
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from real_tokenizer import END_OF_TEXT_ID, TOKENIZER, TOKENIZER_JSON, VOCAB_SIZE
 
 from codegen_cli.contract.deadline import TimeUp, check_deadline, remaining
-from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.session.generation import generate
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.description.config import ModelConfig
 from quantize.files.errors import UserError

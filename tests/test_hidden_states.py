@@ -11,8 +11,8 @@ from oracle import oracle_states
 from test_parity import packed_weights
 
 from codegen_cli.contract.engine import Engine
-from codegen_cli.contract.one_part import logits_of, states_of
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of, states_of
 from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
 

@@ -30,7 +30,7 @@ SCRIPT = '''
 import ctypes, dataclasses, mmap, sys
 from pathlib import Path
 import numpy as np
-from codegen_cli.contract.one_part import logits_of
+from codegen_cli.session.one_part import logits_of
 from codegen_cli.engine_cpu import buffers, kv_cache
 from codegen_cli.engine_cpu.compile import kernel_cache
 from codegen_cli.engine_cpu.numba_engine import NumbaEngine

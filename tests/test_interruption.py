@@ -64,13 +64,13 @@ def test_a_signal_keeps_the_text_so_far(endless, number, expected):
 def test_an_interrupted_run_still_writes_its_json(endless):
     script = (
         "import os, signal, sys\n"
-        "from codegen_cli.reports.completion import Completion\n"
-        "write = Completion._write\n"
+        "from codegen_cli.reports.completion import JsonSink\n"
+        "write = JsonSink.write\n"
         "def write_and_interrupt(self, text):\n"
         "    write(self, text)\n"
         "    if text:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "Completion._write = write_and_interrupt\n"
+        "JsonSink.write = write_and_interrupt\n"
         f"sys.argv = ['codegen', 'complete', '--json', '--usage', *{endless!r}]\n"
         "from codegen_cli.__main__ import main\n"
         "main()\n"

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from packed import flip_bit, write_packed
 
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.machine import places
 from codegen_cli.models import settings
 from codegen_cli.models.local_models import (
@@ -19,6 +18,7 @@ from codegen_cli.models.local_models import (
 from codegen_cli.models.model_default import default_for, forget_missing_default
 from codegen_cli.models.registry import packed_path
 from codegen_cli.models.verification import files_to_verify, require_sound, verify_file
+from codegen_cli.session.one_part import logits_of
 from quantize.files.errors import UserError
 
 

@@ -15,7 +15,7 @@ from codegen_cli.engine_cpu.kv_cache import KVCache
 from codegen_cli.machine.memory import available_bytes
 from codegen_cli.models.memory_need import PROGRAM_BYTES, needed, warn_if_short
 from codegen_cli.models.registry import entries
-from codegen_cli.session.model_loading import load_chosen
+from codegen_cli.session.loading import load_engine
 from quantize.description.config import parse_config
 from quantize.packed.packed_file import read_packed_file
 
@@ -204,14 +204,14 @@ def test_loading_a_model_too_large_for_this_machine_warns(
     if available is None or n_layer > 1000:
         pytest.skip("no small file can need more memory than this machine has")
     path = write_packed(tmp_path / "m", "int8", n_positions=2**20, n_layer=n_layer)
-    load_chosen(read_packed_file(path), "large", 1).close()
+    load_engine(read_packed_file(path), "large", 1).close()
     assert "GB are available: it may be very slow" in capsys.readouterr().err
 
 
 def test_loading_a_model_that_fits_says_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load_chosen(read_packed_file(write_packed(tmp_path / "m")), "tiny", 1).close()
+    load_engine(read_packed_file(write_packed(tmp_path / "m")), "tiny", 1).close()
     assert capsys.readouterr().err == ""
 
 

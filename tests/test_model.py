@@ -14,10 +14,10 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.contract.engine import Engine, Part
 from codegen_cli.contract.interruption import run_interruptibly
-from codegen_cli.contract.one_part import logits_of, run_part
 from codegen_cli.engine_cpu.team_size import CoreTime, TeamSize
 from codegen_cli.engine_cpu.threads import Team
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of, run_part
 from quantize.quantize_model import quantize
 
 

@@ -13,9 +13,9 @@ from test_generate import Recital
 
 from codegen_cli.commands.app import app
 from codegen_cli.contract.deadline import remaining
-from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
-from codegen_cli.reports.completion import Completion
+from codegen_cli.session.completion_run import CompletionRun
+from codegen_cli.session.generation import generate
 from quantize.files.errors import UserError
 
 NUMBERS = [
@@ -131,9 +131,9 @@ def test_a_number_that_is_taken_can_be_run_with(each, monkeypatch, capfdbinary):
     def prepare(self, prompt, *_):
         model = Recital(TOKENIZER.encode("\n    pass\n" * 3))
         vocabulary = TOKENIZER.vocabulary(model.config)
-        return generate(model, vocabulary, TOKENIZER.encode(prompt), self._options, prompt)
+        return generate(model, vocabulary, TOKENIZER.encode(prompt), self.options, prompt)
 
-    monkeypatch.setattr(Completion, "_prepare", prepare)
+    monkeypatch.setattr(CompletionRun, "_begin", prepare)
     name, command, parameter = each
     for value in NUMBERS:
         context = parse(name, command, [parameter.opts[0], value, "def f():"])

@@ -19,8 +19,8 @@ from checkpoints import (
 from golden import GOLDEN_NAMES, Golden, read_golden
 from oracle import twin_logits
 
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of
 from quantize.description.tensor_map import tensor_specs
 from quantize.packed import layout
 from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_file

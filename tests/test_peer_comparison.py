@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.one_part import logits_of
 from quantize.quantize_model import quantize
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"

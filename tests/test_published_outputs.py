@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from codegen_cli.decoding.generate import generate
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece
 from codegen_cli.session.engines import open_engine
+from codegen_cli.session.generation import generate
 from codegen_cli.text.tokenizer import Tokenizer
 from quantize.packed.packed_file import read_packed_file
 

@@ -46,8 +46,7 @@ codegen_cli.contract.delay
 codegen_cli.contract.engine
 codegen_cli.contract.interruption
 codegen_cli.contract.log_probabilities
-codegen_cli.contract.one_part
-codegen_cli.contract.driver
+codegen_cli.contract.stream
 codegen_cli.terminal
 codegen_cli.terminal.redirection
 codegen_cli.terminal.screen
@@ -98,11 +97,12 @@ codegen_cli.text.tokenizer
 codegen_cli.text.text_stream
 codegen_cli.text.prompt_input
 codegen_cli.text.prompt
-codegen_cli.text.prompt_process
+codegen_cli.text.text_side
 codegen_cli.decoding
 codegen_cli.decoding.random_draws
 codegen_cli.decoding.sampler
 codegen_cli.decoding.open_method
+codegen_cli.decoding.defaults
 codegen_cli.decoding.stopping
 codegen_cli.decoding.option_values
 codegen_cli.decoding.options
@@ -112,7 +112,6 @@ codegen_cli.decoding.prompt_lookup
 codegen_cli.decoding.drafter
 codegen_cli.decoding.id_stream
 codegen_cli.decoding.completion_stream
-codegen_cli.decoding.generate
 codegen_cli.scoring
 codegen_cli.scoring.windows
 codegen_cli.scoring.likelihood
@@ -141,8 +140,12 @@ codegen_cli.models.inventory
 codegen_cli.session
 codegen_cli.session.kernel_delay
 codegen_cli.session.engines
-codegen_cli.session.model_loading
+codegen_cli.session.one_part
+codegen_cli.session.driver
+codegen_cli.session.generation
 codegen_cli.session.language_model
+codegen_cli.session.loading
+codegen_cli.session.completion_run
 codegen_cli.measuring
 codegen_cli.measuring.read_limit
 codegen_cli.measuring.speed

@@ -22,16 +22,16 @@ class Codegen:
         self._cache.n_past = 0
 
     def scores(self, ids: list[int]) -> Any:
-        from codegen_cli.contract.one_part import logits_of
+        from codegen_cli.session.one_part import logits_of
 
         return logits_of(self._model, ids, self._cache, 1)[-1]
 
     def complete(self, ids: list[int], n_tokens: int) -> Iterator[int]:
         """The greedy ids as `codegen complete` gets them, with drafts."""
-        from codegen_cli.contract.driver import drive, finish
         from codegen_cli.decoding.id_stream import IdStream
         from codegen_cli.decoding.options import GenerateOptions
         from codegen_cli.decoding.phase_times import PhaseTimes
+        from codegen_cli.session.driver import drive, finish
 
         options = GenerateOptions(max_tokens=n_tokens, temperature=0)
         stream, cache = IdStream(ids, [], options, PhaseTimes()), self._model.new_cache()

@@ -42,12 +42,12 @@ def bench(
     from codegen_cli.measuring.speed import measure_speed
     from codegen_cli.models.model_choice import choose_model
     from codegen_cli.reports.bench_report import write_json, write_table
-    from codegen_cli.session.model_loading import load_chosen
+    from codegen_cli.session.loading import load_engine
     from quantize.packed.packed_file import read_packed_file
 
     chosen = choose_model(model)
     n_threads = threads or usable_cores().n_threads
-    engine = load_chosen(read_packed_file(chosen.path), chosen.name, n_threads)
+    engine = load_engine(read_packed_file(chosen.path), chosen.name, n_threads)
     try:
         with (
             MemoryReader(n_threads, available_bytes()) as reader,

@@ -2,13 +2,15 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from codegen_cli.commands import options
 from codegen_cli.commands.overwriting import refuse_overwritten_prompt
+from codegen_cli.decoding import defaults
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 
@@ -32,6 +34,17 @@ def _checked(parameter: typer.CallbackParam, value: Any) -> Any:
         raise typer.BadParameter(error.message) from error
 
 
+def _option(name: str, help: str, *flags: str) -> Any:
+    """Declare a number, to be given by its flag or by its variable."""
+    return typer.Option(
+        f"--{name.replace('_', '-')}",
+        *flags,
+        envvar=f"CODEGEN_{name.upper()}",
+        help=help,
+        callback=_checked,
+    )
+
+
 Prompt = Annotated[
     list[str] | None,
     typer.Argument(
@@ -42,79 +55,33 @@ Prompt = Annotated[
 File = Annotated[
     Path | None, typer.Option("--file", metavar="PATH", help="Begin the prompt with a file.")
 ]
-MaxTokens = Annotated[
-    int,
-    typer.Option(
-        "--max-tokens",
-        "-n",
-        envvar="CODEGEN_MAX_TOKENS",
-        help="Most new tokens.",
-        callback=_checked,
-    ),
-]
-Temperature = Annotated[
-    float,
-    typer.Option(
-        "--temperature",
-        "-t",
-        envvar="CODEGEN_TEMPERATURE",
-        help="0 takes the likeliest token.",
-        callback=_checked,
-    ),
-]
-TopP = Annotated[
-    float,
-    typer.Option(
-        "--top-p",
-        envvar="CODEGEN_TOP_P",
-        help="Sample from this share of the mass.",
-        callback=_checked,
-    ),
-]
-TopK = Annotated[
-    int,
-    typer.Option(
-        "--top-k",
-        envvar="CODEGEN_TOP_K",
-        help="Sample from so many tokens; 0: all.",
-        callback=_checked,
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
-        envvar="CODEGEN_SEED",
-        help="The same seed gives the same text.",
-        callback=_checked,
-    ),
-]
+MaxTokens = Annotated[int, _option("max_tokens", "Most new tokens.", "-n")]
+Temperature = Annotated[float, _option("temperature", "0 takes the likeliest token.", "-t")]
+TopP = Annotated[float, _option("top_p", "Sample from this share of the mass.")]
+TopK = Annotated[int, _option("top_k", "Sample from so many tokens; 0: all.")]
+Seed = Annotated[int | None, _option("seed", "The same seed gives the same text.")]
 Draft = Annotated[
     int,
-    typer.Option(
-        "--draft",
-        envvar="CODEGEN_DRAFT",
-        help="Most tokens to guess from the text and check at once; 0: none. Same text, faster.",
-        callback=_checked,
+    _option(
+        "draft",
+        "Most tokens to guess from the text and check at once; 0: none. Same text, faster.",
     ),
 ]
 Stop = Annotated[
     list[str] | None,
     typer.Option(
-        "--stop",
-        metavar="TEXT",
-        help="End before this text; may be repeated.",
-        callback=_checked,
+        "--stop", metavar="TEXT", help="End before this text; may be repeated.", callback=_checked
     ),
 ]
 Until = Annotated[
-    Literal["function", "none"],
+    defaults.Until,
     typer.Option(
         "--until",
         envvar="CODEGEN_UNTIL",
         help="function: end where the function or method ends, as said above.",
     ),
 ]
+MaxTime = Annotated[float | None, _option("max_time", "End after so many seconds.")]
 Echo = Annotated[
     bool,
     typer.Option(
@@ -128,29 +95,20 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
 ]
 Usage = Annotated[bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")]
-MaxTime = Annotated[
-    float | None,
-    typer.Option(
-        "--max-time",
-        envvar="CODEGEN_MAX_TIME",
-        help="End after so many seconds.",
-        callback=_checked,
-    ),
-]
 
 
 def complete(
     prompt: Prompt = None,
     file: File = None,
     model: options.Model = None,
-    max_tokens: MaxTokens = 128,
-    temperature: Temperature = 0.2,
-    top_p: TopP = 0.95,
-    top_k: TopK = 0,
+    max_tokens: MaxTokens = defaults.MAX_TOKENS,
+    temperature: Temperature = defaults.TEMPERATURE,
+    top_p: TopP = defaults.TOP_P,
+    top_k: TopK = defaults.TOP_K,
     seed: Seed = None,
-    draft: Draft = 8,
+    draft: Draft = defaults.DRAFT,
     stop: Stop = None,
-    until: Until = "function",
+    until: Until = defaults.UNTIL,
     echo: Echo = False,
     special_tokens: options.SpecialTokens = False,
     as_json: AsJson = False,
@@ -195,25 +153,25 @@ def complete(
         deadline=None if max_time is None else started + max_time,
         **({} if seed is None else {"seed": seed}),
     )
-    from codegen_cli.reports.completion import Completion
+    from codegen_cli.reports.completion import JsonSink, Sink, StdoutSink, cut_line, usage_line
+    from codegen_cli.session.completion_run import CompletionRun
     from codegen_cli.text.prompt_input import STDIN, read_prompt
 
     reads_stdin = STDIN in prompt if prompt else file is None
     refuse_overwritten_prompt(file, reads_stdin=reads_stdin)
-    completion = Completion(
-        generate_options, echo=echo, streams=not as_json, special_tokens=special_tokens
-    )
+    run = CompletionRun(generate_options, echo=echo, special_tokens=special_tokens)
+    sink: Sink = JsonSink() if as_json else StdoutSink()
     try:
-        completion.run(lambda: read_prompt(prompt or [], file), model, threads)
+        for text in run.texts(partial(read_prompt, prompt or [], file), model, threads):
+            sink.write(text)
     finally:
         # Ctrl-C and SIGTERM pass through here: what was made so far is reported all the same.
-        if completion.summary is not None:
-            if as_json:
-                completion.write_json()
+        if run.summary is not None:
+            sink.end(run)
             if usage:
-                console.show(completion.usage_line())
+                console.show(usage_line(run))
             if not as_json:
-                console.tip(completion.cut_line())
+                console.tip(cut_line(run))
     # As an exception holds on to this frame, the process ends with the model still there: freeing
     # it and its tokenizer piece by piece took 0.02 s.
     raise typer.Exit

@@ -51,7 +51,7 @@ def embed(
 
     from codegen_cli.contract.interruption import run_interruptibly
     from codegen_cli.reports.embed_report import judge_output, refuse_empty, write_vectors
-    from codegen_cli.session.language_model import load
+    from codegen_cli.session.loading import load
     from codegen_cli.text.prompt_input import read_texts
 
     # Before the model is loaded: mistakes show at once.

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from codegen_cli.contract.deadline import TimeUp
-from codegen_cli.contract.driver import Stream
 from codegen_cli.contract.engine import Cache
+from codegen_cli.contract.stream import Stream
 from codegen_cli.decoding.id_stream import IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
@@ -15,7 +15,7 @@ from codegen_cli.text.vocabulary import Vocabulary
 
 
 class CompletionStream:
-    """The state of one completion: a contract.driver.Stream of Pieces, and last the Summary.
+    """The state of one completion: a contract.stream.Stream of Pieces, and last the Summary.
 
     prompt_ids  not empty, each below the model's vocab_size
     prompt      the text of prompt_ids, and perhaps what was cut before them: StopWatch reads in it

@@ -6,8 +6,8 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.contract.driver import Answer
 from codegen_cli.contract.engine import Cache, Part
+from codegen_cli.contract.stream import Answer
 from codegen_cli.decoding.drafter import Drafter
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes

@@ -7,16 +7,17 @@ from functools import partial
 from typing import Any, get_args
 
 from codegen_cli.contract.deadline import Deadline
+from codegen_cli.decoding import defaults
+from codegen_cli.decoding.defaults import Until
 from codegen_cli.decoding.option_values import choice, real_number, texts, whole_number
 from codegen_cli.decoding.random_draws import fresh_seed
-from codegen_cli.decoding.stopping import Until
 
 _LONGEST_DRAFT = 64  # few are right for so long, and each takes the memory of a token's logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateOptions:
-    """How to sample and when to end; the defaults are those of CodeGen's authors.
+    """How to sample and when to end; defaults.py has the defaults.
 
     max_tokens    most ids to sample
     temperature   0 takes the most probable id
@@ -33,16 +34,16 @@ class GenerateOptions:
     another type or out of range.
     """
 
-    max_tokens: int = 128
-    temperature: float = 0.2
-    top_p: float = 0.95
-    top_k: int = 0
+    max_tokens: int = defaults.MAX_TOKENS
+    temperature: float = defaults.TEMPERATURE
+    top_p: float = defaults.TOP_P
+    top_k: int = defaults.TOP_K
     seed: int = field(default_factory=fresh_seed)
     stop: tuple[str, ...] = ()
-    until: Until = "function"
+    until: Until = defaults.UNTIL
     deadline: Deadline = None
     sample: int = 0
-    draft: int = 8
+    draft: int = defaults.DRAFT
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -4,12 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, Protocol
+from typing import Protocol
 
+from codegen_cli.decoding.defaults import Until
 from codegen_cli.decoding.open_method import MethodEnd
 from quantize.checkpoint.added_tokens import END_OF_TEXT
-
-Until = Literal["function", "none"]
 
 
 class Rule(Protocol):

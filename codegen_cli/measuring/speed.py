@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.contract.engine import Cache, Engine
-from codegen_cli.contract.one_part import logits_of
 from codegen_cli.measuring.read_limit import MemoryReader
+from codegen_cli.session.one_part import logits_of
 
 Progress = Callable[[float, float], None]
 

@@ -1,19 +1,20 @@
 """A text -> how likely the model finds each of its tokens; perplexity and bits per byte."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.contract.driver import Stream, drive
-from codegen_cli.contract.engine import Cache, Engine, LogProbabilities, Part
+from codegen_cli.contract.engine import Cache, LogProbabilities, Part
 from codegen_cli.contract.interruption import run_interruptibly
-from codegen_cli.scoring.windows import Progress, read_windows, windows
-from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.contract.stream import Stream
+from codegen_cli.scoring.windows import Progress, window_parts, windows
 from codegen_cli.text.vocabulary import check_ids
+
+if TYPE_CHECKING:
+    from codegen_cli.text.tokenizer import Tokenizer
 
 Float64 = npt.NDArray[np.float64]
 
@@ -78,15 +79,8 @@ def bits_per_byte(log_likelihood: float, n_bytes: int) -> float:
     return -log_likelihood / math.log(2) / n_bytes if n_bytes else math.nan
 
 
-def score_text(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    text: str,
-    on_progress: Progress = lambda done, total: None,
-    *,
-    special_tokens: bool = False,
-) -> Score:
-    """Return the likelihood of a text, as of a document that begins here.
+class LikelihoodStream:
+    """How likely a text is, as of a document that begins here: a stream of Progress, then a Score.
 
     The end-of-text token is read before it, as in the models' training, so that the first token has
     a probability too, or what the tokenizer begins every text with; without such a token in the
@@ -95,42 +89,50 @@ def score_text(
     `<|endoftext|>` is text in it unless special_tokens are asked for. Raises UserError for ids that
     the model lacks.
     """
-    vocab_size = engine.config.vocab_size
-    encoded = run_interruptibly(lambda: tokenizer.encode(text, special_tokens=special_tokens))
-    check_ids(encoded, vocab_size, "the text")
-    ids = encoded[len(tokenizer.first_ids) :]
-    start = tokenizer.end_of_text
-    end_mark = [start] if start is not None and start < vocab_size else []
-    read = [*(tokenizer.first_ids or end_mark), *ids][:-1]
-    first = len(ids) - len(read)
-    targets = np.array(ids, np.int64)
-    found = LogProbabilities(
-        np.full(len(ids), np.nan), np.full(len(ids), -1, np.int64), np.full(len(ids), np.nan)
-    )
-    stream = _likelihoods(
-        read, targets[first:], tokenizer.missing_ids(vocab_size), engine.new_cache(), engine.n_read
-    )
-    for at, part in drive(engine, stream):
-        found.put(first + at, part)
-        on_progress(first + at + len(part.of_targets), len(ids))
-    return Score(
-        ids=targets,
-        log_likelihoods=found.of_targets,
-        likeliest_ids=found.likeliest_ids,
-        likeliest_log_likelihoods=found.of_likeliest,
-        first_scored=first,
-        n_bytes=len(text.encode()) - sum(len(tokenizer.token_bytes(i)) for i in ids[:first]),
-        n_windows=sum(1 for _ in windows(len(read), engine.n_positions)),
-    )
 
+    def __init__(
+        self, text: str, tokenizer: "Tokenizer", vocab_size: int, *, special_tokens: bool = False
+    ) -> None:
+        encoded = run_interruptibly(lambda: tokenizer.encode(text, special_tokens=special_tokens))
+        check_ids(encoded, vocab_size, "the text")
+        ids = encoded[len(tokenizer.first_ids) :]
+        start = tokenizer.end_of_text
+        end_mark = [start] if start is not None and start < vocab_size else []
+        self._ids = np.array(ids, np.int64)
+        self._read = [*(tokenizer.first_ids or end_mark), *ids][:-1]
+        self._first_scored = len(ids) - len(self._read)
+        unscored = sum(len(tokenizer.token_bytes(i)) for i in ids[: self._first_scored])
+        self._n_bytes = len(text.encode()) - unscored
+        self._missing_ids = tokenizer.missing_ids(vocab_size)
 
-def _likelihoods(
-    ids: list[int], targets: npt.NDArray[np.int64], never: Sequence[int], cache: Cache, n_read: int
-) -> Stream[tuple[int, Any], None]:
-    """Make (index of an id, log-probabilities of what follows it and some more), over all ids."""
+    def run(self, cache: Cache, n_read: int) -> Stream[Progress, Score]:
+        """Ask and score, once; the cache is empty, and of this text alone.
 
-    def part_of(start: int, end: int, n_wanted: int) -> Part:
-        wanted = targets[end - n_wanted : end]
-        return Part(ids[start:end], cache, n_wanted, "log_probabilities", wanted, never)
+        n_read  as of an Engine
+        """
+        n_ids, first = len(self._ids), self._first_scored
+        found = LogProbabilities(
+            np.full(n_ids, np.nan), np.full(n_ids, -1, np.int64), np.full(n_ids, np.nan)
+        )
+        targets = self._ids[first:]
 
-    return read_windows(len(ids), cache, n_read, part_of)
+        def part_of(start: int, end: int, n_wanted: int) -> Part:
+            wanted = targets[end - n_wanted : end]
+            ids = self._read[start:end]
+            return Part(ids, cache, n_wanted, "log_probabilities", wanted, self._missing_ids)
+
+        for at, part in window_parts(len(self._read), cache, n_read, part_of):
+            answer = yield part
+            assert answer is not None
+            if part.n_wanted:
+                found.put(first + at, answer.result)
+                yield first + at + part.n_wanted, n_ids
+        return Score(
+            ids=self._ids,
+            log_likelihoods=found.of_targets,
+            likeliest_ids=found.likeliest_ids,
+            likeliest_log_likelihoods=found.of_likeliest,
+            first_scored=first,
+            n_bytes=self._n_bytes,
+            n_windows=sum(1 for _ in windows(len(self._read), cache.n_positions)),
+        )

@@ -1,13 +1,12 @@
 """A text of any length -> overlapping windows of the model's context that take each id once."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from codegen_cli.contract.driver import Answer
-from codegen_cli.contract.engine import Cache, Part, Result
+from codegen_cli.contract.engine import Cache, Part
 
-Progress = Callable[[int, int], None]
-"""Called with the tokens done and all tokens."""
+Progress = tuple[int, int]
+"""The tokens done, and all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +36,21 @@ def windows(n_ids: int, n_positions: int) -> Iterator[Window]:
         start, first_new = start + stride, end
 
 
-def read_windows(
+def window_parts(
     n_ids: int, cache: Cache, n_read: int, part_of: Callable[[int, int, int], Part]
-) -> Generator[Part | tuple[int, Result], Answer | None, None]:
-    """Ask for what is wanted of all ids, in parts of at most n_read; make (index, result) of each.
+) -> Iterator[tuple[int, Part]]:
+    """Yield (index, part) for a stream to ask for: of the last n_wanted ids, each id once.
 
+    index    of the first id of which something is wanted
+    n_read   most ids of a part that wants something
     part_of  (start, end, n_wanted) -> the part that appends ids [start, end) to the cache
 
-    A stream: contract.driver runs it.
+    Each part is asked for before the next is yielded: the cache begins anew for each window.
     """
     for window in windows(n_ids, cache.n_positions):
         cache.n_past = 0
         if window.first_new > window.start:
-            yield part_of(window.start, window.first_new, 0)
+            yield window.first_new, part_of(window.start, window.first_new, 0)
         for at in range(window.first_new, window.end, n_read):
             end = min(at + n_read, window.end)
-            answer = yield part_of(at, end, end - at)
-            assert answer is not None
-            yield at, answer.result
+            yield at, part_of(at, end, end - at)

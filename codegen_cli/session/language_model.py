@@ -1,38 +1,38 @@
-"""The Python API: a name or a path -> a model that completes, scores and gives hidden states.
+"""An engine and a text side -> a model that completes, scores, embeds: the commands' and the API's.
 
 It prints nothing unless asked to. docs/api.md shows all of it at work.
 """
 
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self, TypedDict, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.contract import one_part
 from codegen_cli.contract.deadline import Deadline
 from codegen_cli.contract.engine import Cache, Engine
-from codegen_cli.decoding.generate import Generation, generate
-from codegen_cli.decoding.option_values import choice, whole_number
+from codegen_cli.decoding.defaults import Until
+from codegen_cli.decoding.option_values import choice
 from codegen_cli.decoding.options import GenerateOptions
-from codegen_cli.decoding.stopping import Until
 from codegen_cli.decoding.summary import Piece
-from codegen_cli.models.model_choice import choose_model
-from codegen_cli.scoring.embedding import Pool, embed_text
-from codegen_cli.scoring.likelihood import Score, score_text
-from codegen_cli.scoring.windows import Progress
-from codegen_cli.session.model_loading import load_chosen
-from codegen_cli.terminal import console
-from codegen_cli.text.prompt import fit_prompt, last_document
-from codegen_cli.text.tokenizer import Tokenizer
+from codegen_cli.session import one_part
+from codegen_cli.session.driver import drive, finish
+from codegen_cli.session.generation import Generation, generate
+from codegen_cli.text.prompt import FittedPrompt, last_document
+from codegen_cli.text.text_side import Prompt, TextSide
 from quantize.description.config import ModelConfig
-from quantize.packed.packed_file import read_packed_file
 
-MOST_THREADS = 1024
-"""More would start none the faster, and a mistaken number could use up the system's threads."""
+if TYPE_CHECKING:  # a completion needs none of these
+    from codegen_cli.contract.stream import Stream
+    from codegen_cli.scoring.embedding import Pool
+    from codegen_cli.scoring.likelihood import Score
+    from codegen_cli.scoring.windows import Progress
+    from codegen_cli.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+OnProgress = Callable[[int, int], None]
+"""Called with the tokens done and all tokens."""
 
 
 class Options(TypedDict, total=False):
@@ -62,12 +62,17 @@ class LanguageModel:
     would get alone. Raises ValueError once it is closed.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, name: str) -> None:
+    def __init__(self, engine: Engine, text: TextSide, name: str) -> None:
         self.name = name
         self.format: str = engine.format
         self.config: ModelConfig = engine.config
-        self.tokenizer = tokenizer
+        self._text = text
         self._open_engine: Engine | None = engine
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """Text to ids and back."""
+        return self._text.tokenizer
 
     def generate(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]
@@ -81,21 +86,17 @@ class LanguageModel:
         """
         _require_text("the prompt", prompt)
         chosen = GenerateOptions(**options)  # type: ignore[arg-type]
+        return self.begin(prompt, chosen, special_tokens=special_tokens)[1]
+
+    def begin(
+        self, prompt: str, options: GenerateOptions, *, special_tokens: bool = False
+    ) -> tuple[FittedPrompt, Generation]:
+        """Return what of a prompt is read, and what `generate` does; TimeUp as TextSide.read."""
         engine = self._engine()
-        fitted = fit_prompt(
-            prompt,
-            self.tokenizer,
-            n_positions=engine.n_positions,
-            max_tokens=chosen.max_tokens,
-            special_tokens=special_tokens,
-        )
-        return generate(
-            engine,
-            self.tokenizer.vocabulary(engine.config),
-            fitted.ids,
-            chosen,
-            last_document(prompt, special_tokens=special_tokens),
-        )
+        asked = Prompt(prompt, options.max_tokens, special_tokens)
+        fitted, vocabulary = self._text.read(asked, options.deadline)
+        document = last_document(prompt, special_tokens=special_tokens)
+        return fitted, generate(engine, vocabulary, fitted.ids, options, document)
 
     def complete(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]
@@ -124,29 +125,28 @@ class LanguageModel:
         return one_part.states_of(engine, ids, _cache_for(ids, engine))
 
     def score(
-        self, text: str, *, special_tokens: bool = False, on_progress: Progress | None = None
-    ) -> Score:
+        self, text: str, *, special_tokens: bool = False, on_progress: OnProgress | None = None
+    ) -> "Score":
         """Return how likely the model finds a text of any length, token by token.
 
-        likelihood.score_text tells what is read before the first token, how a long text is read,
+        scoring.likelihood tells what is read before the first token, how a long text is read,
         and what special_tokens are for.
         """
         _require_text("the text", text)
-        return score_text(
-            self._engine(),
-            self.tokenizer,
-            text,
-            on_progress or _ignore,
-            special_tokens=special_tokens,
+        from codegen_cli.scoring.likelihood import LikelihoodStream
+
+        stream = LikelihoodStream(
+            text, self.tokenizer, self.config.vocab_size, special_tokens=special_tokens
         )
+        return self._run(stream.run, on_progress)
 
     def embed(
         self,
         text: str,
-        pool: Pool | None = "mean",
+        pool: "Pool | None" = "mean",
         *,
         special_tokens: bool = False,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the mean or the last hidden state of a text of any length, float32 [n_embd].
 
@@ -155,21 +155,20 @@ class LanguageModel:
         Raises UserError for an empty text.
         """
         _require_text("the text", text)
+        from codegen_cli.scoring.embedding import EmbeddingStream, Pool
+
         chosen = cast(Pool, choice("pool", "mean" if pool is None else pool, get_args(Pool)))
-        return embed_text(
-            self._engine(),
-            self.tokenizer,
-            text,
-            chosen,
-            on_progress or _ignore,
-            special_tokens=special_tokens,
+        stream = EmbeddingStream(
+            text, self.tokenizer, self.config.vocab_size, chosen, special_tokens=special_tokens
         )
+        return self._run(stream.run, on_progress)
 
     def close(self) -> None:
         """End the model's threads and let go of its memory; calling it again does nothing."""
         engine, self._open_engine = self._open_engine, None
         if engine is not None:
             engine.close()
+        self._text.close()
 
     def __enter__(self) -> Self:
         return self
@@ -186,43 +185,20 @@ class LanguageModel:
         state = "closed" if self._open_engine is None else self._open_engine.format
         return f"<LanguageModel {self.name}: {state}>"
 
+    def _run(
+        self,
+        run: "Callable[[Cache, int], Stream[Progress, T]]",
+        on_progress: OnProgress | None,
+    ) -> T:
+        """Run a stream that reads a whole text, with a cache of its own; return its end."""
+        engine = self._engine()
+        stream = drive(engine, run(engine.new_cache(), engine.n_read))
+        return finish(stream, lambda progress: on_progress and on_progress(*progress))
+
     def _engine(self) -> Engine:
         if self._open_engine is None:
             raise ValueError("the model is closed")
         return self._open_engine
-
-
-def load(
-    name_or_path: str | os.PathLike[str] | None = None,
-    threads: int | None = None,
-    *,
-    notes: bool = False,
-) -> LanguageModel:
-    """Return a model ready to run.
-
-    name_or_path  as after `codegen complete -m`: a name such as 350M-mono or 2B-multi:int4, a
-                  packed file, or a checkpoint directory, which is packed first; a Path is never
-                  a name; None: the default model
-    threads       None: one per core that the process may use
-    notes         show on stderr what `codegen complete` would: packing, compiling
-
-    The first load on a machine compiles the kernels, about 15 seconds. Raises UserError: an
-    unknown name, a model that is not on this machine, a file that is no valid model.
-    """
-    if threads is not None:
-        needed = f"1 to {MOST_THREADS}"
-        threads = whole_number("threads", threads, needed, least=1, most=MOST_THREADS)
-    if not isinstance(name_or_path, str | os.PathLike | None):
-        raise TypeError(f"name_or_path is {name_or_path!r}, need text or a path")
-    if not notes:
-        with console.silence():
-            return load(name_or_path, threads, notes=True)
-    if isinstance(name_or_path, os.PathLike):
-        name_or_path = str(Path(name_or_path).absolute())
-    chosen = choose_model(name_or_path)
-    packed = read_packed_file(chosen.path)
-    tokenizer = Tokenizer.from_packed(packed)
-    return LanguageModel(load_chosen(packed, chosen.name, threads), tokenizer, chosen.name)
 
 
 def _cache_for(ids: Sequence[int], engine: Engine) -> Cache:
@@ -233,7 +209,3 @@ def _cache_for(ids: Sequence[int], engine: Engine) -> Cache:
 def _require_text(what: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{what} is {value!r:.40}, need text (str)")
-
-
-def _ignore(done: int, total: int) -> None:
-    pass

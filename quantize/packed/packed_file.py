@@ -21,10 +21,12 @@ from quantize.files.input_file import quoted, unreadable
 from quantize.packed.layout import ALIGNMENT, Shape, payload_bytes, round_up
 from quantize.packed.packed_header import (
     HINT_DAMAGED,
+    MATRIX_FORMATS,
     TOKENIZER,
     PackedHeader,
     PackedText,
     config_in,
+    format_in,
     judge_declared,
     judge_tokenizer_entry,
     metadata_json,
@@ -34,8 +36,6 @@ from quantize.packed.packed_header import (
     tokenizer_settings_in,
 )
 from quantize.rounding.blocks import Bytes, Format
-
-MATRIX_FORMATS = ("int8", "int4", "f16")
 
 _NAMED_PROBLEMS = 4
 _PIECE_BYTES = 1 << 22
@@ -61,7 +61,6 @@ class PackedTensor:
 class PackedFile(PackedText):
     """A packed file with a sound header: the model and where its tensors are.
 
-    format   of the matrices, except those that a mixed file keeps finer: int8, int4 or f16
     tensors  by name, in the order of a forward pass; a tied model has no lm_head.weight
     name     the model's name, perhaps empty
     """
@@ -114,9 +113,7 @@ def packed_file(header: PackedHeader) -> PackedFile:
     names = [TOKENIZER, *(spec.name for spec in specs)]
     for found in (list(contents), list(declared)):
         _judge_names(found, names, path)
-    weight_format = metadata_text(metadata, "weight_format", path)
-    if weight_format not in MATRIX_FORMATS:
-        refuse(path, "weight_format", weight_format, " or ".join(MATRIX_FORMATS))
+    format = format_in(metadata, path)
     tokenizer_bytes, tokenizer_sha256 = judge_tokenizer_entry(declared, path)
     padded = _judge_content(contents[TOKENIZER], round_up(tokenizer_bytes, ALIGNMENT), path)
     provenance = metadata_json(metadata, "provenance", path)
@@ -124,7 +121,7 @@ def packed_file(header: PackedHeader) -> PackedFile:
         path=path,
         config=config,
         header_sha256=header.sha256,
-        format=cast(Format, weight_format),
+        format=cast(Format, format),
         tokenizer_json=padded[:tokenizer_bytes].tobytes(),
         tensors={
             spec.name: _packed_tensor(spec, declared[spec.name], contents[spec.name], path)

@@ -26,6 +26,7 @@ from quantize.files.json_object import parse_json_object
 
 FORMAT_VERSION = 1
 TOKENIZER = "tokenizer.json"
+MATRIX_FORMATS = ("int8", "int4", "f16")
 
 MAGIC = b'{"__metadata__":{"format":"codegen-packed","format_version":"'
 HASH_START = len(MAGIC) + len('1","header_sha256":"')
@@ -54,6 +55,8 @@ class PackedHeader(NamedTuple):
 class PackedText:
     """What a packed file has for text and ids; of its tensors nothing is known yet.
 
+    format              of the matrices, except those that a mixed file keeps finer: one of
+                        MATRIX_FORMATS
     header_sha256       PackedHeader.sha256
     tokenizer_sha256    of the bytes of tokenizer.json and their padding, as the file states it
     tokenizer_settings  what tokenizer_json has no place for, not judged yet
@@ -61,6 +64,7 @@ class PackedText:
 
     path: Path
     config: ModelConfig
+    format: str
     header_sha256: str = field(repr=False)
     tokenizer_json: bytes = field(repr=False)
     tokenizer_sha256: str = field(repr=False)
@@ -102,6 +106,7 @@ def packed_text(header: PackedHeader) -> PackedText:
     return PackedText(
         path=path,
         config=config_in(metadata, path),
+        format=format_in(metadata, path),
         header_sha256=header.sha256,
         tokenizer_json=header.content[start : start + n_bytes],
         tokenizer_sha256=sha256,
@@ -162,6 +167,14 @@ def metadata_json(metadata: Mapping[str, object], key: str, path: Path) -> dict[
 def config_in(metadata: Mapping[str, object], path: Path) -> ModelConfig:
     """Return the config, every field of it checked."""
     return parse_config(metadata_json(metadata, "config", path), f"the config in {path}")
+
+
+def format_in(metadata: Mapping[str, object], path: Path) -> str:
+    """Return the format of the matrices, one of MATRIX_FORMATS."""
+    format = metadata_text(metadata, "weight_format", path)
+    if format not in MATRIX_FORMATS:
+        refuse(path, "weight_format", format, " or ".join(MATRIX_FORMATS))
+    return format
 
 
 def tokenizer_settings_in(metadata: Mapping[str, object], path: Path) -> dict[str, object]:

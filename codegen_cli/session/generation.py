@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from codegen_cli.contract.driver import drive
 from codegen_cli.contract.engine import Engine
 from codegen_cli.decoding.completion_stream import CompletionStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
+from codegen_cli.session.driver import drive
 from codegen_cli.text.vocabulary import Vocabulary, check_ids
 from quantize.files.errors import UserError
 

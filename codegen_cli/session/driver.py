@@ -1,30 +1,13 @@
-"""A stream that asks for parts, and an engine -> what the stream makes of the answers.
-
-A stream is the state of one text. It yields the Part that it needs next and is sent an Answer, or
-the part's error is thrown into it; whatever else it yields is what it makes. It calls no engine, so
-whoever runs it may run many, and form each step of an engine from what all of them ask for.
-"""
+"""A stream and an engine -> what the stream makes of the engine's answers."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from codegen_cli.contract.engine import Engine, Part
-from codegen_cli.contract.one_part import run_part
-
-Made = TypeVar("Made")
-End = TypeVar("End")
-
-
-class Answer(NamedTuple):
-    """What a part wanted, and the seconds that its step took."""
-
-    result: Any
-    seconds: float
-
-
-Stream = Generator[Part | Made, Answer | None, End]
+from codegen_cli.contract.stream import Answer, End, Made
+from codegen_cli.session.one_part import run_part
 
 
 def drive(engine: Engine, stream: Generator[Any, Answer | None, End]) -> Generator[Any, None, End]:
@@ -57,10 +40,16 @@ def _reply(
     return partial(stream.send, Answer(result, time.perf_counter() - started))
 
 
-def finish(stream: Generator[Any, None, End]) -> End:
-    """Run a stream, or a drive of one, that makes nothing; return what it returns."""
-    try:
-        made = next(stream)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    raise ValueError(f"the stream makes {made!r}")
+def finish(stream: Generator[Made, None, End], take: Callable[[Made], object] | None = None) -> End:
+    """Run a drive to its end; return what the stream returns.
+
+    take  told of each thing that the stream makes; None: it makes nothing, or ValueError is raised
+    """
+    while True:
+        try:
+            made = next(stream)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        if take is None:
+            raise ValueError(f"the stream makes {made!r}")
+        take(made)

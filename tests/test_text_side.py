@@ -20,24 +20,20 @@ needs_a_child = pytest.mark.skipif(
 PREAMBLE = f"""
 import os, signal, sys
 from pathlib import Path
-from codegen_cli.text.prompt_process import PromptProcess
+from codegen_cli.text.text_side import Prompt, TextSide
 from quantize.files.errors import UserError
 from quantize.packed.packed_header import packed_text, read_packed_header
 
-packed = packed_text(read_packed_header(Path({str(bundled_model())!r})))
+header = read_packed_header(Path({str(bundled_model())!r}))
+packed = packed_text(header)
 n_positions = packed.config.n_positions
 
-def reading(prompt, max_tokens=16, special_tokens=False):
-    return PromptProcess(packed, prompt, max_tokens=max_tokens, special_tokens=special_tokens)
+def asked(prompt, max_tokens=16, special_tokens=False):
+    return Prompt(prompt, max_tokens, special_tokens)
 
-def here(prompt, **options):
-    "The same without a child; the tokenizers library comes into this process."
-    from codegen_cli.text import prompt_process
-    start, prompt_process.start_child = prompt_process.start_child, lambda work: None
-    try:
-        return reading(prompt, **options).result(None)
-    finally:
-        prompt_process.start_child = start
+def reading(prompt, **options):
+    "A text side whose child reads the prompt."
+    return TextSide(header, asked(prompt, **options))
 """
 
 
@@ -56,18 +52,19 @@ def test_a_child_gives_what_this_process_would():
         "found = []\n"
         "for prompt in prompts:\n"
         "    for each in options:\n"
-        "        process = reading(prompt, **each)\n"
-        "        fitted, vocabulary = process.result(None)\n"
+        "        side = reading(prompt, **each)\n"
+        "        fitted, vocabulary = side.read(asked(prompt, **each))\n"
         "        found.append((fitted, vocabulary[1:]))\n"
-        "        process.close()\n"
+        "        side.close()\n"
         "size = packed.config.vocab_size\n"
         "ids = [0, 1, 2, 197, 220, *range(size - 40, size + 2), 1 << 20, 0, 220]\n"
-        "process = reading('x')\n"
-        "_, vocabulary = process.result(None)\n"
+        "side = reading('x')\n"
+        "_, vocabulary = side.read(asked('x'))\n"
         "bytes_found = [vocabulary.token_bytes(i) for i in ids]\n"
-        "process.close()\n"
+        "side.close()\n"
         "assert 'tokenizers' not in sys.modules\n"
-        "need = [here(prompt, **each) for prompt in prompts for each in options]\n"
+        "side = TextSide(header)\n"
+        "need = [side.read(asked(prompt, **each)) for prompt in prompts for each in options]\n"
         "assert found == [(fitted, vocabulary[1:]) for fitted, vocabulary in need]\n"
         "assert bytes_found == [need[0][1].token_bytes(i) for i in ids]\n"
         "assert len(set(bytes_found)) > 5\n"
@@ -78,15 +75,15 @@ def test_a_child_gives_what_this_process_would():
 @pytest.mark.parametrize("moment", ["before", "after", "never"])
 def test_a_child_that_is_killed_is_not_missed(moment):
     """As by a system that is out of memory."""
-    kill = "os.kill(process._child._process, signal.SIGKILL)\n"
+    kill = "os.kill(side._child._process, signal.SIGKILL)\n"
     run(
-        "process = reading('def fib(n):')\n"
+        "side = reading('def fib(n):')\n"
         + (kill if moment == "before" else "")
-        + "fitted, vocabulary = process.result(None)\n"
+        + "fitted, vocabulary = side.read(asked('def fib(n):'))\n"
         + (kill if moment == "after" else "")
         + "text = b''.join(map(vocabulary.token_bytes, fitted.ids))\n"
-        "process.close()\n"
-        "process.close()\n"
+        "side.close()\n"
+        "side.close()\n"
         "assert len(fitted.ids) > 3 and text == b'def fib(n):'\n"
         f"assert ('tokenizers' in sys.modules) == {moment != 'never'}\n"
     )
@@ -110,14 +107,16 @@ def test_errors_come_from_this_process(change, message):
         "from dataclasses import replace\n"
         "prompt = 'x'\n"
         f"{change}\n"
-        "process = reading(prompt)\n"
+        "from codegen_cli.text import text_side\n"
+        "text_side.packed_text = lambda header: packed\n"
+        "side = reading(prompt)\n"
         "try:\n"
-        "    process.result(None)\n"
+        "    side.read(asked(prompt))\n"
         "except UserError as error:\n"
         f"    assert {message!r} in f'{{error.message}} {{error.hint}}', error.message\n"
         "else:\n"
         "    raise AssertionError('no error')\n"
-        "process.close()\n"
+        "side.close()\n"
     )
 
 
@@ -147,7 +146,7 @@ def test_what_comes_before_the_child_imports_neither_numpy_nor_the_tokenizers_li
     script = (
         "import sys\n"
         "import codegen_cli.__main__, codegen_cli.commands.app, codegen_cli.commands.complete\n"
-        "import codegen_cli.reports.completion\n"
+        "import codegen_cli.reports.completion, codegen_cli.session.completion_run\n"
         "print({'numpy', 'tokenizers', 'rich', 'llvmlite', 'numba'} & set(sys.modules))\n"
     )
     command = [sys.executable, "-c", script]
@@ -176,12 +175,12 @@ def test_a_file_that_is_replaced_meanwhile_is_no_mixture(tmp_path, codegen):
     whole = codegen(*arguments)
     script = (
         "import os, sys\n"
-        "from codegen_cli.session import model_loading\n"
-        "load = model_loading.load_chosen\n"
+        "from codegen_cli.session import loading\n"
+        "load = loading.load_engine\n"
         "def replace_and_load(*arguments):\n"
         f"    os.replace({str(other)!r}, {str(model)!r})\n"
         "    return load(*arguments)\n"
-        "model_loading.load_chosen = replace_and_load\n"
+        "loading.load_engine = replace_and_load\n"
         f"sys.argv = ['codegen', *{arguments!r}]\n"
         "from codegen_cli.__main__ import main\n"
         "main()\n"

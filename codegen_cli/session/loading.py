@@ -1,0 +1,90 @@
+"""A model's name or file -> a LanguageModel: the one way that the commands and the API take.
+
+NumPy and LLVM are imported by the functions, so that a process that reads a prompt can be started
+before them.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codegen_cli.contract.deadline import Deadline
+from codegen_cli.decoding.option_values import whole_number
+from codegen_cli.models.model_choice import choose_model
+from codegen_cli.terminal import console
+from codegen_cli.text.text_side import TextSide
+from quantize.packed.packed_header import read_packed_header
+
+if TYPE_CHECKING:
+    from codegen_cli.contract.engine import Engine
+    from codegen_cli.session.language_model import LanguageModel
+    from quantize.packed.packed_file import PackedFile
+
+MOST_THREADS = 1024
+"""More would start none the faster, and a mistaken number could use up the system's threads."""
+
+
+def load(
+    name_or_path: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    *,
+    notes: bool = False,
+) -> "LanguageModel":
+    """Return a model ready to run.
+
+    name_or_path  as after `codegen complete -m`: a name such as 350M-mono or 2B-multi:int4, a
+                  packed file, or a checkpoint directory, which is packed first; a Path is never
+                  a name; None: the default model
+    threads       None: one per core that the process may use
+    notes         show on stderr what `codegen complete` would: packing, compiling
+
+    The first load on a machine compiles the kernels, about 15 seconds. Raises UserError: an
+    unknown name, a model that is not on this machine, a file that is no valid model.
+    """
+    if threads is not None:
+        needed = f"1 to {MOST_THREADS}"
+        threads = whole_number("threads", threads, needed, least=1, most=MOST_THREADS)
+    if not isinstance(name_or_path, str | os.PathLike | None):
+        raise TypeError(f"name_or_path is {name_or_path!r}, need text or a path")
+    if not notes:
+        with console.silence():
+            return load(name_or_path, threads, notes=True)
+    if isinstance(name_or_path, os.PathLike):
+        name_or_path = str(Path(name_or_path).absolute())
+    chosen = choose_model(name_or_path)
+    return load_model(TextSide(read_packed_header(chosen.path)), chosen.name, threads)
+
+
+def load_model(
+    text: TextSide, name: str, n_threads: int | None = None, deadline: Deadline = None
+) -> "LanguageModel":
+    """Return the model of a packed file whose text side is there already.
+
+    Raises UserError and TimeUp as load_engine does, and as TextSide.tokenizer unless a child reads
+    a prompt with it.
+    """
+    from codegen_cli.session.language_model import LanguageModel
+    from quantize.packed.packed_file import packed_file
+
+    packed = packed_file(text.header)
+    if not text.is_ahead:
+        text.tokenizer  # noqa: B018  what is wrong with it is told before the engine takes its time
+    return LanguageModel(load_engine(packed, name, n_threads, deadline), text, name)
+
+
+def load_engine(
+    packed: "PackedFile", name: str, n_threads: int | None = None, deadline: Deadline = None
+) -> "Engine":
+    """Return the engine of a model; n_threads None: one for each core that the process may use.
+
+    Says so when the machine's memory is too small for it, and when kernels have to be compiled.
+    Raises UserError and TimeUp as open_engine does.
+    """
+    from codegen_cli.machine.memory import available_bytes
+    from codegen_cli.models.memory_need import warn_if_short
+    from codegen_cli.session.engines import open_engine
+    from codegen_cli.session.kernel_delay import KernelDelay
+
+    warn_if_short(packed, name, available_bytes())
+    with KernelDelay() as on_delay:
+        return open_engine(packed, n_threads=n_threads, on_delay=on_delay, deadline=deadline)
