@@ -1,9 +1,10 @@
-"""README and docs/: links lead somewhere, README names every page, option and variable."""
+"""README and docs/: links lead somewhere; pages, folders, options and variables are all there."""
 
 import re
 from pathlib import Path
 
 import pytest
+from test_structure import FOLDERS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -22,6 +23,20 @@ def test_every_link_leads_to_a_file(page):
 def test_the_readme_links_every_page_once():
     pages = [link for link in links_of(ROOT / "README.md") if link.startswith("docs/")]
     assert sorted(pages) == sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+
+
+INNER_FOLDERS = [folder.partition(".")[2] for folder in FOLDERS if "." in folder]
+
+
+def test_the_picture_shows_every_folder():
+    text = (ROOT / "README.md").read_text("utf-8")
+    section = text.partition("## How it works")[2].partition("\n## ")[0]
+    assert set(INNER_FOLDERS) <= set(re.findall(r"\w+", section))
+
+
+def test_the_folders_are_listed_from_low_to_high():
+    page = (ROOT / "docs" / "development.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == INNER_FOLDERS
 
 
 @pytest.fixture(scope="module")
