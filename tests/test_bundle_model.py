@@ -24,7 +24,8 @@ NANO = "codegen_cli/data/nano"
 FILES = (
     *(f"{NANO}/{name}" for name in ("nano.int8.safetensors", "MODEL_CARD.md", "NOTICES.md")),
     *(f"{NANO}/sources.csv", "tests/data/bundled.npz"),
-    *("models.toml", "README.md", "docs/quantization.md"),
+    *("models.toml", "README.md"),
+    *(f"docs/{name}.md" for name in ("completing", "models", "quantization")),
 )
 SOURCES = "repository,licence,commit,files,bytes\nsome/where,MIT,abc123,3,4\nno/thing,MIT,def,0,0\n"
 
@@ -67,7 +68,7 @@ def test_every_file_follows_the_checkpoint(checkpoint, tree):
         shapes = {name: goldens[name].shape for name in goldens.files}
     assert shapes == {"contexts": (4, 64), "ids": (4, 64, 256), "logits": (4, 64, 256)}
     assert "\nn_positions = 64\n" in (tree / "models.toml").read_text()
-    assert "(2048; the bundled one 64)" in (tree / "README.md").read_text("utf-8")
+    assert "(2048; the bundled one 64)" in (tree / "docs/completing.md").read_text("utf-8")
     card = (tree / NANO / "MODEL_CARD.md").read_text("utf-8")
     assert (
         f"| vocabulary, context | vocab_size {packed.config.vocab_size}, n_positions 64 |" in card
@@ -98,9 +99,9 @@ def break_the_sources(checkpoint, tree):
 
 
 def take_a_place_away(checkpoint, tree):
-    readme = tree / "README.md"
-    text = readme.read_text("utf-8").replace("the bundled one", "the other one")
-    readme.write_text(text, "utf-8")
+    page = tree / "docs/completing.md"
+    text = page.read_text("utf-8").replace("the bundled one", "the other one")
+    page.write_text(text, "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_every_text_states_the_figures_of_the_file():
     texts = bundled_figures.restate(ROOT, figures)
     assert set(texts) == {
         "models.toml",
-        "README.md",
+        "docs/completing.md",
         "docs/quantization.md",
         f"{NANO}/MODEL_CARD.md",
     }
@@ -196,9 +197,9 @@ def test_bits_per_weight_are_those_of_the_packed_files():
     ).groups()
     assert names == f"| {' | '.join(bits)} |"
     assert values == f"| {' | '.join(bits.values())} |"
-    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    models = " ".join((ROOT / "docs/models.md").read_text("utf-8").split())
     first, second, third, fourth = bits.values()
     assert (
         f"{first} bits per weight at 350M, {second} at 2B, {third} at 6B and {fourth} at 16B"
-        in readme
+        in models
     )

@@ -18,15 +18,16 @@ EXAMPLE = 'codegen complete "def fib(n):" -t 0'
 
 CARD = "codegen_cli/data/nano/MODEL_CARD.md"
 FIDELITY = "docs/quantization.md"
+MODELS = "docs/models.md"
 
 # File, what stands before a figure, what stands after it, the figure.
 PLACES = (
     ("models.toml", "\n[sizes.nano]\n", "\n[models]\n", "size"),
     ("README.md", f"\n$ {EXAMPLE}\n", "```\n", "example"),
-    ("README.md", "(2048; the bundled one ", ")", "n_positions"),
-    ("README.md", "\n| int8 | ", " |\n", "int8 in README"),
-    ("README.md", "\n| int4 (`wte`, `lm_head` int8) | ", " |\n", "int4 in README"),
-    ("README.md", "\n| plain int4 rounding of the same matrices | ", " |\n", "plain in README"),
+    ("docs/completing.md", "(2048; the bundled one ", ")", "n_positions"),
+    (MODELS, "\n| int8 | ", " |\n", "int8, with its bits"),
+    (MODELS, "\n| int4 (`wte`, `lm_head` int8) | ", " |\n", "int4, with its bits"),
+    (MODELS, "\n| plain int4 rounding of the same matrices | ", " |\n", "plain, with its bits"),
     (CARD, "\n| blocks | ", " |\n", "blocks"),
     (CARD, "\n| vocabulary, context | ", " |\n", "vocabulary"),
     (CARD, "\n| parameters | ", " |\n", "parameters"),
@@ -126,7 +127,7 @@ def figures_of_fidelity(
     bits = {format: 8 * packed_bytes(config, format) / n_parameters(config) for format in FORMATS}
     for label, format in (("int8", "int8"), ("int4", "int4"), ("  plain", "int4")):
         score = scores[label]
-        rows[f"{label.strip()} in README"] = (
+        rows[f"{label.strip()}, with its bits"] = (
             f"{bits[format]:.2f} | {score.kl:.4f} | {100 * score.same:.1f} %"
         )
     return rows | {
