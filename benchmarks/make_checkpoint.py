@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.models.registry import entries
+from codegen_cli.hub.entries import entries
 from quantize.description.config import parse_config
 from quantize.description.tensor_map import TensorSpec, tensor_specs
 

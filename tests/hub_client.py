@@ -12,9 +12,9 @@ from typing import Any
 # answer.
 CLIENT = """
 import json, sys, time
-from codegen_cli.models.hub.download import download
-from codegen_cli.models.hub.cache import cached_checkpoint
-from codegen_cli.models.registry import ModelEntry
+from codegen_cli.hub.download import download
+from codegen_cli.hub.cache import cached_checkpoint
+from codegen_cli.hub.entries import ModelEntry
 from quantize.files.errors import UserError
 
 time.sleep = lambda seconds: None  # the client waits before it tries again

@@ -10,9 +10,9 @@ from checkpoints import random_tensors, small_config, write_checkpoint
 from ordinary_user import as_ordinary_user
 
 from codegen_cli.models.absence import not_here
-from codegen_cli.models.registry import KnownModel, find_entry
+from codegen_cli.models.registry import KnownModel, known_entry
 
-MODEL = find_entry("350M-mono")
+MODEL = known_entry("350M-mono")
 
 
 @pytest.fixture(autouse=True)

@@ -184,7 +184,7 @@ def test_every_place_of_a_figure_is_found():
 
 
 def test_bits_per_weight_are_those_of_the_packed_files():
-    from codegen_cli.models.registry import entries
+    from codegen_cli.hub.entries import entries
 
     sizes = {entry.name.partition("-")[0]: entry.size for entry in entries() if entry.repository}
     bits = {

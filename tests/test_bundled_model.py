@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codegen_cli.hub.entries import BUNDLED
 from codegen_cli.machine.places import bundled_model
-from codegen_cli.models.registry import BUNDLED
 from codegen_cli.session.engines import open_engine
 from codegen_cli.session.one_part import logits_of
 from quantize.packed.packed_file import read_packed_file

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from packed import flip_bit, write_packed
 
+from codegen_cli.hub.entries import entries
 from codegen_cli.machine import cpu, memory
 from codegen_cli.machine.cores import Cores, usable_cores
 from codegen_cli.measuring.checkup import (
@@ -20,7 +21,6 @@ from codegen_cli.measuring.checkup import (
     memory_problems,
     thread_problems,
 )
-from codegen_cli.models.registry import entries
 from quantize.files.errors import UserError
 
 GB = 10**9

@@ -13,9 +13,9 @@ import pytest
 from hub_client import CACHED, DOWNLOAD, FILES, ask, environment, run_codegen
 from hub_server import HubServer, Repository
 
-from codegen_cli.models.hub.cache import cached_checkpoint
-from codegen_cli.models.hub.download import download
-from codegen_cli.models.registry import find_entry
+from codegen_cli.hub.cache import cached_checkpoint
+from codegen_cli.hub.download import download
+from codegen_cli.models.registry import known_entry
 from quantize.files.errors import UserError
 
 NEEDED = ["config.json", "tokenizer.json", "pytorch_model.bin"]
@@ -286,7 +286,7 @@ def test_cache_below_a_file_is_named(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_bundled_model_is_neither_cached_nor_downloaded() -> None:
-    entry = find_entry("nano")
+    entry = known_entry("nano")
     assert cached_checkpoint(entry) is None
     with pytest.raises(UserError, match="nano is bundled: there is nothing to download"):
         download(entry)
@@ -295,7 +295,7 @@ def test_bundled_model_is_neither_cached_nor_downloaded() -> None:
 def test_registered_models_are_downloaded_from_their_own_repository(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    entry = find_entry("350M-mono")
+    entry = known_entry("350M-mono")
     hub.repositories = {entry.repository: Repository(FILES, revision=entry.revision)}
     [answer] = ask(environment(hub.url, tmp_path), ("download", entry.repository, entry.revision))
     assert "models--Salesforce--codegen-350M-mono" in answer["path"]

@@ -12,9 +12,9 @@ from packed import write_packed
 from codegen_cli.contract.engine import Identity
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers
 from codegen_cli.engine_cpu.kv_cache import KVCache
+from codegen_cli.hub.entries import entries
 from codegen_cli.machine.memory import available_bytes
 from codegen_cli.models.memory_need import PROGRAM_BYTES, needed, warn_if_short
-from codegen_cli.models.registry import entries
 from codegen_cli.session.loading import load_engine
 from quantize.description.config import parse_config
 from quantize.packed.packed_file import read_packed_file

@@ -10,16 +10,11 @@ from pathlib import Path
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
+from codegen_cli.hub.entries import BUNDLED, ModelEntry, ModelSize, entries, known_entry
 from codegen_cli.machine import places
 from codegen_cli.models import registry
 from codegen_cli.models.absence import not_here
-from codegen_cli.models.registry import (
-    CheckpointModel,
-    KnownModel,
-    ModelEntry,
-    ModelSize,
-    PackedModel,
-)
+from codegen_cli.models.registry import CheckpointModel, KnownModel, PackedModel
 from quantize.description.config import parse_config
 from quantize.description.tensor_map import TensorSpec, tensor_specs
 from quantize.files.errors import UserError
@@ -29,7 +24,7 @@ from quantize.packed.sizes import stored_format
 from quantize.quantize_model import quantize
 
 BASE_BYTES = 150_000_000  # Python, its libraries, the tokenizer and the activations
-SIZES = {entry.size: entry.name for entry in registry.entries()}
+SIZES = {entry.size: entry.name for entry in entries()}
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +91,7 @@ def test_packed_and_memory_bytes_are_those_of_the_layout(size: ModelSize) -> Non
 
 
 def test_there_are_twelve_checkpoints_and_one_bundled_model() -> None:
-    *published, bundled = registry.entries()
+    *published, bundled = entries()
     assert [entry.name for entry in published] == [
         f"{size}-{family}"
         for size in ("350M", "2B", "6B", "16B")
@@ -108,12 +103,12 @@ def test_there_are_twelve_checkpoints_and_one_bundled_model() -> None:
         assert entry.name.endswith(f"-{entry.family}")
         assert entry.size is not None
         assert entry.size.download_bytes > 2 * entry.size.parameters
-    assert (bundled.name, bundled.repository) == (registry.BUNDLED, "")
+    assert (bundled.name, bundled.repository) == (BUNDLED, "")
 
 
 def test_the_bundled_entry_describes_the_bundled_file() -> None:
     packed = read_packed_file(places.bundled_model())
-    size = registry.find_entry(registry.BUNDLED).size
+    size = known_entry(BUNDLED).size
     assert size is not None
     for name in ("n_layer", "n_embd", "n_head", "head_dim", "rotary_dim", "n_positions"):
         assert getattr(size, name) == getattr(packed.config, name)
@@ -146,7 +141,7 @@ def test_notices_list_every_source_that_the_bundled_model_was_trained_on() -> No
     ],
 )
 def test_every_spelling_means_the_same_model(name: str) -> None:
-    entry = registry.find_entry(name)
+    entry = known_entry(name)
     assert entry.name == "350M-mono"
     assert registry.resolve(name) == KnownModel(entry, None, None)
 
@@ -155,7 +150,7 @@ def test_every_spelling_means_the_same_model(name: str) -> None:
     ("name", "nearest"), [("350M-mno", "350M-mono"), ("codegen-16b-mult", "16B-multi")]
 )
 def test_unknown_name_suggests_the_nearest(name: str, nearest: str) -> None:
-    for find in (registry.find_entry, registry.resolve, registry.resolve_source):
+    for find in (registry.resolve, registry.resolve_source):
         with pytest.raises(UserError) as raised:
             find(name)
         assert raised.value.message == f"unknown model {name!r}"
@@ -172,7 +167,7 @@ def test_name_like_none_of_ours_lists_the_known_models(name: str) -> None:
 
 
 def test_a_format_may_follow_the_name() -> None:
-    entry = registry.find_entry("2B-nl")
+    entry = known_entry("2B-nl")
     assert registry.resolve("Salesforce/codegen-2B-nl:INT4") == KnownModel(entry, "int4", None)
     with pytest.raises(UserError) as raised:
         registry.resolve("2B-nl:int3")
@@ -196,13 +191,11 @@ def test_a_format_that_is_not_packed_is_not_replaced_by_another(home: Path) -> N
     path = registry.packed_path("350M-mono", "int4")
     path.parent.mkdir(parents=True)
     path.touch()
-    assert registry.resolve("350M-mono:int8") == KnownModel(
-        registry.find_entry("350M-mono"), "int8", None
-    )
+    assert registry.resolve("350M-mono:int8") == KnownModel(known_entry("350M-mono"), "int8", None)
 
 
 def test_the_bundled_model_needs_no_packing() -> None:
-    bundled = PackedModel(places.bundled_model(), registry.BUNDLED)
+    bundled = PackedModel(places.bundled_model(), BUNDLED)
     assert registry.resolve("nano") == bundled
     assert registry.resolve("Nano:int8") == bundled
     with pytest.raises(UserError) as raised:
@@ -253,7 +246,7 @@ def test_path_below_a_file_says_why_it_cannot_be_read() -> None:
 def test_a_home_that_is_a_file_holds_no_model_and_is_named_where_one_is_missing(home: Path) -> None:
     home.touch()
     found = registry.resolve("350M-mono")
-    assert found == KnownModel(registry.find_entry("350M-mono"), None, None)
+    assert found == KnownModel(known_entry("350M-mono"), None, None)
     for error in (not_here(found), registry._unknown_model("mine")):
         assert f"cannot read {home}/models: {os.strerror(errno.ENOTDIR)}" in error.message
         assert "CODEGEN_HOME" in error.hint

@@ -11,6 +11,7 @@ from packed import write_packed
 from codegen_cli.contract.engine import Engine
 from codegen_cli.engine_cpu.kv_cache import position_bytes
 from codegen_cli.engine_cpu.numba_engine import NumbaEngine
+from codegen_cli.hub.entries import entries
 from codegen_cli.machine import disturbance
 from codegen_cli.machine.disturbance import OtherPrograms
 from codegen_cli.machine.places import bundled_model
@@ -18,7 +19,6 @@ from codegen_cli.measuring import speed
 from codegen_cli.measuring.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
 from codegen_cli.measuring.read_limit import MemoryReader
 from codegen_cli.measuring.speed import Measure, measure_speed, step_seconds
-from codegen_cli.models.registry import entries
 from codegen_cli.session.engines import open_engine
 from quantize.description.config import parse_config
 from quantize.packed.packed_file import read_packed_file

@@ -124,21 +124,22 @@ codegen_cli.scoring
 codegen_cli.scoring.windows
 codegen_cli.scoring.likelihood
 codegen_cli.scoring.embedding
+codegen_cli.hub
+codegen_cli.hub.entries
+codegen_cli.hub.checkpoint_files
+codegen_cli.hub.content_hash
+codegen_cli.hub.cache
+codegen_cli.hub.unfinished
+codegen_cli.hub.checkpoint_hashes
+codegen_cli.hub.settings
+codegen_cli.hub.errors
+codegen_cli.hub.client
+codegen_cli.hub.download
+codegen_cli.hub.removal
 codegen_cli.models
 codegen_cli.models.settings
 codegen_cli.models.registry
 codegen_cli.models.local_models
-codegen_cli.models.hub
-codegen_cli.models.hub.checkpoint_files
-codegen_cli.models.hub.content_hash
-codegen_cli.models.hub.cache
-codegen_cli.models.hub.unfinished
-codegen_cli.models.hub.checkpoint_hashes
-codegen_cli.models.hub.settings
-codegen_cli.models.hub.errors
-codegen_cli.models.hub.client
-codegen_cli.models.hub.download
-codegen_cli.models.hub.removal
 codegen_cli.models.absence
 codegen_cli.models.leftovers
 codegen_cli.models.verification
@@ -207,6 +208,7 @@ codegen_cli.engine_cpu
 codegen_cli.text
 codegen_cli.decoding
 codegen_cli.scoring
+codegen_cli.hub
 codegen_cli.models
 codegen_cli.session
 codegen_cli.measuring
@@ -219,12 +221,12 @@ codegen_cli
 DOORS = {
     "rich": ["codegen_cli.terminal.drawing"],
     "typer": ["codegen_cli.commands"],
-    "huggingface_hub": ["codegen_cli.models.hub.client", "codegen_cli.models.hub.errors"],
+    "huggingface_hub": ["codegen_cli.hub.client", "codegen_cli.hub.errors"],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.machine.places"],
     "filelock": [
         "codegen_cli.models.settings",
-        "codegen_cli.models.hub.unfinished",
+        "codegen_cli.hub.unfinished",
         "codegen_cli.engine_cpu.compile.kernel_directory",
     ],
     "numba": ["codegen_cli.kernels", "quantize.rounding.scale_search"],

@@ -29,9 +29,9 @@ import make_notices  # noqa: E402
 from replace_files import replacing_files  # noqa: E402
 
 import codegen_cli  # noqa: E402
+from codegen_cli.hub.entries import BUNDLED  # noqa: E402
 from codegen_cli.machine.cores import usable_cores  # noqa: E402
 from codegen_cli.machine.places import PACKAGE, bundled_model  # noqa: E402
-from codegen_cli.models.registry import BUNDLED  # noqa: E402
 from quantize.packed.packed_file import read_packed_file  # noqa: E402
 from quantize.quantize_model import quantize  # noqa: E402
 

@@ -7,8 +7,8 @@ def model_names(incomplete: str) -> list[str]:
     After a colon, the formats that the model is packed in. Nothing for what cannot be looked up: a
     shell shows no errors, and goes on with file names.
     """
+    from codegen_cli.hub.entries import entries
     from codegen_cli.models.local_models import local_files
-    from codegen_cli.models.registry import entries
     from quantize.files.errors import UserError
 
     try:

@@ -128,7 +128,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
     if isinstance(model, KnownModel):
         place = model.packed
         if place is None and model.format is None:
-            from codegen_cli.models.hub.cache import cached_checkpoint
+            from codegen_cli.hub.cache import cached_checkpoint
 
             place = cached_checkpoint(model.entry)
         if place is None:
@@ -166,9 +166,9 @@ def default(
     codegen models default 350M-mono
     codegen models default 2B-mono:int4
     """
+    from codegen_cli.hub.entries import BUNDLED
     from codegen_cli.models import settings
     from codegen_cli.models.model_default import default_for, default_that_runs
-    from codegen_cli.models.registry import BUNDLED
 
     console.set_quiet(quiet)
     if name is None:

@@ -12,6 +12,7 @@ from codegen_cli.contract.delay import OnDelay
 from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.contract.version import __version__
 from codegen_cli.engine_cpu.compile import kernel_cache, kernel_directory
+from codegen_cli.hub.entries import BUNDLED
 from codegen_cli.machine import cpu, memory, places
 from codegen_cli.machine.cores import Cores, usable_cores
 from codegen_cli.machine.disturbance import NOTICEABLE_CORES, OtherPrograms
@@ -21,7 +22,7 @@ from codegen_cli.measuring.speed import step_seconds
 from codegen_cli.models import settings
 from codegen_cli.models.inventory import FormatState, ModelState, all_models
 from codegen_cli.models.model_default import is_here
-from codegen_cli.models.registry import BUNDLED, models_dir_problem
+from codegen_cli.models.registry import models_dir_problem
 from codegen_cli.session.engines import open_engine
 from codegen_cli.terminal import console
 from quantize.description.config import parse_config

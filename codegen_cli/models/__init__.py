@@ -1,1 +1,1 @@
-"""Model names -> files: what the hub has, what is downloaded and packed, which one runs."""
+"""Model names -> packed files: what is here, what is packed, which one runs."""

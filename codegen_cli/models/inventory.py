@@ -5,18 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from codegen_cli.hub.cache import cached_checkpoint
+from codegen_cli.hub.entries import BUNDLED, ModelEntry, entries
 from codegen_cli.machine import places
-from codegen_cli.models.hub.cache import cached_checkpoint
 from codegen_cli.models.local_models import LocalFile, readable_files
 from codegen_cli.models.memory_need import needed
 from codegen_cli.models.registry import (
-    BUNDLED,
     FORMATS,
     CheckpointModel,
     KnownModel,
-    ModelEntry,
     PackedModel,
-    entries,
     is_there,
     resolve,
 )

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub.unfinished import remove_unfinished_download, unfinished_downloads
 from codegen_cli.machine import places
 from codegen_cli.machine.places import NoHome
-from codegen_cli.models.hub import cache as hub_cache
-from codegen_cli.models.hub.unfinished import remove_unfinished_download, unfinished_downloads
 from codegen_cli.models.local_models import remove_file
 from quantize.files.errors import UserError
 from quantize.files.partial_file import abandoned_files, remove_abandoned

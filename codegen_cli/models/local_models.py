@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_cli.hub.entries import BUNDLED, REPOSITORY
 from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME
-from codegen_cli.models.registry import BUNDLED, FORMATS, REPOSITORY, packed_path, split_name
+from codegen_cli.models.registry import FORMATS, packed_path, split_name
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 from quantize.files.whole_file import SHARED, adopting

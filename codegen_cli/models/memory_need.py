@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers
 from codegen_cli.engine_cpu.kv_cache import cache_bytes
-from codegen_cli.models.registry import FORMATS, entries, split_name
+from codegen_cli.hub.entries import entries
+from codegen_cli.models.registry import FORMATS, split_name
 from codegen_cli.terminal import console
 from quantize.description.config import ModelConfig
 from quantize.packed.packed_file import PackedFile

@@ -5,9 +5,9 @@ import hashlib
 from pathlib import Path
 
 from codegen_cli.contract.deadline import Deadline
+from codegen_cli.hub.entries import BUNDLED
 from codegen_cli.machine import places
 from codegen_cli.models.registry import (
-    BUNDLED,
     CheckpointModel,
     KnownModel,
     PackedModel,
@@ -58,7 +58,7 @@ def _packed_model(model: str, deadline: Deadline, *, is_default: bool = False) -
 def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
     if model.packed is not None:
         return PackedModel(model.packed, model.name)
-    from codegen_cli.models.hub.cache import cached_checkpoint
+    from codegen_cli.hub.cache import cached_checkpoint
 
     checkpoint = cached_checkpoint(model.entry)
     if checkpoint is None:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codegen_cli.hub.entries import BUNDLED
 from codegen_cli.models import settings
 from codegen_cli.models.registry import (
-    BUNDLED,
     CheckpointModel,
     KnownModel,
     PackedModel,
@@ -78,7 +78,7 @@ def forget_missing_default(removed: "Iterable[LocalFile]") -> str | None:
 
 
 def _is_downloaded(model: KnownModel) -> bool:
-    from codegen_cli.models.hub.cache import cached_checkpoint
+    from codegen_cli.hub.cache import cached_checkpoint
 
     return cached_checkpoint(model.entry) is not None
 

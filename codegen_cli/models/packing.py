@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from codegen_cli.contract.deadline import Deadline, check_deadline
+from codegen_cli.hub.checkpoint_hashes import require_as_published
 from codegen_cli.machine import places
 from codegen_cli.models import settings
-from codegen_cli.models.hub.checkpoint_hashes import require_as_published
 from codegen_cli.models.leftovers import remove_unfinished
 from codegen_cli.models.local_models import local_files
 from codegen_cli.terminal import console, drawing

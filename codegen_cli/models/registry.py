@@ -1,17 +1,22 @@
-"""What a user writes for a model -> an entry of models.toml, a packed file or a checkpoint.
+"""What a user writes for a model -> a known model, a packed file or a checkpoint.
 
 A name may be written as `350M-mono`, `codegen-350m-mono` or `Salesforce/codegen_350M_mono`, with a
 format after a colon (`350M-mono:int4`). Anything else is a local path, or a hub repository.
 """
 
 import errno
-import functools
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_cli.hub.entries import (
+    BUNDLED,
+    REPOSITORY,
+    ModelEntry,
+    entries,
+    known_entry,
+    name_key,
+)
 from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME, NoHome
 from quantize.description.formats import MATRIX_FORMATS
@@ -20,46 +25,12 @@ from quantize.files.errors import UserError
 FORMATS = tuple(sorted(MATRIX_FORMATS, key=lambda format: MATRIX_FORMATS[format].code_bits))
 """Formats of a packed model, the one preferred first: the smallest is the fastest, too."""
 
-BUNDLED = "nano"
-"""The model that the package ships."""
-
-# A hub repository: owner/name, each beginning with a letter or digit.
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MODEL_FILES = (".safetensors", ".bin", ".json")
 _LONGEST_SHOWN = 200  # of a text that means no model
 WHAT_A_MODEL_IS = (
     "A model is a name such as 350M-mono, a packed file, a checkpoint directory"
     " or owner/name on the hub."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """What all checkpoints of one size share; models.toml explains each number."""
-
-    n_layer: int
-    n_embd: int
-    n_head: int
-    head_dim: int
-    rotary_dim: int
-    vocab_size: int
-    n_positions: int
-    parameters: int
-    download_bytes: int
-    packed_bytes: Mapping[str, int] = field(hash=False)  # by format
-    memory_bytes: Mapping[str, int] = field(hash=False)  # by format
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """A model by its canonical name; `size` is None for a hub repository we know nothing of."""
-
-    name: str
-    repository: str  # "owner/name" on the Hugging Face hub; "" for the bundled model
-    revision: str = "main"
-    licence: str = ""
-    family: str = ""
-    size: ModelSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,36 +65,13 @@ class KnownModel:
 ResolvedModel = PackedModel | CheckpointModel | KnownModel
 
 
-@functools.lru_cache(maxsize=1)
-def entries() -> tuple[ModelEntry, ...]:
-    """Return the models of models.toml, in its order."""
-    import tomllib
-
-    tables = tomllib.loads(places.models_toml().read_text("utf-8"))
-    sizes = {name: ModelSize(**fields) for name, fields in tables["sizes"].items()}
-    return tuple(
-        ModelEntry(**(fields | {"name": name, "size": sizes[fields["size"]]}))
-        for name, fields in tables["models"].items()
-    )
-
-
-def find_entry(name: str) -> ModelEntry:
-    """Return the entry that `name` means, in any of its spellings.
-
-    Raises UserError with the nearest names if there is none.
-    """
-    if entry := _known_entry(name):
-        return entry
-    raise _unknown_model(name)
-
-
 def split_name(model: str) -> tuple[str, str | None]:
     """Return the name and format in "350m-mono:int4", a known name in its canonical spelling.
 
     Raises UserError for a known name with an unknown format.
     """
     name, format = _split_format(model)
-    entry = _known_entry(name)
+    entry = known_entry(name)
     return entry.name if entry else name, format
 
 
@@ -187,7 +135,7 @@ def resolve(model: str, *, is_default: bool = False) -> ResolvedModel:
     Raises UserError: unknown name or format, missing path, or nothing that could be a model there.
     """
     name, format = _split_format(model)
-    may_be_ours = name and not _has_separator(name) and not _known_entry(name)
+    may_be_ours = name and not _has_separator(name) and not known_entry(name)
     if may_be_ours and (packed := find_packed(name, format)):
         return PackedModel(packed, name)
     return _resolve(model, is_default=is_default)
@@ -210,7 +158,7 @@ def _resolve(model: str, *, is_default: bool = False) -> ResolvedModel:
     if may_be_path and _has_separator(model) and is_there(path):
         return _local_model(path)
     name, format = _split_format(model)
-    if entry := _known_entry(name):
+    if entry := known_entry(name):
         return _registered_model(entry, format)
     if may_be_path and model and is_there(path):
         return _local_model(path)
@@ -237,8 +185,8 @@ def _missing_path(model: str) -> UserError:
 def _unknown_model(name: str) -> UserError:
     import difflib
 
-    known = {_name_key(entry.name): entry.name for entry in entries()}
-    nearest = difflib.get_close_matches(_name_key(name), known, n=3, cutoff=0.5)
+    known = {name_key(entry.name): entry.name for entry in entries()}
+    nearest = difflib.get_close_matches(name_key(name), known, n=3, cutoff=0.5)
     hints = [f"Did you mean {' or '.join(known[key] for key in nearest)}?"] if nearest else []
     hints.append(f"Known models: {', '.join(known.values())}.")
     message = f"unknown model '{_short(name)}'"
@@ -253,23 +201,12 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def _name_key(name: str) -> str:
-    """Return what all spellings of a name have in common."""
-    key = name.strip().lower().replace("_", "-")
-    return key.removeprefix("salesforce/").removeprefix("codegen-")
-
-
-def _known_entry(name: str) -> ModelEntry | None:
-    key = _name_key(name)
-    return next((entry for entry in entries() if _name_key(entry.name) == key), None)
-
-
 def _split_format(model: str) -> tuple[str, str | None]:
     """Split "350M-mono:int4"; other colons, as in C:\\models, belong to the name."""
     name, _, suffix = model.rpartition(":")
     if name and suffix.lower() in FORMATS:
         return name, suffix.lower()
-    if name and _known_entry(name):
+    if name and known_entry(name):
         raise UserError(
             f"unknown format {suffix!r} in {model!r}", f"Formats: {', '.join(FORMATS)}."
         )
@@ -317,7 +254,7 @@ def _checkpoint_name(directory: Path) -> str:
     if directory.parent.name == "snapshots":
         # The hub's cache: models--Salesforce--codegen-350M-mono/snapshots/<commit>
         repository = directory.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    entry = _known_entry(repository)
+    entry = known_entry(repository)
     return entry.name if entry else repository
 
 

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codegen_cli.machine import places
-from codegen_cli.models.hub.cache import cached_checkpoint, is_snapshot
-from codegen_cli.models.hub.checkpoint_hashes import (
+from codegen_cli.hub.cache import cached_checkpoint, is_snapshot
+from codegen_cli.hub.checkpoint_hashes import (
     CheckpointVerification,
     snapshot_of,
     verify_checkpoint,
 )
+from codegen_cli.hub.entries import BUNDLED
+from codegen_cli.machine import places
 from codegen_cli.models.local_models import find_local_files, readable_files
-from codegen_cli.models.registry import BUNDLED, CheckpointModel, KnownModel, PackedModel, resolve
+from codegen_cli.models.registry import CheckpointModel, KnownModel, PackedModel, resolve
 from codegen_cli.terminal import drawing
 from quantize.files.errors import UserError
 from quantize.packed.container_judge import require_safetensors

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from codegen_cli.models.hub import cache as hub_cache
-from codegen_cli.models.registry import entries
+from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub.entries import entries
 from quantize.files.errors import UserError
 from quantize.files.input_file import read_input
 from quantize.files.json_object import parse_json_object

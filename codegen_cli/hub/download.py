@@ -15,30 +15,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from codegen_cli.models.hub import cache as hub_cache
-from codegen_cli.models.hub import settings as hub_settings
-from codegen_cli.models.hub.cache import (
+from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub import settings as hub_settings
+from codegen_cli.hub.cache import (
     AGAIN_HINT,
     cached_checkpoint,
     cached_file,
     hash_of_name,
     remove_file,
 )
-from codegen_cli.models.hub.checkpoint_files import (
+from codegen_cli.hub.checkpoint_files import (
     INDEX_SUFFIX,
     WEIGHTS,
     companions,
     first_weights,
     shards,
 )
-from codegen_cli.models.hub.content_hash import HashCheck, check_hash
-from codegen_cli.models.hub.unfinished import is_being_fetched, remove_unfinished_downloads
-from codegen_cli.models.registry import ModelEntry
+from codegen_cli.hub.content_hash import HashCheck, check_hash
+from codegen_cli.hub.entries import ModelEntry
+from codegen_cli.hub.unfinished import is_being_fetched, remove_unfinished_downloads
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 
 if TYPE_CHECKING:
-    from codegen_cli.models.hub.client import HubRepository
+    from codegen_cli.hub.client import HubRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def import_client() -> ModuleType:
     """Return the module on the hub's client. Raises UserError if that cannot be imported."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints why it cannot be imported
-            from codegen_cli.models.hub import client as hub_client
+            from codegen_cli.hub import client as hub_client
     except Exception as error:  # it acts on the environment while it is imported
         raise UserError(
             f"the hub's client cannot be imported: {type(error).__name__}: {error}",

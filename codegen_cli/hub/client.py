@@ -20,11 +20,11 @@ with warnings.catch_warnings():
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
     from huggingface_hub.utils import tqdm as HubBar  # type: ignore[attr-defined]
 
-from codegen_cli.models.hub import cache as hub_cache
-from codegen_cli.models.hub import settings as hub_settings
-from codegen_cli.models.hub.content_hash import is_hash
-from codegen_cli.models.hub.errors import first_line, hub_errors
-from codegen_cli.models.registry import ModelEntry
+from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub import settings as hub_settings
+from codegen_cli.hub.content_hash import is_hash
+from codegen_cli.hub.entries import ModelEntry
+from codegen_cli.hub.errors import first_line, hub_errors
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 

@@ -14,9 +14,9 @@ only downloads need. The tests hold this module to the client's own constants an
 import os
 from pathlib import Path
 
-from codegen_cli.models.hub.checkpoint_files import files_of_checkpoint
-from codegen_cli.models.hub.content_hash import is_hash
-from codegen_cli.models.registry import ModelEntry
+from codegen_cli.hub.checkpoint_files import files_of_checkpoint
+from codegen_cli.hub.content_hash import is_hash
+from codegen_cli.hub.entries import ModelEntry
 from quantize.files.errors import UserError
 
 AGAIN_HINT = "Run the same command again; files that are complete are kept."

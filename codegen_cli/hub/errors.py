@@ -19,10 +19,10 @@ from huggingface_hub.errors import (
 # HTTPError belongs to the HTTP library that this version of the hub uses, httpx or httpx2.
 from huggingface_hub.errors import HTTPError as HttpError  # type: ignore[attr-defined]
 
-from codegen_cli.models.hub import cache as hub_cache
-from codegen_cli.models.hub import settings as hub_settings
-from codegen_cli.models.hub.cache import AGAIN_HINT
-from codegen_cli.models.registry import ModelEntry
+from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub import settings as hub_settings
+from codegen_cli.hub.cache import AGAIN_HINT
+from codegen_cli.hub.entries import ModelEntry
 from quantize.files.errors import UserError
 
 OFFLINE_HINT = "A checkpoint that you have needs no network: codegen quantize DIRECTORY"
