@@ -19,7 +19,18 @@ pytestmark = pytest.mark.skipif(
 PREAMBLE = """
 import os, signal, sys, threading, time
 from codegen_cli.machine import child_process
-from codegen_cli.machine.child_process import start_child
+from codegen_cli.machine.child_process import Parent, fork_child
+
+def start_child(work):
+    "A child that sends what work yields: an answer unasked, then one to each question."
+    other = fork_child()
+    if isinstance(other, Parent):
+        with other:
+            answers = work()
+            other.answer(next(answers))
+            while (question := other.question()) is not None:
+                other.answer(answers.send(question))
+    return other
 
 def gone(pid):
     "Whether a process has ended; a zombie has."

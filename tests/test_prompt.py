@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizer import TOKENIZER, TOKENIZER_JSON
 
-from codegen_cli.text.prompt import fit_prompt, last_document
-from codegen_cli.text.prompt_input import check_argument, decode_input
+from codegen_cli.commands.prompt_input import check_argument, decode_input
+from codegen_cli.text.prompt import fit_prompt
+from codegen_cli.text.text_side import Prompt
 from codegen_cli.text.tokenizer import Tokenizer
 from codegen_cli.text.tokenizer_options import TokenizerOptions
 from quantize.files.errors import UserError
@@ -185,10 +186,10 @@ def test_end_of_text_in_a_prompt_is_text_unless_asked_for():
 
 def test_the_last_document_begins_after_an_end_mark_and_not_after_its_text():
     text = "a<|endoftext|>b<|endoftext|>c"
-    assert last_document(text, special_tokens=True) == "c"
-    assert last_document("a", special_tokens=True) == "a"
-    assert last_document("a<|endoftext|>", special_tokens=True) == ""
-    assert last_document(text, special_tokens=False) == text
+    assert Prompt(text, 1, True).document == "c"
+    assert Prompt("a", 1, True).document == "a"
+    assert Prompt("a<|endoftext|>", 1, True).document == ""
+    assert Prompt(text, 1).document == text
 
 
 def test_the_cut_of_a_long_prompt_reads_special_tokens_as_asked():

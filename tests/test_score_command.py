@@ -13,7 +13,7 @@ import time
 import pytest
 
 import codegen_cli
-from codegen_cli.text.prompt_input import read_texts
+from codegen_cli.commands.prompt_input import read_texts
 
 TEXT = 'def add(a, b):\n    """Größe ✓ 日本"""\n\treturn a\n'
 ROW = re.compile(r"(.*):(\d+):(\d+)\t([\d.e+-]+)\t([\d.]+)\t(\".*\")\t(\".*\")\t([\d.e+-]+)")

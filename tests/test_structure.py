@@ -103,7 +103,6 @@ codegen_cli.text.tokenizer
 codegen_cli.text.vocabulary_files
 codegen_cli.text.codegen_tokenizer
 codegen_cli.text.text_stream
-codegen_cli.text.prompt_input
 codegen_cli.text.prompt
 codegen_cli.text.text_side
 codegen_cli.decoding
@@ -175,6 +174,7 @@ codegen_cli.commands
 codegen_cli.commands.model_names
 codegen_cli.commands.help_text
 codegen_cli.commands.options
+codegen_cli.commands.prompt_input
 codegen_cli.commands.completion_script
 codegen_cli.commands.overwriting
 codegen_cli.commands.complete

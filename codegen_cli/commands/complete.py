@@ -2,7 +2,6 @@
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +18,9 @@ def _checked(parameter: typer.CallbackParam, value: Any) -> Any:
     """Return what an option or its variable says, in its own type; the error names both."""
     if value is None:
         return None
+    from codegen_cli.commands.prompt_input import check_argument
     from codegen_cli.decoding.option_values import real_number
     from codegen_cli.decoding.options import checked
-    from codegen_cli.text.prompt_input import check_argument
 
     name = parameter.name or ""
     try:
@@ -153,17 +152,21 @@ def complete(
         deadline=None if max_time is None else started + max_time,
         **({} if seed is None else {"seed": seed}),
     )
+    from codegen_cli.commands.prompt_input import STDIN, read_prompt
+    from codegen_cli.contract.deadline import TimeUp
     from codegen_cli.reports.completion import JsonSink, Sink, StdoutSink, cut_line, usage_line
     from codegen_cli.session.completion_run import CompletionRun
-    from codegen_cli.text.prompt_input import STDIN, read_prompt
 
     reads_stdin = STDIN in prompt if prompt else file is None
     refuse_overwritten_prompt(file, reads_stdin=reads_stdin)
     run = CompletionRun(generate_options, echo=echo, special_tokens=special_tokens)
     sink: Sink = JsonSink() if as_json else StdoutSink()
     try:
-        for text in run.texts(partial(read_prompt, prompt or [], file), model, threads):
+        asked = read_prompt(prompt or [], file, generate_options.deadline)
+        for text in run.texts(asked, model, threads):
             sink.write(text)
+    except TimeUp:
+        run.end_by_time()
     finally:
         # Ctrl-C and SIGTERM pass through here: what was made so far is reported all the same.
         if run.summary is not None:

@@ -40,8 +40,8 @@ def download(
     codegen download salesforce/codegen-2b-multi
     codegen quantize "$(codegen download owner/name)" --format int4
     """
+    from codegen_cli.hub.cache import whole_checkpoint
     from codegen_cli.hub.download import download as fetch
-    from codegen_cli.hub.download import whole_checkpoint
     from codegen_cli.models.registry import KnownModel, resolve
     from quantize.files.errors import UserError
 

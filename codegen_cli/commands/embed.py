@@ -49,10 +49,10 @@ def embed(
         raise typer.BadParameter("a .npy file is binary: give -o FILE or --json, or redirect it")
     refuse_overwritten_texts(files, output)
 
+    from codegen_cli.commands.prompt_input import read_texts
     from codegen_cli.contract.interruption import run_interruptibly
     from codegen_cli.reports.embed_report import judge_output, refuse_empty, write_vectors
     from codegen_cli.session.loading import load
-    from codegen_cli.text.prompt_input import read_texts
 
     # Before the model is loaded: mistakes show at once.
     texts = run_interruptibly(lambda: read_texts(files, refuse_empty))

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import typer
 
+from codegen_cli.commands.prompt_input import STDIN
 from codegen_cli.terminal import console, redirection
-from codegen_cli.text.prompt_input import STDIN
 
 _WRONG_USAGE = 2
 

@@ -45,10 +45,10 @@ def score(
     """
     console.set_quiet(quiet)
     refuse_overwritten_texts(files)
+    from codegen_cli.commands.prompt_input import read_texts
     from codegen_cli.contract.interruption import run_interruptibly
     from codegen_cli.reports.score_report import write_scores
     from codegen_cli.session.loading import load
-    from codegen_cli.text.prompt_input import read_texts
 
     texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
     with load(model, threads, notes=True) as language_model:

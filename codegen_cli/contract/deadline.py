@@ -7,7 +7,7 @@ Deadline = float | None  # seconds of time.monotonic(); None: no limit
 
 
 class TimeUp(Exception):
-    """The deadline passed; caught by generate, which then ends with what it has."""
+    """The deadline passed; a stream that catches it ends with what it has."""
 
 
 def remaining(deadline: Deadline) -> float | None:

@@ -71,9 +71,7 @@ class IdStream:
         return token_id
 
     def _prefill(self, cache: Cache) -> Generator[Part, Answer | None, None]:
-        with self._times.measured("prefill"):
-            answer = yield self._part(self._prompt_ids, cache, 1)
-            assert answer is not None
+        answer = yield from self._times.asked("prefill", self._part(self._prompt_ids, cache, 1))
         self._rows.append((answer.result[0], None))
 
     def _step(self, cache: Cache, room: int) -> Generator[Part, Answer | None, None]:
@@ -84,8 +82,7 @@ class IdStream:
             self._draft = self._drafter.draft(room - 1)
             cache.n_past = self._position - 1  # without the drafted ids that were wrong
             fed = [self._drawn[-1], *self._draft]
-            answer = yield self._part(fed, cache, len(fed))
-            assert answer is not None
+        answer = yield from self._times.asked("decode", self._part(fed, cache, len(fed)))
         self._step_seconds = answer.seconds
         self.n_drafted += len(self._draft)
         self._drawn = []

@@ -65,7 +65,7 @@ class NumbaEngine:
             self._rotary = RotaryTables(self.config)
         except MemoryError as error:
             raise self._out_of_memory() from error
-        self._table = self._new_table(n_threads)
+        self._table = self._new_table()
         self._team = Team(n_threads, step)
         # For an engine that nobody closes; at exit too, before the weights are unmapped.
         weakref.finalize(self, self._team.close)
@@ -224,7 +224,7 @@ class NumbaEngine:
 
         return fill_table
 
-    def _new_table(self, n_threads: int) -> npt.NDArray[np.void]:
+    def _new_table(self) -> npt.NDArray[np.void]:
         """Return a STEP record, filled but for what differs from call to call."""
         weights, config = self._weights, self.config
         table = np.zeros((), STEP)

@@ -109,6 +109,14 @@ def cached_checkpoint(entry: ModelEntry) -> Path | None:
     return directory if is_whole else None
 
 
+def whole_checkpoint(entry: ModelEntry) -> Path | None:
+    """Return the same; with a broken index it is not whole, and whoever needs it is told why."""
+    try:
+        return cached_checkpoint(entry)
+    except UserError:
+        return None
+
+
 def problem_of(entry: ModelEntry) -> UserError | None:
     """Return what keeps the cache from being looked into for a model; None if nothing does.
 

@@ -19,10 +19,10 @@ from codegen_cli.hub import cache as hub_cache
 from codegen_cli.hub import settings as hub_settings
 from codegen_cli.hub.cache import (
     AGAIN_HINT,
-    cached_checkpoint,
     cached_file,
     hash_of_name,
     remove_file,
+    whole_checkpoint,
 )
 from codegen_cli.hub.checkpoint_files import (
     INDEX_SUFFIX,
@@ -77,14 +77,6 @@ def download(
     if is_being_fetched(entry.repository):
         console.note(f"another program is downloading {entry.repository}: its files are waited for")
     return _fetch_checkpoint(entry, on_event)
-
-
-def whole_checkpoint(entry: ModelEntry) -> Path | None:
-    """Return the checkpoint's directory if it is complete; with a broken index it is not."""
-    try:
-        return cached_checkpoint(entry)
-    except UserError:
-        return None
 
 
 def import_client() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Work that answers questions -> a child process that does it beside this one, on Linux.
+"""This process -> a copy of it that works beside it and answers its questions, on Linux.
 
 Questions and answers are made of what marshal knows: numbers, text, bytes, None, and collections of
 these.
@@ -11,20 +11,16 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Self
 
 from codegen_cli.contract.deadline import Deadline, check_deadline, remaining
-
-Work = Callable[[], Generator[Any, Any, None]]
-"""Yields an answer of its own accord, then one to each question that it is sent."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LENGTH_BYTES = 8
 
 
 class Child:
-    """A process that works and answers; start_child makes one."""
+    """A process that works and answers; fork_child makes one."""
 
     def __init__(self, process: int, answers: BinaryIO, questions: BinaryIO) -> None:
         self._process = process
@@ -62,16 +58,41 @@ class Child:
             self._questions.close()
 
 
-def start_child(work: Work) -> Child | None:
-    """Start a process that does the work, until this one closes it or ends.
+class Parent:
+    """The process that this one is a copy of; a context manager at whose end this one ends.
 
-    It has what this one has imported and made, but neither its stdin nor its stdout and stderr: an
-    exception only ends it. None where there can be no such process, or where it would gain nothing.
+    An exception only ends it: the parent finds that nothing comes any more.
+    """
+
+    def __init__(self, questions: BinaryIO, answers: BinaryIO) -> None:
+        self._questions = questions
+        self._answers = answers
+
+    def answer(self, value: Any) -> None:
+        """Send an answer."""
+        _send(self._answers, value)
+
+    def question(self) -> Any:
+        """Return the next question; None when there will be no more."""
+        return _receive(self._questions)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> NoReturn:
+        os._exit(0)
+
+
+def fork_child() -> "Child | Parent | None":
+    """Start a copy of this process: return its Child, and in the copy its Parent.
+
+    The copy has what this process has imported and made, but neither its stdin nor its stdout and
+    stderr. None where there can be no such process, or where it would gain nothing.
     """
     if not _can_fork():
         return None
     pipes: list[int] = []
-    # A signal that comes between fork and _serve would run handlers of this process in both.
+    # A signal that comes between fork and _settle would run handlers of this process in both.
     handled = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pipes += os.pipe()
@@ -84,7 +105,7 @@ def start_child(work: Work) -> Child | None:
         return None
     answers, its_answers, its_questions, questions = pipes
     if process == 0:
-        _serve(its_questions, its_answers, (answers, questions), work, handled)
+        return _settle(its_questions, its_answers, (answers, questions), handled)
     os.close(its_answers)
     os.close(its_questions)
     signal.pthread_sigmask(signal.SIG_SETMASK, handled)
@@ -105,13 +126,10 @@ def _can_fork() -> bool:
     )
 
 
-def _serve(
-    source: int,
-    target: int,
-    not_its: tuple[int, int],
-    work: Work,
-    signals: set[int | signal.Signals],
-) -> NoReturn:
+def _settle(
+    source: int, target: int, not_its: tuple[int, int], signals: set[int | signal.Signals]
+) -> "Parent":
+    """Make the copy let go of what is not its own."""
     try:
         for handle in not_its:  # or it would keep its own questions from ending
             os.close(handle)
@@ -122,12 +140,8 @@ def _serve(
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
-        with os.fdopen(source, "rb") as questions, os.fdopen(target, "wb") as wire:
-            answers = work()
-            _send(wire, next(answers))
-            while (question := _receive(questions)) is not None:
-                _send(wire, answers.send(question))
-    finally:
+        return Parent(os.fdopen(source, "rb"), os.fdopen(target, "wb"))
+    except BaseException:
         os._exit(0)
 
 

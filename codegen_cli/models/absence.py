@@ -12,7 +12,7 @@ def not_here(model: KnownModel, *, is_source: bool = False) -> UserError:
     """
     name, format = model.name, model.format
     message = f"{name_with_format(name, format) if format else name} is not on this machine"
-    steps = [] if _is_downloaded(model) else [f"codegen download {name}"]
+    steps = [] if hub_cache.whole_checkpoint(model.entry) else [f"codegen download {name}"]
     if not is_source:
         steps.append(f"codegen quantize {name}{f' --format {format}' if format else ''}")
     cure = " && ".join(steps)
@@ -23,11 +23,3 @@ def not_here(model: KnownModel, *, is_source: bool = False) -> UserError:
         hints = dict.fromkeys(problem.hint for problem in problems)
         cure = f"{' '.join(hints)} Then: {cure}"
     return UserError(message, cure)
-
-
-def _is_downloaded(model: KnownModel) -> bool:
-    """Tell whether its checkpoint is here, so that only a format is missing."""
-    try:
-        return hub_cache.cached_checkpoint(model.entry) is not None
-    except UserError:  # it cannot be used as it is
-        return False

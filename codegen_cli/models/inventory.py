@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codegen_cli.hub.cache import cached_checkpoint
+from codegen_cli.hub.cache import whole_checkpoint
 from codegen_cli.hub.entries import BUNDLED, ModelEntry, entries
 from codegen_cli.machine import places
 from codegen_cli.models.local_models import LocalFile, readable_files
@@ -97,16 +97,8 @@ def _named_state(name: str, entry: ModelEntry | None, files: Sequence[LocalFile]
     packed = {file.path: file.format for file in files if file.name == name}
     if name == BUNDLED:
         packed[places.bundled_model()] = "int8"
-    return _packed_state(name, entry, _cached_checkpoint(entry), packed)
-
-
-def _cached_checkpoint(entry: ModelEntry | None) -> Path | None:
-    if entry is None or not entry.repository:
-        return None
-    try:
-        return cached_checkpoint(entry)
-    except UserError:  # what is wrong with it is said by who needs it
-        return None
+    checkpoint = whole_checkpoint(entry) if entry and entry.repository else None
+    return _packed_state(name, entry, checkpoint, packed)
 
 
 def _packed_state(

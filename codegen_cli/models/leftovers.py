@@ -36,7 +36,7 @@ def leftovers() -> list[Leftover]:
     """Return the packed copies and the parts of files and downloads, sorted in each directory.
 
     There are none where a directory cannot be looked into. Which kernels are left over is for
-    engine.kernel_cache to say.
+    engine_cpu.compile.kernel_cache to say.
     """
     try:
         copies_dir, models_dir = places.packed_copies_dir(), places.models_dir()

@@ -43,7 +43,7 @@ def is_here(model: str) -> bool:
         found = resolve(model, is_default=True)
     except UserError:
         return False
-    return not isinstance(found, KnownModel) or bool(found.packed) or _is_downloaded(found)
+    return not isinstance(found, KnownModel) or bool(found.packed) or _is_whole(found)
 
 
 def default_for(model: str) -> str:
@@ -81,6 +81,12 @@ def _is_downloaded(model: KnownModel) -> bool:
     from codegen_cli.hub.cache import cached_checkpoint
 
     return cached_checkpoint(model.entry) is not None
+
+
+def _is_whole(model: KnownModel) -> bool:
+    from codegen_cli.hub.cache import whole_checkpoint
+
+    return whole_checkpoint(model.entry) is not None
 
 
 def _could_run(model: str) -> set[Path]:

@@ -1,11 +1,9 @@
 """A prompt and a model's name -> the texts of a completion, and how far it came at any time."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from codegen_cli.contract.deadline import TimeUp
-from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.models.model_choice import choose_model
@@ -52,15 +50,12 @@ class CompletionRun:
             return self._generation.summary("interrupted")
         return self._end
 
-    def texts(
-        self, read_prompt: Callable[[], str], model_option: str | None, n_threads: int | None
-    ) -> Iterator[str]:
-        """Yield the completion of the prompt that read_prompt returns, piece by piece; once.
+    def texts(self, prompt: str, model_option: str | None, n_threads: int | None) -> Iterator[str]:
+        """Yield the completion of a prompt, piece by piece; once.
 
-        Raises UserError, and whatever a signal handler raises.
+        Raises UserError, TimeUp before there is a model, and whatever a signal handler raises.
         """
         try:
-            prompt = run_interruptibly(read_prompt, self.options.deadline)
             self._generation = generation = self._begin(prompt, model_option, n_threads)
             yield prompt if self._echo else ""
             for item in generation:
@@ -68,29 +63,29 @@ class CompletionRun:
                     yield item.text
                 else:
                     self._end = item
-        except TimeUp:
-            self._end = Summary(end_reason="time", seed=self.options.seed)
         finally:
             if self._text is not None:
                 self._text.close()
 
-    def _begin(self, prompt: str, model_option: str | None, n_threads: int | None) -> "Generation":
+    def end_by_time(self) -> None:
+        """Have a summary of a run whose time was up before there was a model."""
+        self._end = Summary(end_reason="time", seed=self.options.seed)
+
+    def _begin(self, text: str, model_option: str | None, n_threads: int | None) -> "Generation":
         started = time.monotonic()
         deadline = self.options.deadline
         chosen = choose_model(model_option, deadline)
-        ahead = Prompt(prompt, self.options.max_tokens, self._special_tokens)
+        prompt = Prompt(text, self.options.max_tokens, self._special_tokens)
         self.model = chosen.name
-        self._text = text = TextSide(read_packed_header(chosen.path), ahead)
+        self._text = TextSide(read_packed_header(chosen.path), prompt)
         # NumPy and LLVM come from here on: not before there is the other process to work meanwhile.
         from codegen_cli.machine.allocator import keep_freed_memory
 
         keep_freed_memory()
-        self.model = name_with_format(chosen.name, text.packed.format)
-        self._loaded = load_model(text, chosen.name, n_threads, deadline)
+        self.model = name_with_format(chosen.name, self._text.packed.format)
+        self._loaded = load_model(self._text, chosen.name, n_threads, deadline)
         self.load_seconds = time.monotonic() - started
-        fitted, generation = self._loaded.begin(
-            prompt, self.options, special_tokens=self._special_tokens
-        )
+        fitted, generation = self._loaded.begin(prompt, self.options)
         if fitted.n_dropped_characters:
             n_positions = self._loaded.config.n_positions
             console.warn(

@@ -19,7 +19,7 @@ from codegen_cli.decoding.summary import Piece
 from codegen_cli.session import one_part
 from codegen_cli.session.driver import drive, finish
 from codegen_cli.session.generation import Generation, generate
-from codegen_cli.text.prompt import FittedPrompt, last_document
+from codegen_cli.text.prompt import FittedPrompt
 from codegen_cli.text.text_side import Prompt, TextSide
 from quantize.description.config import ModelConfig
 
@@ -86,17 +86,13 @@ class LanguageModel:
         """
         _require_text("the prompt", prompt)
         chosen = GenerateOptions(**options)  # type: ignore[arg-type]
-        return self.begin(prompt, chosen, special_tokens=special_tokens)[1]
+        return self.begin(Prompt(prompt, chosen.max_tokens, special_tokens), chosen)[1]
 
-    def begin(
-        self, prompt: str, options: GenerateOptions, *, special_tokens: bool = False
-    ) -> tuple[FittedPrompt, Generation]:
+    def begin(self, prompt: Prompt, options: GenerateOptions) -> tuple[FittedPrompt, Generation]:
         """Return what of a prompt is read, and what `generate` does; TimeUp as TextSide.read."""
         engine = self._engine()
-        asked = Prompt(prompt, options.max_tokens, special_tokens)
-        fitted, vocabulary = self._text.read(asked, options.deadline)
-        document = last_document(prompt, special_tokens=special_tokens)
-        return fitted, generate(engine, vocabulary, fitted.ids, options, document)
+        fitted, vocabulary = self._text.read(prompt, options.deadline)
+        return fitted, generate(engine, vocabulary, fitted.ids, options, prompt.document)
 
     def complete(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]

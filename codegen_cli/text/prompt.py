@@ -5,7 +5,6 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from codegen_cli.text.token_text import check_unicode
-from quantize.checkpoint.added_tokens import END_OF_TEXT
 from quantize.files.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,11 +52,6 @@ def fit_prompt(
     encode = partial(tokenizer.encode_with_starts, special_tokens=special_tokens)
     ids, start = _fitting_tail(text, max(n_ids, 1), encode, tokenizer.token_bytes)
     return FittedPrompt(tokenizer.first_ids + ids, start, text.count("\n", 0, start) + 1)
-
-
-def last_document(text: str, *, special_tokens: bool) -> str:
-    """Return what of a prompt belongs to the document that it ends in."""
-    return text.rpartition(END_OF_TEXT)[2] if special_tokens else text
 
 
 def _fitting_tail(

@@ -4,14 +4,14 @@ Parsing a tokenizer takes some 60 ms, in which the library lets no other Python 
 NumPy and LLVM takes as long. Where two processes can share that, a text begins so much sooner.
 """
 
-from collections.abc import Generator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from codegen_cli.contract.deadline import Deadline
-from codegen_cli.machine.child_process import start_child
+from codegen_cli.machine.child_process import Child, Parent, fork_child
 from codegen_cli.text.prompt import FittedPrompt, fit_prompt
 from codegen_cli.text.vocabulary import Vocabulary
+from quantize.checkpoint.added_tokens import END_OF_TEXT
 from quantize.packed.packed_header import PackedHeader, packed_text
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ class Prompt(NamedTuple):
     text: str
     max_tokens: int
     special_tokens: bool = False
+
+    @property
+    def document(self) -> str:
+        """What of the text belongs to the document that it ends in."""
+        return self.text.rpartition(END_OF_TEXT)[2] if self.special_tokens else self.text
 
 
 class TextSide:
@@ -43,7 +48,12 @@ class TextSide:
         self.packed = packed_text(header)
         self._ahead = ahead
         self._known_bytes: dict[int, bytes] = {}
-        self._child = start_child(self._work) if ahead else None
+        self._child: Child | None = None
+        if ahead:
+            other = fork_child()
+            if isinstance(other, Parent):
+                self._serve(other, ahead)
+            self._child = other
 
     @property
     def is_ahead(self) -> bool:
@@ -53,8 +63,7 @@ class TextSide:
     @cached_property
     def tokenizer(self) -> "CodeGenTokenizer":
         """The tokenizer, parsed here; raises UserError as Tokenizer.from_packed does."""
-        # By the process that needs it.
-        from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
+        from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer  # where it is needed
 
         return CodeGenTokenizer.from_packed(self.packed)
 
@@ -95,10 +104,10 @@ class TextSide:
             self._known_bytes[token_id] = answer
         return self._known_bytes[token_id]
 
-    def _work(self) -> Generator[Any, int, None]:
+    def _serve(self, parent: Parent, ahead: Prompt) -> None:
         """What the child does; `read` and `_token_bytes` are the other side of it."""
-        assert self._ahead is not None
-        fitted, vocabulary = self._read_here(self._ahead)
-        token_id = yield tuple(fitted), vocabulary[1:]
-        while True:
-            token_id = yield vocabulary.token_bytes(token_id)
+        with parent:
+            fitted, vocabulary = self._read_here(ahead)
+            parent.answer((tuple(fitted), vocabulary[1:]))
+            while (token_id := parent.question()) is not None:
+                parent.answer(vocabulary.token_bytes(token_id))

@@ -1,4 +1,4 @@
-"""Tokens as a vocabulary spells them -> bytes -> text, whole or cut where a completion ends."""
+"""Tokens as a vocabulary spells them -> bytes -> text."""
 
 from typing import Literal
 

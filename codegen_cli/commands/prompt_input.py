@@ -1,8 +1,11 @@
 """Arguments, files and stdin -> texts, every byte of them kept."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from codegen_cli.contract.deadline import Deadline
+from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.terminal.streams import read_stdin
 from quantize.files.errors import UserError
 
@@ -44,16 +47,22 @@ def check_argument(text: str, where: str) -> str:
     return text
 
 
-def read_prompt(arguments: list[str], file: Path | None) -> str:
+def read_prompt(arguments: list[str], file: Path | None, deadline: Deadline = None) -> str:
     """Return the file's text followed by the arguments, joined as they are; `-` stands for stdin.
 
     Without a file and arguments, stdin is the prompt. Raises UserError: a file that cannot be read,
-    text that is not UTF-8.
+    text that is not UTF-8; TimeUp while it waits for them.
     """
-    parts = [] if file is None else [decode_input(_read_file(file), str(file))]
+    parts = []
+    if file is not None:
+        parts.append(
+            decode_input(run_interruptibly(partial(_read_file, file), deadline), str(file))
+        )
     if file is None and not arguments:
         arguments = [STDIN]
-    from_stdin = decode_input(_read_stdin(), "stdin") if STDIN in arguments else ""
+    from_stdin = ""
+    if STDIN in arguments:
+        from_stdin = decode_input(run_interruptibly(_read_stdin, deadline), "stdin")
     for number, argument in enumerate(arguments, start=1):
         is_stdin = argument == STDIN
         parts.append(from_stdin if is_stdin else check_argument(argument, f"argument {number}"))
