@@ -391,3 +391,20 @@ def test_packing_one_model_twice_at_once_leaves_one_valid_file(tmp_path):
     assert verify(path) == []
     settings = json.loads((tmp_path / "home" / "settings.json").read_bytes())
     assert settings == {"default_model": "tiny", "automatic_default": "tiny"}
+
+
+def test_a_default_whose_index_is_broken_has_gone_and_stops_nothing(codegen, tmp_path):
+    repository = tmp_path / "hub" / "hub" / "models--Salesforce--codegen-2B-mono"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for name in ("config.json", "tokenizer.json", "pytorch_model.bin.index.json"):
+        (snapshot / name).write_text("{")
+    settings = {"default_model": "2B-mono", "automatic_default": "2B-mono"}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    home = {"CODEGEN_HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hub")}
+    assert b"pytorch_model.bin.index.json" in codegen("quantize", "2B-mono", **home).stderr
+    result = codegen("models", "list", **home)
+    assert result.returncode == 0
+    assert b"2B-mono, the default model, has gone" in result.stderr

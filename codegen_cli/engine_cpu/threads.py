@@ -82,7 +82,7 @@ class Team:
         deadline: Deadline = None,
         cancel: threading.Event | None = None,
     ) -> None:
-        """Run one step on the threads that are free, after those asked for before, and return when it is done.
+        """Run one step, after those asked for before, and return when it is done.
 
         Raises TimeUp when the deadline passes first, Cancelled when the flag is set first, and
         whatever a signal handler raises (KeyboardInterrupt); the threads have left the step by

@@ -52,8 +52,9 @@ class TextSide:
         if ahead:
             other = fork_child()
             if isinstance(other, Parent):
-                self._serve(other, ahead)
-            self._child = other
+                self._serve(other, ahead)  # and this copy ends
+            else:
+                self._child = other
 
     @property
     def is_ahead(self) -> bool:

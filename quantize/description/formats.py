@@ -11,10 +11,10 @@ packed/layout.py. A new format of matrices touches
     quantize/packed/layout.py       the order of its codes: order_*, codes_view
     quantize/quantize_model.py      one function that puts these together
     codegen_cli/kernels/matmul.py   how a kernel loads a group of it, and its case in `matmul`
+    models.toml                     the bytes that each size of model takes in it
 
-and models.toml                     what each size of model takes in it
-
-Sizes, names, choices and forecasts follow from the row. Reading single rows (`can_embed`) is one more case in codegen_cli/kernels/pointwise.py.
+and nothing else: names, choices and forecasts follow from the row. Reading single rows
+(`can_embed`) is one more case in codegen_cli/kernels/pointwise.py.
 """
 
 from typing import Literal, NamedTuple
