@@ -1,6 +1,7 @@
-"""Tests work in a home of their own, offline; kernels are compiled once for the whole session."""
+"""Tests work in a home of their own, offline; what takes long to make is made once for them all."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 # No test depends on the speed of the machine or on the day's luck.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
@@ -16,8 +18,15 @@ hypothesis.settings.load_profile("steady")
 Codegen = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of this session: all workers of pytest-xdist have the same."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Path]:
     """$CODEGEN_HOME of this process and of those it starts."""
     directory = tmp_path_factory.mktemp("home")
     changes = pytest.MonkeyPatch()
@@ -27,6 +36,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     changes.setenv("CODEGEN_HOME", str(directory))
     changes.setenv("HF_HOME", str(directory / "hub"))
     changes.setenv("HF_HUB_OFFLINE", "1")
+    if sys.dont_write_bytecode:  # keep it elsewhere: hundreds of processes would make it anew
+        changes.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        changes.setenv("PYTHONPYCACHEPREFIX", str(shared / "bytecode"))
     yield directory
     changes.undo()
 
@@ -49,6 +61,12 @@ def codegen() -> Codegen:
 
 
 @pytest.fixture(scope="session")
-def compiled_kernels(codegen: Codegen) -> None:
+def compiled_kernels(codegen: Codegen, home: Path, shared: Path) -> None:
     """Kernels are in the cache from here on: no run stops to compile or says that it does."""
-    assert codegen("complete", "-q", "-n", "1", "x", timeout=600).returncode == 0
+    here, first = home / "cache" / "kernels", shared / "kernels"
+    with FileLock(shared / "kernels.lock"):
+        if first.exists() and not here.exists():
+            shutil.copytree(first, here)
+        assert codegen("complete", "-q", "-n", "1", "x", timeout=600).returncode == 0
+        if not first.exists():
+            shutil.copytree(here, first)
