@@ -17,6 +17,33 @@ hypothesis.settings.load_profile("steady")
 
 Codegen = Callable[..., subprocess.CompletedProcess[bytes]]
 
+# Begun first, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    "test_hostile_environment.py",
+    "test_tokenizer.py",  # needs no kernels, which the one above compiles meanwhile
+    "test_streams.py",
+    "test_hostile_homes.py",
+    "test_locale.py",
+    "test_kernel_cache.py",
+    "test_doctor_command.py",
+    "test_bit_identity.py",
+    "test_kernel_paths.py",
+    "test_api.py",
+    "test_parity.py",
+    "test_complete_command.py",
+    "test_score_command.py",
+    "test_quantize_command.py",
+    "test_models_command.py",
+    "test_notes.py",
+    "test_shell.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; pytest-xdist deals files out in this order."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
