@@ -1,6 +1,7 @@
-"""Tests work in a home of their own, offline; kernels are compiled once for the whole session."""
+"""Tests work in a home of their own, offline; what takes long to make is made once for them all."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 # No test depends on the speed of the machine or on the day's luck.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
@@ -15,9 +17,43 @@ hypothesis.settings.load_profile("steady")
 
 Codegen = Callable[..., subprocess.CompletedProcess[bytes]]
 
+# Begun first, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    "test_hostile_environment.py",
+    "test_tokenizer.py",  # needs no kernels, which the one above compiles meanwhile
+    "test_streams.py",
+    "test_hostile_homes.py",
+    "test_locale.py",
+    "test_kernel_cache.py",
+    "test_doctor_command.py",
+    "test_bit_identity.py",
+    "test_kernel_paths.py",
+    "test_api.py",
+    "test_parity.py",
+    "test_complete_command.py",
+    "test_score_command.py",
+    "test_quantize_command.py",
+    "test_models_command.py",
+    "test_notes.py",
+    "test_shell.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; pytest-xdist deals files out in this order."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of this session: all workers of pytest-xdist have the same."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
 
 @pytest.fixture(scope="session", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Path]:
     """$CODEGEN_HOME of this process and of those it starts."""
     directory = tmp_path_factory.mktemp("home")
     changes = pytest.MonkeyPatch()
@@ -27,6 +63,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     changes.setenv("CODEGEN_HOME", str(directory))
     changes.setenv("HF_HOME", str(directory / "hub"))
     changes.setenv("HF_HUB_OFFLINE", "1")
+    if sys.dont_write_bytecode:  # keep it elsewhere: hundreds of processes would make it anew
+        changes.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        changes.setenv("PYTHONPYCACHEPREFIX", str(shared / "bytecode"))
     yield directory
     changes.undo()
 
@@ -49,6 +88,12 @@ def codegen() -> Codegen:
 
 
 @pytest.fixture(scope="session")
-def compiled_kernels(codegen: Codegen) -> None:
+def compiled_kernels(codegen: Codegen, home: Path, shared: Path) -> None:
     """Kernels are in the cache from here on: no run stops to compile or says that it does."""
-    assert codegen("complete", "-q", "-n", "1", "x", timeout=600).returncode == 0
+    here, first = home / "cache" / "kernels", shared / "kernels"
+    with FileLock(shared / "kernels.lock"):
+        if first.exists() and not here.exists():
+            shutil.copytree(first, here)
+        assert codegen("complete", "-q", "-n", "1", "x", timeout=600).returncode == 0
+        if not first.exists():
+            shutil.copytree(here, first)

@@ -2,10 +2,12 @@
 
 All begin as copies of one process that has imported the commands: a table of many command lines in
 many environments takes seconds. Kernels are not compiled; with CODEGEN_TEST_OBJECT they are what
-that file holds. CODEGEN_TEST_NO_USER: nobody knows this user. CODEGEN_TEST_STDOUT and _STDERR:
-full, gone (a pipe that nobody reads) or closed.
+that file holds. CODEGEN_TEST_SEARCH: a directory that keeps what packing in int4 compiles.
+CODEGEN_TEST_NO_USER: nobody knows this user. CODEGEN_TEST_STDOUT and _STDERR: full, gone (a pipe
+that nobody reads) or closed.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -34,6 +36,14 @@ def lead(stream: int, file: int, kind: str | None) -> None:
     setattr(sys, ("stdin", "stdout", "stderr")[stream], None)  # as Python itself begins then
 
 
+def keep_search(directory: str) -> None:
+    """Compile the search for int4 scales once for all processes that name this directory."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as main has it, before NumPy
+    numba = importlib.import_module("numba")
+    numba.config.CACHE_DIR = directory
+    importlib.import_module("quantize.rounding.scale_search")._search.enable_caching()
+
+
 def outcome(arguments: list[str]) -> tuple[int, str, str]:
     """The exit code, stdout and stderr of a command."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -47,6 +57,8 @@ def outcome(arguments: list[str]) -> tuple[int, str, str]:
             # Where main starts the process anew, it is to be this command.
             sys.orig_argv = [sys.executable, "-m", "codegen_cli", *arguments]
             try:
+                if (search := os.environ.get("CODEGEN_TEST_SEARCH")) and "quantize" in arguments:
+                    keep_search(search)
                 main()
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -68,5 +80,6 @@ if __name__ == "__main__":
         import pwd
 
         pwd.getpwuid = unknown_user
+    importlib.import_module("codegen_cli.commands.app")  # so that no copy has to
     outcomes = [outcome(arguments) for arguments in json.loads(sys.stdin.buffer.read())]
     sys.stdout.buffer.write(json.dumps(outcomes).encode())

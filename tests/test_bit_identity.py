@@ -18,6 +18,8 @@ from codegen_cli.session.engines import open_engine
 from codegen_cli.session.one_part import logits_of
 from quantize.quantize_model import quantize
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 # Every dimension leaves a band or a group unfilled: head_dim 24, 96 + 104 inner columns, 301 rows.
 CONFIG = small_config(
     n_layer=2, n_head=4, n_embd=96, rotary_dim=10, n_inner=200, vocab_size=301, n_positions=310

@@ -13,6 +13,8 @@ from codegen_cli.session.engines import open_engine
 from codegen_cli.session.one_part import logits_of
 from quantize.packed.packed_file import read_packed_file
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 # Measured when the bounds were set: 0.00035 nats and 249 of 256 positions.
 LARGEST_KL, LEAST_SAME_TOP_1 = 0.001, 0.95
 

@@ -223,6 +223,7 @@ def test_a_packed_file_of_a_usual_tokenizer_says_nothing_of_it(tmp_path: Path) -
     assert b"tokenizer_settings" not in packed.read_bytes()
 
 
+@pytest.mark.usefixtures("compiled_kernels")
 def test_a_completion_begins_with_bos_and_a_prefix_space(tmp_path: Path) -> None:
     def prompt_tokens(config: object, tokenizer: object) -> int:
         with codegen_cli.load(pack(tmp_path, config, tokenizer)) as model:
@@ -235,6 +236,7 @@ def test_a_completion_begins_with_bos_and_a_prefix_space(tmp_path: Path) -> None
     assert prompt_tokens({}, TINY_TOKENIZER | {"post_processor": TEMPLATE}) == 4
 
 
+@pytest.mark.usefixtures("compiled_kernels")
 def test_a_completion_ends_at_the_configs_eos_token(tmp_path: Path) -> None:
     packed = pack(tmp_path, {})
     with codegen_cli.load(packed) as model:
@@ -245,6 +247,7 @@ def test_a_completion_ends_at_the_configs_eos_token(tmp_path: Path) -> None:
         assert model.complete("ab", max_tokens=8, temperature=0, until="none") == ""
 
 
+@pytest.mark.usefixtures("compiled_kernels")
 def test_a_score_reads_bos_in_the_place_of_the_end_mark(tmp_path: Path) -> None:
     with codegen_cli.load(pack(tmp_path, {})) as model:
         ids = model.tokenizer.encode("ba c")

@@ -97,21 +97,26 @@ def test_the_report_is_for_people(codegen, compiled_kernels, home):
         assert lines[-1] == "Nothing is wrong."
 
 
-def test_a_packed_model_has_a_row_of_its_own(codegen, compiled_kernels, tmp_path, home):
-    write_packed(tmp_path / "models" / "2B-nl.int4.safetensors", "int8", name="2B-nl")
-    (tmp_path / "cache").symlink_to(home / "cache")
-    result = codegen("doctor", CODEGEN_HOME=str(tmp_path))
-    rows = result.stdout.decode().splitlines()
+@pytest.fixture(scope="module")
+def with_models(codegen, compiled_kernels, tmp_path_factory, home):
+    """The report where a model is packed, and the path of one that is damaged."""
+    directory = tmp_path_factory.mktemp("home")
+    write_packed(directory / "models" / "2B-nl.int4.safetensors", "int8", name="2B-nl")
+    damaged = write_packed(directory / "models" / "mine.int8.safetensors")
+    flip_bit(damaged, 100)
+    (directory / "cache").symlink_to(home / "cache")
+    return codegen("doctor", CODEGEN_HOME=str(directory)), damaged
+
+
+def test_a_packed_model_has_a_row_of_its_own(with_models):
+    rows = with_models[0].stdout.decode().splitlines()
     first = next(i for i, row in enumerate(rows) if row.startswith("2B-nl "))
     assert sum("packed" in row for row in rows[first : first + 3]) == 1
     assert any(row.startswith("2B-multi/mono ") for row in rows)
 
 
-def test_a_damaged_model_is_broken(codegen, compiled_kernels, tmp_path, home):
-    path = write_packed(tmp_path / "models" / "mine.int8.safetensors")
-    flip_bit(path, 100)
-    (tmp_path / "cache").symlink_to(home / "cache")
-    result = codegen("doctor", CODEGEN_HOME=str(tmp_path))
+def test_a_damaged_model_is_broken(with_models):
+    result, path = with_models
     assert result.returncode == 1
     text = result.stdout.decode()
     assert f"Broken: {path}" in text

@@ -22,6 +22,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import fidelity  # noqa: E402
 import validation  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 TEXT = "def add(a, b):\n    return a + b  # Größe ✓\n"
 
 

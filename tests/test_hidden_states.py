@@ -16,6 +16,8 @@ from codegen_cli.session.one_part import logits_of, states_of
 from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 # In standard deviations of the states. Measured: 2.2e-3 on head_dim_80_rotary_64; keys, values and
 # the products of an f16 file round to fp16.
 F16_TOLERANCE = 5e-3

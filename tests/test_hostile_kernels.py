@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from hostile import write_tiny_packed
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="protects pages as Linux does")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="protects pages as Linux does"),
+    pytest.mark.usefixtures("compiled_kernels"),
+]
 
 # Dimensions that fill no register, no group and no band.
 SHAPES = {

@@ -197,6 +197,7 @@ def test_reading_allocates_what_the_file_has(tmp_path: Path) -> None:
         read_input(path, 999)
 
 
+@pytest.mark.usefixtures("compiled_kernels")
 @pytest.mark.parametrize(
     ("n_positions", "answer"), [(1 << 20, "needs 2.1 GB of memory"), (1 << 12, "accepted")]
 )

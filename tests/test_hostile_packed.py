@@ -62,7 +62,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def complete() -> Callable[..., str]:
+def complete(compiled_kernels: None) -> Callable[..., str]:
     """Complete a prompt with a packed file, in this process."""
     from hostile_run import complete
 
@@ -223,6 +223,7 @@ def reformatted(content: bytes, name: str, format: str, payload: bytes) -> bytes
     return whole[: 8 + len(packed_header(whole))] + b"".join(parts)
 
 
+@pytest.mark.usefixtures("compiled_kernels")
 def test_an_embedding_in_int4_is_refused(contents: dict[str, bytes], scratch: Path) -> None:
     """Rows are looked up in bytes that an int4 payload does not have."""
     payload = bytes(272 * 32 // 2 + 272 * 2 + 32)

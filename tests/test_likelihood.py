@@ -12,6 +12,8 @@ from codegen_cli.scoring.likelihood import bits_per_byte, perplexity
 from codegen_cli.scoring.windows import windows
 from quantize.quantize_model import quantize
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 SHORT = "def add(a, b):\n    return a + b  # Größe ✓\n"
 LONG = "".join(f"value_{i} = {i} * {i}\n" for i in range(320))  # thrice the bundled context
 

@@ -20,6 +20,8 @@ from codegen_cli.session.engines import open_engine
 from codegen_cli.session.one_part import logits_of, run_part
 from quantize.quantize_model import quantize
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,7 @@ def test_a_name_as_default_is_no_path_whatever_lies_here(
     assert b"unknown model 'mine'" in result.stderr
 
 
+@pytest.mark.usefixtures("compiled_kernels")
 def test_a_default_that_nobody_chose_and_that_has_gone_gives_way_to_the_bundled_model(
     codegen, models, models_home, home
 ):
@@ -208,7 +210,7 @@ def test_a_default_that_nobody_chose_and_that_has_gone_gives_way_to_the_bundled_
     assert result.stderr.decode().startswith(told)
     assert next(line for line in stdout_of(models("list")).splitlines() if "nano" in line)[0] == "*"
     options = ("complete", "-q", "--json", "-n", "2", "-t", "0", "x")
-    result = codegen(*options, CODEGEN_HOME=str(models_home), timeout=600)
+    result = codegen(*options, CODEGEN_HOME=str(models_home))
     assert json.loads(stdout_of(result))["model"] == "nano:int8"
     assert result.stderr.decode().startswith(told)
     assert len(result.stderr.splitlines()) == 1
@@ -249,7 +251,11 @@ def test_rm_of_the_bundled_model_is_refused(models):
     assert b"cannot be removed" in result.stderr
 
 
-def test_prune_removes_copies_and_parts_that_list_tells_of(codegen, models, models_home, tmp_path):
+@pytest.mark.usefixtures("compiled_kernels")
+def test_prune_removes_copies_and_parts_that_list_tells_of(
+    codegen, models, models_home, home, tmp_path
+):
+    shutil.copytree(home / "cache" / "kernels", models_home / "cache" / "kernels")
     config = small_config()
     checkpoint = write_checkpoint(tmp_path / "mine", config, random_tensors(config, 1))
     codegen("complete", "-n", "1", "-m", str(checkpoint), "x", CODEGEN_HOME=str(models_home))

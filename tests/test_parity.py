@@ -27,6 +27,8 @@ from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_fi
 from quantize.quantize_model import quantize
 from quantize.rounding import groups
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 # Measured: 1.4e-3; rounding keys and values to fp16 alone moves the oracle by up to 1.4e-3.
 F16_TOLERANCE = 2e-3
 
