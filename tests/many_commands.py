@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from codegen_cli.__main__ import main
-from codegen_cli.engine_cpu.compile import kernel_compiler
+from codegen_cli.engine_cpu.compile import compile_process
 
 
 def unknown_user(uid: int) -> None:
@@ -75,7 +75,7 @@ def outcome(arguments: list[str]) -> tuple[int, str, str]:
 
 if __name__ == "__main__":
     if object_file := os.environ.get("CODEGEN_TEST_OBJECT"):
-        kernel_compiler.compile_kernels = lambda on_progress: Path(object_file).read_bytes()
+        compile_process.compile_apart = lambda on_progress: Path(object_file).read_bytes()
     if os.environ.get("CODEGEN_TEST_NO_USER"):
         import pwd
 

@@ -88,6 +88,7 @@ codegen_cli.engine_cpu.threads
 codegen_cli.engine_cpu.compile.object_file
 codegen_cli.engine_cpu.compile.linker
 codegen_cli.engine_cpu.compile.kernel_compiler
+codegen_cli.engine_cpu.compile.compile_process
 codegen_cli.engine_cpu.compile.kernel_directory
 codegen_cli.engine_cpu.compile.kernel_cache
 codegen_cli.engine_cpu.kv_cache

@@ -35,15 +35,15 @@ class Child:
         if deadline is not None:
             while not select.select([self._answers], [], [], remaining(deadline))[0]:
                 check_deadline(deadline)
-        return _receive(self._answers)
+        return receive(self._answers)
 
     def ask(self, question: Any) -> Any:
         """Return the answer to a question; None as in `receive`."""
         try:
-            _send(self._questions, question)
+            send(self._questions, question)
         except OSError:  # nobody is there to read it
             return None
-        return _receive(self._answers)
+        return receive(self._answers)
 
     def close(self) -> None:
         """End it, whatever it is doing, and wait until it is gone: some milliseconds."""
@@ -70,11 +70,11 @@ class Parent:
 
     def answer(self, value: Any) -> None:
         """Send an answer."""
-        _send(self._answers, value)
+        send(self._answers, value)
 
     def question(self) -> Any:
         """Return the next question; None when there will be no more."""
-        return _receive(self._questions)
+        return receive(self._questions)
 
     def __enter__(self) -> Self:
         return self
@@ -145,13 +145,14 @@ def _settle(
         os._exit(0)
 
 
-def _send(wire: BinaryIO, value: Any) -> None:
+def send(wire: BinaryIO, value: Any) -> None:
+    """Write a value that marshal knows, for `receive`."""
     data = marshal.dumps(value)
     wire.write(len(data).to_bytes(_LENGTH_BYTES) + data)
     wire.flush()
 
 
-def _receive(wire: BinaryIO) -> Any:
+def receive(wire: BinaryIO) -> Any:
     """Return the value that was sent; None once nobody can send any more."""
     length = int.from_bytes(wire.read(_LENGTH_BYTES))
     data = wire.read(length)

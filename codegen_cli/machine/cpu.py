@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from quantize.files.errors import UserError
 
 REINSTALL = "Install it again: pip install --force-reinstall numba llvmlite"
 """The hint where what compiles kernels is damaged, or does not fit the installed NumPy."""
+
+_RAISE_LIMIT = "The limit of memory may be too small for it: raise it (ulimit -v), to 1 GB or more."
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _WIDER_THAN_AVX2 = ("avx512", "avx10", "amx")
@@ -120,5 +123,15 @@ def _llvm() -> Any:
     try:
         from llvmlite import binding
     except (ImportError, OSError) as error:
-        raise UserError(f"llvmlite cannot be imported: {error}", REINSTALL) from error
+        hint = _RAISE_LIMIT if _memory_is_limited() else REINSTALL
+        raise UserError(f"llvmlite cannot be imported: {error}", hint) from error
     return binding
+
+
+def _memory_is_limited() -> bool:
+    """Tell whether this process may have only so much memory: then no message names the cause."""
+    if sys.platform == "win32":
+        return False
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY

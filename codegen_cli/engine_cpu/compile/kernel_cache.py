@@ -73,14 +73,16 @@ def _compiled_step(
 ) -> tuple[Step, bytes | None]:
     """Compile; return the step and the object code, None where such code cannot be linked here."""
     on_delay(Delay("compiling", obstacle))
-    from codegen_cli.engine_cpu.compile.kernel_compiler import compile_kernels, numba_step
+    from codegen_cli.engine_cpu.compile.compile_process import compile_apart
 
-    object_code = compile_kernels(
+    object_code = compile_apart(
         lambda done, total: on_delay(Delay("compiling", obstacle, done, total))
     )
     try:
         return link(object_code), object_code
     except ForeignCode:
+        from codegen_cli.engine_cpu.compile.kernel_compiler import numba_step
+
         return numba_step(), None
 
 
