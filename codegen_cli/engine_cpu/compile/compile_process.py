@@ -5,6 +5,7 @@ put them there and for whatever program: some change numbers, some end the proce
 it is imported where nothing of this reaches it, and where it changes nothing for anybody else.
 """
 
+import gc
 import os
 import signal
 import subprocess
@@ -58,6 +59,7 @@ def serve() -> NoReturn:
     """Compile, and tell how far that is and what came of it; the other side of `compile_apart`."""
     wire = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no answer
+    gc.set_threshold(100_000)  # as in __main__: nearly all that numba makes stays
     threading.Thread(target=_end_with_whoever_asked, daemon=True).start()
     try:
         send(wire, ("code", compile_kernels(lambda *parts: send(wire, ("progress", *parts)))))
