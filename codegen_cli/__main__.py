@@ -58,9 +58,10 @@ def _use_utf8() -> None:
 
 
 def _forget_numba_settings() -> None:
-    """Compile as this release was tested, whatever is set for another program's numba.
+    """Pack to int4 as this release was tested, whatever is set for another program's numba.
 
-    Some settings change numbers or speed, print to stdout, or end the process inside LLVM.
+    Some settings change numbers or speed, print to stdout, or end the process inside LLVM. Kernels
+    are compiled elsewhere (compile_process.py).
     """
     for name in [name for name in os.environ if name.startswith("NUMBA_")]:
         del os.environ[name]
