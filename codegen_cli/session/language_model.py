@@ -125,16 +125,17 @@ class LanguageModel:
     ) -> "Score":
         """Return how likely the model finds a text of any length, token by token.
 
-        scoring.likelihood tells what is read before the first token, how a long text is read,
-        and what special_tokens are for.
+        scoring.likelihood tells what is read before the first token, how a long text is read, and
+        what special_tokens are for.
         """
         _require_text("the text", text)
         from codegen_cli.scoring.likelihood import LikelihoodStream
 
+        engine = self._engine()
         stream = LikelihoodStream(
             text, self.tokenizer, self.config.vocab_size, special_tokens=special_tokens
         )
-        return self._run(stream.run, on_progress)
+        return _read_whole(engine, stream.run, on_progress)
 
     def embed(
         self,
@@ -153,11 +154,12 @@ class LanguageModel:
         _require_text("the text", text)
         from codegen_cli.scoring.embedding import EmbeddingStream, Pool
 
+        engine = self._engine()
         chosen = cast(Pool, choice("pool", "mean" if pool is None else pool, get_args(Pool)))
         stream = EmbeddingStream(
             text, self.tokenizer, self.config.vocab_size, chosen, special_tokens=special_tokens
         )
-        return self._run(stream.run, on_progress)
+        return _read_whole(engine, stream.run, on_progress)
 
     def close(self) -> None:
         """End the model's threads and let go of its memory; calling it again does nothing."""
@@ -181,20 +183,20 @@ class LanguageModel:
         state = "closed" if self._open_engine is None else self._open_engine.format
         return f"<LanguageModel {self.name}: {state}>"
 
-    def _run(
-        self,
-        run: "Callable[[Cache, int], Stream[Progress, T]]",
-        on_progress: OnProgress | None,
-    ) -> T:
-        """Run a stream that reads a whole text, with a cache of its own; return its end."""
-        engine = self._engine()
-        stream = drive(engine, run(engine.new_cache(), engine.n_read))
-        return finish(stream, lambda progress: on_progress and on_progress(*progress))
-
     def _engine(self) -> Engine:
         if self._open_engine is None:
             raise ValueError("the model is closed")
         return self._open_engine
+
+
+def _read_whole(
+    engine: Engine,
+    run: "Callable[[Cache, int], Stream[Progress, T]]",
+    on_progress: OnProgress | None,
+) -> T:
+    """Run a stream that reads a whole text, with a cache of its own; return its end."""
+    stream = drive(engine, run(engine.new_cache(), engine.n_read))
+    return finish(stream, lambda progress: on_progress and on_progress(*progress))
 
 
 def _cache_for(ids: Sequence[int], engine: Engine) -> Cache:

@@ -24,9 +24,7 @@ _SERVE = (
     "from codegen_cli.engine_cpu.compile.compile_process import serve\n"
     "serve()\n"
 )
-_MORE_MEMORY = (
-    "It takes 0.5 GB of memory: end other programs, or raise the limit (ulimit -v)."
-)
+_MORE_MEMORY = "It takes 0.5 GB of memory: end other programs, or raise the limit (ulimit -v)."
 
 
 def compile_apart(on_progress: OnProgress = lambda done, total: None) -> bytes:
