@@ -45,10 +45,19 @@ EXPECTED = {
 }
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
-def test_the_path_in_use_has_its_instructions_and_no_others(monkeypatch):
+READS_ASSEMBLY = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly"
+)
+
+
+@pytest.fixture(scope="module")
+def assembly():
+    return kernel_compiler.kernel_assembly()
+
+
+@READS_ASSEMBLY
+def test_the_path_in_use_has_its_instructions_and_no_others(assembly):
     path = cpu.kernel_path()
-    assembly = kernel_compiler.kernel_assembly()
     dot_products = set(re.findall(r"vpdpbusd[^\n]*%([xyz]mm)", assembly))
     registers = set(re.findall(r"%([xyz]mm)\d", assembly))
     assert dot_products == EXPECTED[path][0]
@@ -56,6 +65,22 @@ def test_the_path_in_use_has_its_instructions_and_no_others(monkeypatch):
     if "+avx512vl" not in cpu.target()[1].split(","):
         assert registers == EXPECTED[path][1]
     assert ("vpmaddwd" in assembly) == (path == "avx2")
+
+
+@READS_ASSEMBLY
+def test_vectors_on_the_stack_are_aligned_to_their_size(assembly):
+    n_bytes = {"y": 32, "z": 64}
+    n_vectors = 0
+    for function in re.split(r"^\.?L?func_end\d+:$", assembly, flags=re.MULTILINE):
+        stored = re.findall(r"%([yz])mm\d+, (\d*)\(%rsp\)", function)
+        realigned = re.search(r"andq\t\$-(\d+), %rsp", function)
+        for register, offset in stored:
+            assert realigned
+            assert int(realigned[1]) % n_bytes[register] == 0
+            assert int(offset or 0) % n_bytes[register] == 0
+        n_vectors += len(stored)
+    # AVX-512 has registers enough; no vector of the generic path is wider than the 16 of the ABI.
+    assert n_vectors > 0 or cpu.kernel_path() not in ("avx2", "avxvnni")
 
 
 def test_the_best_path_is_taken_unless_one_is_forced(monkeypatch):
