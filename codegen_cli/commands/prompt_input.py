@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codegen_cli.contract.deadline import Deadline
-from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.terminal.streams import read_stdin
 from quantize.files.errors import UserError
+
+if TYPE_CHECKING:
+    from codegen_cli.contract.deadline import Deadline
 
 STDIN = "-"
 
@@ -47,12 +49,14 @@ def check_argument(text: str, where: str) -> str:
     return text
 
 
-def read_prompt(arguments: list[str], file: Path | None, deadline: Deadline = None) -> str:
+def read_prompt(arguments: list[str], file: Path | None, deadline: "Deadline" = None) -> str:
     """Return the file's text followed by the arguments, joined as they are; `-` stands for stdin.
 
     Without a file and arguments, stdin is the prompt. Raises UserError: a file that cannot be read,
     text that is not UTF-8; TimeUp while it waits for them.
     """
+    from codegen_cli.contract.interruption import run_interruptibly  # no `--help` needs threads
+
     parts = []
     if file is not None:
         parts.append(
