@@ -186,17 +186,28 @@ def test_another_release_of_the_compiler_needs_new_code(
     assert result.stderr == "compiling\n"
 
 
+# What somebody may have set for a numba of their own: our kernels are the same all the same.
+FOR_ANOTHER_NUMBA = {"NUMBA_OPT": "0", "NUMBA_CPU_NAME": "generic", "NUMBA_DISABLE_JIT": "1"}
+
+
+def settings_for_another_numba(directory: Path) -> Path:
+    (directory / ".numba_config.yaml").write_text("disable_jit: 1\nopt: 0\ncpu_name: generic\n")
+    return directory
+
+
 def start(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "codegen_cli", "complete", "-m", "nano", *arguments, "x"]
-    environment = os.environ | {"CODEGEN_HOME": str(home)}
+    environment = os.environ | FOR_ANOTHER_NUMBA | {"CODEGEN_HOME": str(home)}
+    settings_for_another_numba(home)
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
 def test_of_processes_that_start_at_once_one_compiles_and_the_others_wait_for_it(
-    tmp_path: Path, codegen
+    compiled_kernels: None, home: Path, tmp_path: Path, codegen
 ) -> None:
+    usual = (home / "cache" / "kernels").glob("*.o")
     processes = [start(tmp_path, "--json", "-t", "0", "-n", "4") for _ in range(3)]
     ends = [process.communicate(timeout=600) for process in processes]
     told = sorted(stderr.decode().splitlines()[0] for _, stderr in ends)
@@ -211,12 +222,13 @@ def test_of_processes_that_start_at_once_one_compiles_and_the_others_wait_for_it
     directory = tmp_path / "cache" / "kernels"
     assert directory.stat().st_mode & 0o777 == 0o700
     assert sorted(path.suffix for path in directory.iterdir()) == [".lock", ".o", ".sha256"]
+    assert {path.name for path in directory.glob("*.o")} <= {path.name for path in usual}
 
 
 # --- where nothing can be kept --------------------------------------------------------------------
 
 IN_MEMORY = """
-import json
+import json, sys
 import codegen_cli
 from codegen_cli.engine_cpu.compile import kernel_cache
 
@@ -232,6 +244,7 @@ print(json.dumps({
     "obstacle": [first.obstacle.message, first.obstacle.hint],
     "steps": [delay.done for delay in told],
     "total": told[-1].total,
+    "imports numba": "numba" in sys.modules,
 }))
 """
 
@@ -242,11 +255,13 @@ def test_kernels_that_cannot_be_kept_are_compiled_in_memory_and_run(
     (tmp_path / "cache").touch()  # not a directory
     ran = subprocess.run(
         [sys.executable, "-c", IN_MEMORY],
-        env=os.environ | {"CODEGEN_HOME": str(tmp_path)},
+        cwd=settings_for_another_numba(tmp_path),
+        env=os.environ | FOR_ANOTHER_NUMBA | {"CODEGEN_HOME": str(tmp_path)},
         capture_output=True,
         check=True,
     )
     told = json.loads(ran.stdout)
+    assert not told["imports numba"]
     kept = codegen("complete", "-q", "-m", "nano", "-t", "0", "-n", "8", "def fib(n):")
     assert told["text"] == kept.stdout.decode() != ""
     assert told["kinds"] == ["compiling"]
