@@ -5,12 +5,14 @@ put them there and for whatever program: some change numbers, some end the proce
 it is imported where nothing of this reaches it, and where it changes nothing for anybody else.
 """
 
+import contextlib
 import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
@@ -74,10 +76,9 @@ def _start() -> "subprocess.Popen[bytes] | None":
         name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")
     }
     options = ["-I", "-X", "utf8", *(["-B"] if sys.dont_write_bytecode else [])]
-    paths = [str(Path(path).absolute()) for path in sys.path if path]
     try:
         return subprocess.Popen(
-            [sys.executable, *options, "-c", _SERVE, *paths],
+            [sys.executable, *options, "-c", _SERVE, *_import_paths()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,6 +87,13 @@ def _start() -> "subprocess.Popen[bytes] | None":
         )
     except OSError:
         return None
+
+
+def _import_paths() -> Iterator[str]:
+    """Yield where this process imports from, "" being its working directory and not the other's."""
+    for path in sys.path:
+        with contextlib.suppress(OSError):  # the working directory has gone, and all that was there
+            yield str(Path(path).absolute())
 
 
 def _end_with_whoever_asked() -> None:
