@@ -3,18 +3,21 @@
 import numpy as np
 import pytest
 
-from codegen_cli.kernels.matmul import matmul_f16, matmul_int4, matmul_int8
+from codegen_cli.kernels.matmul import in_blocks, int4_block, int8_block, matmul_f16
+from codegen_cli.kernels.matmul import matmul_int4, matmul_int8
+from codegen_cli.kernels.step_arrays import Activations
 from quantize.description.formats import round_up
 from quantize.packed import layout
 from quantize.rounding import groups
 
 KERNELS = {"int8": matmul_int8, "int4": matmul_int4}
+BLOCKS_OF = {"int8": int8_block, "int4": int4_block}
 PACKERS = {"int8": layout.pack_int8, "int4": layout.pack_int4}
 CODE_RANGES = {"int8": (-127, 127), "int4": (0, 15)}
 CODE_TYPES = {"int8": np.int8, "int4": np.uint8}
 
 
-def run_kernel(format, codes, scales, x_codes, x_scales, start=None):
+def run_kernel(format, codes, scales, x_codes, x_scales, start=None, kernel=None):
     """out [n_tokens, n_out] f32 of the kernel; codes [n_out, n_groups, 32], x [n_tokens, ...]."""
     n_out, n_groups, _ = codes.shape
     n_tokens = len(x_codes)
@@ -24,20 +27,15 @@ def run_kernel(format, codes, scales, x_codes, x_scales, start=None):
     out = np.zeros((n_tokens, round_up(n_out, 16)), np.float32)
     if start is not None:
         out[:, :n_out] = start
-    x_groups = np.ascontiguousarray(x_codes.transpose(1, 0, 2)).reshape(n_groups, -1)
-    x_sums = np.ascontiguousarray(x_codes.sum(-1, dtype=np.int32).T)
-    for band in range(out.shape[1] // 16):
-        KERNELS[format](
-            out,
-            band,
-            payload[:split],
-            payload[split:].view(np.uint16),
-            x_groups,
-            np.ascontiguousarray(x_scales.T),
-            x_sums,
-            np.zeros(n_tokens * 16, np.float32),
-            start is not None,
-        )
+    x = Activations(
+        np.zeros((n_tokens, shape[1]), np.float32),
+        np.ascontiguousarray(x_codes.transpose(1, 0, 2)).reshape(n_groups, -1),
+        np.ascontiguousarray(x_scales.T),
+        np.ascontiguousarray(x_codes.sum(-1).T.astype(np.float32)),
+    )
+    packed = payload[:split], payload[split:].view(np.uint16)
+    kernel = kernel or KERNELS[format]
+    kernel(out, 0, out.shape[1] // 16, *packed, x, start is not None)
     return out
 
 
@@ -120,21 +118,38 @@ def test_a_token_gives_the_same_bits_alone_and_among_others(format):
         assert np.array_equal(alone[0], together[token])
 
 
+@pytest.mark.parametrize("shape", [(2, 3)])
+@pytest.mark.parametrize("format", KERNELS)
+def test_blocks_of_every_shape_give_the_same_bits(format, shape):
+    """As of a path that this CPU cannot run."""
+    kernel = in_blocks(BLOCKS_OF[format], *shape)
+    for n_out in (16, 50):
+        codes, scales, x_codes, x_scales = random_case(format, n_out, n_tokens=9)
+        for n_tokens in (1, 2, 3, 4, 5, 9):
+            case = codes, scales, x_codes[:n_tokens], x_scales[:n_tokens]
+            for start in (None, np.float32(3)):
+                expected = run_kernel(format, *case, start=start)
+                found = run_kernel(format, *case, start=start, kernel=kernel)
+                assert np.array_equal(found, expected)
+
+
 def test_f16_product_is_a_float32_sum_in_column_order():
     random = np.random.default_rng(1)
     weights = random.normal(0, 0.1, (50, 70)).astype(np.float16)
-    x = np.zeros((3, 96), np.float32)
-    x[:, :70] = random.normal(0, 1, (3, 70))
-    payload = layout.pack_f16(weights)
-    out = np.zeros((3, 64), np.float32)
-    for band in range(4):
-        matmul_f16(out, band, payload.view(np.uint16), x, np.zeros(48, np.float32), False)
-    expected = np.zeros((3, 50), np.float64)
+    values = np.zeros((9, 96), np.float32)
+    values[:, :70] = random.normal(0, 1, (9, 70))
+    expected = np.zeros((9, 50), np.float64)
     for column in range(70):
         # A float64 product of these is exact; rounding each sum to float32 is what fma does.
-        product = weights[:, column].astype(np.float64) * x[:, column : column + 1]
+        product = weights[:, column].astype(np.float64) * values[:, column : column + 1]
         expected = (expected + product).astype(np.float32).astype(np.float64)
-    assert np.array_equal(out[:, :50], expected)
+    packed = layout.pack_f16(weights).view(np.uint16)
+    for n_tokens in (1, 2, 3, 9):
+        empty = [np.zeros((3, n_tokens * n), dtype) for n, dtype in ((32, "i1"), (1, "f4"))]
+        x = Activations(np.ascontiguousarray(values[:n_tokens]), *empty, empty[1])
+        out = np.zeros((n_tokens, 64), np.float32)
+        matmul_f16(out, 0, 4, packed, packed, x, False)
+        assert np.array_equal(out[:, :50], expected[:n_tokens])
 
 
 def test_quantized_product_is_near_the_unquantized_one():

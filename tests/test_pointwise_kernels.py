@@ -59,7 +59,7 @@ def quantize_row(x):
     """x [n] -> codes, scales, sums of its groups by the kernel, [n_groups, ...]."""
     n_groups = len(x) // 32
     codes = np.full((n_groups, 32), 99, np.int8)
-    scales, sums = np.full((n_groups, 1), 99, np.float32), np.full((n_groups, 1), 99, np.int32)
+    scales, sums = (np.full((n_groups, 1), 99, np.float32) for _ in range(2))
     for group in range(n_groups):
         pointwise.quantize_group(x, group * 32, codes[group], scales[group], sums[group], 0)
     return codes, scales[:, 0], sums[:, 0]

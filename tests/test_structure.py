@@ -72,7 +72,8 @@ codegen_cli.kernels.fp16
 codegen_cli.kernels.vector_ir
 codegen_cli.kernels.vectors
 codegen_cli.kernels.dot_ir
-codegen_cli.kernels.dot_product
+codegen_cli.kernels.group_ir
+codegen_cli.kernels.block_product
 codegen_cli.kernels.threading_primitives
 codegen_cli.kernels.matmul
 codegen_cli.kernels.pointwise

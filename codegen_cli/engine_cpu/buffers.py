@@ -40,7 +40,6 @@ class Buffers:
             "hidden": aligned_zeros((max_tokens, n_embd), np.float32),
             "delta": aligned_zeros((max_tokens, n_embd), np.float32),
             "qkv": aligned_zeros((max_tokens, bands_of(3 * config.n_embd) * BAND), np.float32),
-            "tiles": aligned_zeros((n_threads, max_tokens * BAND), np.float32),
             "scores": aligned_zeros((n_threads, 4, capacity + LANES), np.float32),
             "counters": aligned_zeros((n_counters, n_threads, LINE_SLOTS), np.int64),
             "barrier": aligned_zeros((BARRIER_SLOTS,), np.int64),
@@ -64,7 +63,7 @@ class Buffers:
             ("values", n, np.float32),
             ("codes", n, np.int8),
             ("scales", n // GROUP, np.float32),
-            ("sums", n // GROUP, np.int32),
+            ("sums", n // GROUP, np.float32),
         ):
             array = aligned_zeros((self.max_tokens * columns,), dtype)
             self._activations.append(array)

@@ -1,89 +1,158 @@
-"""A kernel path (machine/cpu.py) -> the LLVM IR of its dot product; all give the same integers.
+"""A kernel path (machine/cpu.py) -> the LLVM IR of its dot products; all give the same integers.
 
-    total        i32 [16]
-    weights      u8  [16, 4]
-    activations  i8  [16, 4]
+A dot product is that of a group: 32 weights of a row with the 32 activations of a token. Both come
+in 8 words of 4 columns, and a register of sums takes a word of as many rows as it has lanes:
 
-The result is total[lane] + the sum of the lane's 4 products, exact in i32.
+    weights      u8 [n_rows, 4]   codes; those of int8 have 128 added
+    activations  i8 [n_rows, 4]   the same word for all rows
+
+What an instruction cannot take as it is, such as a weight that is signed, is changed where it is
+used: LLVM does that once for all tokens of a block.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 from llvmlite import ir
 
-from codegen_cli.kernels.vector_ir import (
-    I16,
-    I32,
-    call_intrinsic,
-    constant,
-    halves_of,
-    i32x16,
-    lane_indices,
-    pick_lanes,
-)
-from quantize.description.formats import LANES
+from codegen_cli.kernels.vector_ir import I8, I16, I32, call_intrinsic, constant, pick_lanes
+from quantize.description.formats import INT8_ZERO, MatrixFormat
 
-Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
-PairwiseDot = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
+_AVX2_BYTES, _AVX2_PAIRS = ir.VectorType(I8, 32), ir.VectorType(I16, 16)
+_AVX2_SUMS = ir.VectorType(I32, 8)
 
 
-def _dot_avx512vnni(
-    builder: ir.IRBuilder, total: ir.Value, weights: ir.Value, activations: ir.Value
-) -> ir.Value:
-    name = "llvm.x86.avx512.vpdpbusd.512"
-    return call_intrinsic(builder, name, i32x16.llvm, total, weights, activations)
+class Dot(Protocol):
+    """How a path adds up the products of a group.
 
+    n_rows     that a register of sums has
+    int8_zero  what int8's codes are too large by in these products: 128, or 0
+    begin      the sums before the first word
+    register   what inline assembly calls such a register; "": there is no need to
+    """
 
-def _dot_avxvnni(
-    builder: ir.IRBuilder, total: ir.Value, weights: ir.Value, activations: ir.Value
-) -> ir.Value:
-    halves = zip(
-        *(halves_of(builder, vector) for vector in (total, weights, activations)), strict=True
-    )
-    name, half_type = "llvm.x86.avx512.vpdpbusd.256", ir.VectorType(I32, LANES // 2)
-    low, high = (call_intrinsic(builder, name, half_type, *half) for half in halves)
-    return builder.shuffle_vector(low, high, lane_indices(range(LANES)))
+    n_rows: int
+    int8_zero: int
+    begin: ir.Constant
+    register: str
 
-
-def _dot_by_pairs(pairwise_dot: PairwiseDot) -> Dot:
-    """Bytes 0 and 2 of each lane, then 1 and 3, widened to 16 bits and multiplied as those."""
-
-    def dot(
-        builder: ir.IRBuilder, total: ir.Value, weights: ir.Value, activations: ir.Value
+    def add(
+        self, builder: ir.IRBuilder, sums: ir.Value, weights: ir.Value, activations: ir.Value
     ) -> ir.Value:
-        pairs, byte = ir.VectorType(I16, 2 * LANES), constant(ir.VectorType(I16, 2 * LANES), 8)
-        weights, activations = builder.bitcast(weights, pairs), builder.bitcast(activations, pairs)
-        even = pairwise_dot(
-            builder,
-            builder.and_(weights, constant(pairs, 255)),
-            builder.ashr(builder.shl(activations, byte), byte),
+        """Return the sums with a word's products."""
+        ...
+
+    def end(self, builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
+        """Return the sums of the group as i32 [n_rows]."""
+        ...
+
+
+class _Vnni:
+    """Four products of bytes and their sum in one instruction, for 16 rows (AVX-512) or 8."""
+
+    int8_zero, register = INT8_ZERO, "v"
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+        self.begin = constant(ir.VectorType(I32, n_rows), 0)
+        self._name = f"llvm.x86.avx512.vpdpbusd.{32 * n_rows}"
+
+    def add(
+        self, builder: ir.IRBuilder, sums: ir.Value, weights: ir.Value, activations: ir.Value
+    ) -> ir.Value:
+        return call_intrinsic(builder, self._name, sums.type, sums, weights, activations)
+
+    def end(self, builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
+        return sums
+
+
+class _Avx2Int8:
+    """Magnitudes of the weights times activations that have taken over the weights' signs.
+
+    Two such products are at most 2 * 128 * 127, which 16 bits just hold.
+    """
+
+    n_rows, int8_zero, register = 8, 0, "v"
+    begin = constant(_AVX2_SUMS, 0)
+
+    def add(
+        self, builder: ir.IRBuilder, sums: ir.Value, weights: ir.Value, activations: ir.Value
+    ) -> ir.Value:
+        signed = builder.xor(weights, constant(_AVX2_BYTES, INT8_ZERO))
+        keeps_lowest = ir.Constant(ir.IntType(1), 0)
+        sizes = call_intrinsic(builder, "llvm.abs.v32i8", _AVX2_BYTES, signed, keeps_lowest)
+        name = "llvm.x86.avx2.psign.b"
+        activations = call_intrinsic(builder, name, _AVX2_BYTES, activations, signed)
+        return builder.add(sums, _avx2_sum_pairs(builder, _avx2_dot(builder, sizes, activations)))
+
+    def end(self, builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
+        return sums
+
+
+class _Avx2Int4:
+    """All 8 words add up in 16 bits, as 8 * 2 * 15 * 127 fits."""
+
+    n_rows, int8_zero, register = 8, INT8_ZERO, "v"
+    begin = constant(_AVX2_PAIRS, 0)
+
+    def add(
+        self, builder: ir.IRBuilder, sums: ir.Value, weights: ir.Value, activations: ir.Value
+    ) -> ir.Value:
+        return builder.add(sums, _avx2_dot(builder, weights, activations))
+
+    def end(self, builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
+        return _avx2_sum_pairs(builder, sums)
+
+
+def _avx2_dot(builder: ir.IRBuilder, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
+    """Products of bytes 2i and 2i+1, added in 16 bits."""
+    name = "llvm.x86.avx2.pmadd.ub.sw"
+    return call_intrinsic(builder, name, _AVX2_PAIRS, unsigned, signed)
+
+
+def _avx2_sum_pairs(builder: ir.IRBuilder, pairs: ir.Value) -> ir.Value:
+    """16-bit numbers 2i and 2i+1, added in 32 bits."""
+    name, ones = "llvm.x86.avx2.pmadd.wd", constant(_AVX2_PAIRS, 1)
+    return call_intrinsic(builder, name, _AVX2_SUMS, pairs, ones)
+
+
+class _Generic:
+    """Bytes 0 and 2 of each word, then 1 and 3, widened to 16 bits and multiplied as those."""
+
+    n_rows, int8_zero, register = 4, INT8_ZERO, ""
+    begin = constant(ir.VectorType(I32, 4), 0)
+
+    def add(
+        self, builder: ir.IRBuilder, sums: ir.Value, weights: ir.Value, activations: ir.Value
+    ) -> ir.Value:
+        pairs = ir.VectorType(I16, 2 * self.n_rows)
+        byte, low = constant(pairs, 8), constant(pairs, 255)
+        w, x = builder.bitcast(weights, pairs), builder.bitcast(activations, pairs)
+        x_even = builder.ashr(builder.shl(x, byte), byte)
+        even = self._pairwise_dot(builder, builder.and_(w, low), x_even)
+        odd = self._pairwise_dot(builder, builder.lshr(w, byte), builder.ashr(x, byte))
+        return builder.add(sums, builder.add(even, odd))
+
+    def _pairwise_dot(self, builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Products of 16-bit numbers 2i and 2i+1, added in 32 bits."""
+        wide = ir.VectorType(I32, 2 * self.n_rows)
+        products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
+        return builder.add(
+            pick_lanes(builder, products, range(0, 2 * self.n_rows, 2)),
+            pick_lanes(builder, products, range(1, 2 * self.n_rows, 2)),
         )
-        odd = pairwise_dot(builder, builder.lshr(weights, byte), builder.ashr(activations, byte))
-        return builder.add(total, builder.add(even, odd))
 
-    return dot
-
-
-def _pairwise_avx2(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    name, half_type = "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, LANES // 2)
-    halves = zip(halves_of(builder, a), halves_of(builder, b), strict=True)
-    low, high = (call_intrinsic(builder, name, half_type, *half) for half in halves)
-    return builder.shuffle_vector(low, high, lane_indices(range(LANES)))
+    def end(self, builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
+        return sums
 
 
-def _pairwise_generic(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """Products of int16 lanes 2i and 2i+1, added, as int32."""
-    wide = ir.VectorType(I32, 2 * LANES)
-    products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
-    return builder.add(
-        pick_lanes(builder, products, range(0, 2 * LANES, 2)),
-        pick_lanes(builder, products, range(1, 2 * LANES, 2)),
-    )
+def _both(dot: Dot) -> dict[MatrixFormat, Dot]:
+    return {"int8": dot, "int4": dot}
 
 
-DOT_PRODUCTS: dict[str, Dot] = {
-    "avx512vnni": _dot_avx512vnni,
-    "avxvnni": _dot_avxvnni,
-    "avx2": _dot_by_pairs(_pairwise_avx2),
-    "generic": _dot_by_pairs(_pairwise_generic),
+# kernel path -> format -> Dot
+DOTS: dict[str, dict[MatrixFormat, Dot]] = {
+    "avx512vnni": _both(_Vnni(16)),
+    "avxvnni": _both(_Vnni(8)),
+    "avx2": {"int8": _Avx2Int8(), "int4": _Avx2Int4()},
+    "generic": _both(_Generic()),
 }

@@ -159,7 +159,7 @@ def quantize_group(x, start, codes, scales, sums, token):
     x       [>= start + 32]  f32
     codes   [n_tokens * 32]  i8   this group's: token's 32 are overwritten
     scales  [n_tokens]       f32  largest magnitude / 127
-    sums    [n_tokens]       i32  sum of the codes
+    sums    [n_tokens]       f32  sum of the codes: a whole number
     """
     first, second = load_f32(x, start), load_f32(x, start + LANES)
     largest = largest_lane(larger(absolute(first), absolute(second)))
@@ -167,11 +167,11 @@ def quantize_group(x, start, codes, scales, sums, token):
         for i in range(GROUP):
             codes[token * GROUP + i] = 0
         scales[token] = float32(0)
-        sums[token] = int32(0)
+        sums[token] = float32(0)
         return
     inverse = every_lane(float32(127) / largest)
     low, high = to_i32(round_half_even(first * inverse)), to_i32(round_half_even(second * inverse))
     store_i8x16(codes, token * GROUP, low)
     store_i8x16(codes, token * GROUP + LANES, high)
     scales[token] = largest / float32(127)
-    sums[token] = sum_lanes(low + high)
+    sums[token] = float32(sum_lanes(low + high))

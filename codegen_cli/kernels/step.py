@@ -29,7 +29,7 @@ from numba import carray, cfunc, float32, from_dtype, int64, njit, types, uint16
 
 from codegen_cli.kernels.activations import activate
 from codegen_cli.kernels.attention import attend, attend_four, remember
-from codegen_cli.kernels.matmul import matmul
+from codegen_cli.kernels.matmul import BLOCKS, matmul
 from codegen_cli.kernels.pieces import PIECE_BYTES, Work, ceil_div, take, wait
 from codegen_cli.kernels.pointwise import add, embed, layer_norm, rotate
 from codegen_cli.kernels.step_arrays import (
@@ -38,17 +38,18 @@ from codegen_cli.kernels.step_arrays import (
     last_states_of,
     quantize_groups,
     scores_of,
-    tile_of,
 )
 from codegen_cli.kernels.step_table import COUNTERS, LAYER, STEP
 from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import load_f32, store_f32
+from codegen_cli.machine.cpu import kernel_path
 from quantize.description.formats import BAND, GROUP, LANES
 
 # What has a counter of its own in each layer; lm_head has the one after the last layer's.
 _PROJECT, _ATTEND, _EXPAND, _MERGE = range(COUNTERS)
 
 _BANDS_IN_GROUP = GROUP // BAND  # the rows of one product are the columns of the next
+_BLOCK_BANDS = BLOCKS[kernel_path()][0]
 
 _layer = from_dtype(LAYER)
 _step = from_dtype(STEP)
@@ -57,7 +58,9 @@ _compile = njit(nogil=True, error_model="numpy")
 
 @_compile
 def _bands_in_piece(matrix):
-    return max(1, PIECE_BYTES // (matrix.n_groups * matrix.group_bytes))
+    """As many whole blocks of bands as PIECE_BYTES hold, at least one."""
+    block_bytes = _BLOCK_BANDS * matrix.n_groups * matrix.group_bytes
+    return max(1, PIECE_BYTES // block_bytes) * _BLOCK_BANDS
 
 
 @_compile
@@ -94,13 +97,11 @@ def _normalize(step, thread, hidden, delta, layer_index, normed, first_token):
 @_compile
 def _project(step, thread, counter, layer, normed, qkv):
     """qkv = qkv_proj @ normed."""
-    tile = tile_of(step, thread)
     matrix = layer.qkv_proj
     work = Work(counter, matrix.n_bands, _bands_in_piece(matrix))
     first, end = take(step, thread, work)
     while first < end:
-        for band in range(first, end):
-            matmul(qkv, band, matrix, normed, tile, False)
+        matmul(qkv, first, end, matrix, normed, False)
         first, end = take(step, thread, work)
 
 
@@ -178,7 +179,6 @@ def _attend(step, thread, counter, layer_index, qkv, attended):
 @_compile
 def _expand(step, thread, counter, layer, normed, inner, activation):
     """inner = f(fc_in @ normed + bias), by whole groups of outputs."""
-    tile = tile_of(step, thread)
     matrix, n_groups = layer.fc_in, inner.codes.shape[0]
     bias = floats(layer.fc_in_bias, (n_groups * GROUP,))  # zeros pad it
     in_piece = max(1, _bands_in_piece(matrix) // _BANDS_IN_GROUP)
@@ -186,8 +186,7 @@ def _expand(step, thread, counter, layer, normed, inner, activation):
     first, end = take(step, thread, work)
     while first < end:
         end_band = min(end * _BANDS_IN_GROUP, matrix.n_bands)
-        for band in range(first * _BANDS_IN_GROUP, end_band):
-            matmul(inner.values, band, matrix, normed, tile, False)
+        matmul(inner.values, first * _BANDS_IN_GROUP, end_band, matrix, normed, False)
         for token in range(inner.values.shape[0]):
             activate(inner.values[token], bias, first * GROUP, end * GROUP, activation)
             quantize_groups(inner, token, first, end)
@@ -211,32 +210,27 @@ def _attend_expand(step, thread, counter, layer_index, layer, normed, qkv, atten
 @_compile
 def _merge(step, thread, counter, layer, attended, inner, delta):
     """delta = out_proj @ attended + fc_out @ inner."""
-    tile = tile_of(step, thread)
     matrix = layer.fc_out
     work = Work(counter, matrix.n_bands, _bands_in_piece(matrix))
     first, end = take(step, thread, work)
     while first < end:
-        # One matrix after the other, as what is asked for ahead is of the same.
-        for band in range(first, end):
-            matmul(delta, band, layer.out_proj, attended, tile, False)
-        for band in range(first, end):
-            matmul(delta, band, matrix, inner, tile, True)
+        matmul(delta, first, end, layer.out_proj, attended, False)
+        matmul(delta, first, end, matrix, inner, True)
         first, end = take(step, thread, work)
 
 
 @_compile
 def _classify(step, thread, counter, normed, logits):
     """logits = lm_head @ normed + bias."""
-    tile = tile_of(step, thread)
     matrix, n_rows = step.lm_head, logits.shape[1]
     bias = floats(step.lm_head_bias, (n_rows,))
     work = Work(counter, matrix.n_bands, _bands_in_piece(matrix))
     first, end = take(step, thread, work)
     while first < end:
-        for band in range(first, end):
-            matmul(logits, band, matrix, normed, tile, False)
-            for token in range(logits.shape[0]):
-                row, at = logits[token], band * BAND
+        matmul(logits, first, end, matrix, normed, False)
+        for token in range(logits.shape[0]):
+            row = logits[token]
+            for at in range(first * BAND, end * BAND, LANES):
                 store_f32(row, at, load_f32(row, at) + load_f32(bias, at))
         first, end = take(step, thread, work)
 

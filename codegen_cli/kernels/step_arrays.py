@@ -2,11 +2,11 @@
 
 from collections import namedtuple
 
-from numba import carray, float32, int8, int32, njit
+from numba import carray, float32, int8, njit
 
 from codegen_cli.kernels.pointwise import quantize_group
 from codegen_cli.kernels.threading_primitives import pointer_to
-from quantize.description.formats import BAND, GROUP, LANES
+from quantize.description.formats import GROUP, LANES
 
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -14,7 +14,7 @@ _compile = njit(nogil=True, error_model="numpy")
 #   values  [n_tokens, n]              f32
 #   codes   [n_groups, n_tokens * 32]  i8
 #   scales  [n_groups, n_tokens]       f32
-#   sums    [n_groups, n_tokens]       i32
+#   sums    [n_groups, n_tokens]       f32  of the codes
 Activations = namedtuple("Activations", "values codes scales sums")
 
 
@@ -32,14 +32,8 @@ def activations_of(record, n_tokens):
         floats(record.values, (n_tokens, record.n)),
         carray(pointer_to(record.codes, int8), (n_groups, n_tokens * GROUP)),
         floats(record.scales, (n_groups, n_tokens)),
-        carray(pointer_to(record.sums, int32), (n_groups, n_tokens)),
+        floats(record.sums, (n_groups, n_tokens)),
     )
-
-
-@_compile
-def tile_of(step, thread):
-    """A thread's scratch of a product, f32 [n_tokens * 16]."""
-    return floats(step.tiles, (step.n_threads, step.n_tokens * BAND))[thread]
 
 
 @_compile

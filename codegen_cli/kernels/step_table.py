@@ -49,7 +49,7 @@ ACTIVATIONS = np.dtype(
         ("values", "u8"),  # f32 [n_tokens, n]
         ("codes", "u8"),  # i8  [n_groups, n_tokens * 32]
         ("scales", "u8"),  # f32 [n_groups, n_tokens]
-        ("sums", "u8"),  # i32 [n_groups, n_tokens]
+        ("sums", "u8"),  # f32 [n_groups, n_tokens]
     ]
 )
 
@@ -87,7 +87,6 @@ STEP = np.dtype(
         ("inner", ACTIVATIONS),  # before and after the activation function
         ("states", "u8"),  # f32 [n_wanted, n_embd padded], after ln_f
         ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
-        ("tiles", "u8"),  # f32 [n_threads, n_tokens * 16]
         ("scores", "u8"),  # f32 [n_threads, 4, capacity + 16]
         ("counters", "u8"),  # i64 [COUNTERS * n_layer + 1, n_threads, LINE_SLOTS], 0: pieces taken
         ("barrier", "u8"),  # i64 [BARRIER_SLOTS], all 0

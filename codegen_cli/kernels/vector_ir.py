@@ -1,7 +1,7 @@
 """Vectors of 16 lanes as a type for numba, and the LLVM IR that operations on them are built of."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -11,7 +11,8 @@ from numba.extending import models, register_model
 from quantize.description.formats import LANES
 
 I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
-_ELEMENTS = {"i8": I8, "i32": I32, "f32": ir.FloatType()}
+F32 = ir.FloatType()
+_ELEMENTS = {"i32": I32, "f32": F32}
 
 Context = Any
 """numba's: what it knows of the machine that code is made for."""
@@ -21,7 +22,7 @@ Array = Any
 
 
 class Vector(types.Type):
-    """A SIMD value: `count` lanes of `element` (i8, i32 or f32)."""
+    """A SIMD value: `count` lanes of `element` (i32 or f32)."""
 
     def __init__(self, element: str, count: int) -> None:
         self.element = element
@@ -86,6 +87,35 @@ def fold_halves(
     return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
+def joined(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
+    """Vectors of equal length, as many as a power of two, one after another in one vector."""
+    while len(parts) > 1:
+        both = lane_indices(range(2 * parts[0].type.count))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [builder.shuffle_vector(low, high, both) for low, high in pairs]
+    return parts[0]
+
+
+def in_order(
+    builder: ir.IRBuilder, register: str, values: Sequence[ir.Value]
+) -> list[ir.Value]:
+    """The same values, which LLVM computes before whatever comes later, and keeps in registers.
+
+    Left to itself it would finish one sum after another and so need all operands at once, far more
+    than there are registers. The assembly between is empty.
+
+    register  what inline assembly calls one that holds such a value
+    """
+    types = [value.type for value in values]
+    results = ir.LiteralStructType(types)
+    constraints = [f"={register}"] * len(values) + [str(i) for i in range(len(values))]
+    assembly = ir.InlineAsm(
+        ir.FunctionType(results, types), "", ",".join([*constraints, "~{memory}"]), True
+    )
+    result = builder.call(assembly, values)
+    return [builder.extract_value(result, i) for i in range(len(values))]
+
+
 def call_intrinsic(
     builder: ir.IRBuilder, name: str, result_type: ir.Type, *arguments: ir.Value
 ) -> ir.Value:
@@ -94,42 +124,33 @@ def call_intrinsic(
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
-def element_pointer(
-    context: Context,
-    builder: ir.IRBuilder,
-    array_type: Array,
-    array: ir.Value,
-    offset: ir.Value,
-    llvm_type: ir.Type,
-) -> ir.Value:
-    """The address of array[offset], as that of an llvm_type."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(llvm_type))
+class ArrayArgument(NamedTuple):
+    """An array as numba passes it to an intrinsic; offsets are in elements, nothing is checked."""
 
+    context: Context
+    builder: ir.IRBuilder
+    array_type: Array
+    array: ir.Value
 
-def load_unaligned(
-    context: Context,
-    builder: ir.IRBuilder,
-    array_type: Array,
-    array: ir.Value,
-    offset: ir.Value,
-    llvm_type: ir.Type,
-) -> ir.Value:
-    """The llvm_type that begins at array[offset]."""
-    value = builder.load(element_pointer(context, builder, array_type, array, offset, llvm_type))
-    value.align = 1
-    return value
+    def pointer(self, offset: ir.Value, llvm_type: ir.Type) -> ir.Value:
+        """The address of array[offset], as that of an llvm_type."""
+        pointer = self.builder.gep(self._array.data, [offset])
+        return self.builder.bitcast(pointer, ir.PointerType(llvm_type))
 
+    def load(self, offset: ir.Value, llvm_type: ir.Type) -> ir.Value:
+        """The llvm_type that begins at array[offset]."""
+        value = self.builder.load(self.pointer(offset, llvm_type))
+        value.align = 1
+        return value
 
-def store_unaligned(
-    context: Context,
-    builder: ir.IRBuilder,
-    array_type: Array,
-    array: ir.Value,
-    offset: ir.Value,
-    value: ir.Value,
-) -> ir.Value:
-    """Let a value begin at array[offset]; return numba's value of a call that returns nothing."""
-    pointer = element_pointer(context, builder, array_type, array, offset, value.type)
-    builder.store(value, pointer).align = 1
-    return context.get_dummy_value()
+    def store(self, offset: ir.Value, value: ir.Value) -> None:
+        """Let a value begin at array[offset]."""
+        self.builder.store(value, self.pointer(offset, value.type)).align = 1
+
+    def length(self, dimension: int) -> ir.Value:
+        """array.shape[dimension]."""
+        return self.builder.extract_value(self._array.shape, dimension)
+
+    @property
+    def _array(self) -> Any:
+        return self.context.make_array(self.array_type)(self.context, self.builder, self.array)

@@ -20,15 +20,13 @@ from codegen_cli.kernels.vector_ir import (
     I8,
     I16,
     I32,
+    ArrayArgument,
     broadcast,
     call_intrinsic,
     constant,
-    element_pointer,
     f32x16,
     fold_halves,
     i32x16,
-    load_unaligned,
-    store_unaligned,
 )
 from quantize.description.formats import LANES
 
@@ -40,7 +38,8 @@ def load_f32(typing_context, array, offset):
     """array[offset : offset + 16] of a float32 array."""
 
     def generate(context, builder, signature, arguments):
-        return load_unaligned(context, builder, signature.args[0], *arguments, f32x16.llvm)
+        array, offset = arguments
+        return ArrayArgument(context, builder, signature.args[0], array).load(offset, f32x16.llvm)
 
     return f32x16(array, types.intp), generate
 
@@ -53,7 +52,8 @@ def prefetch_once(typing_context, array, offset):
     """
 
     def generate(context, builder, signature, arguments):
-        pointer = element_pointer(context, builder, signature.args[0], *arguments, I8)
+        array, offset = arguments
+        pointer = ArrayArgument(context, builder, signature.args[0], array).pointer(offset, I8)
         for_reading, non_temporal, data = (ir.Constant(I32, n) for n in (0, 0, 1))
         call_intrinsic(
             builder, "llvm.prefetch.p0", ir.VoidType(), pointer, for_reading, non_temporal, data
@@ -68,7 +68,9 @@ def store_f32(typing_context, array, offset, value):
     """array[offset : offset + 16] = value."""
 
     def generate(context, builder, signature, arguments):
-        return store_unaligned(context, builder, signature.args[0], *arguments)
+        array, offset, value = arguments
+        ArrayArgument(context, builder, signature.args[0], array).store(offset, value)
+        return context.get_dummy_value()
 
     return types.void(array, types.intp, f32x16), generate
 
@@ -79,7 +81,8 @@ def load_f16(typing_context, array, offset):
 
     def generate(context, builder, signature, arguments):
         halves = ir.VectorType(I16, LANES)
-        bits = load_unaligned(context, builder, signature.args[0], *arguments, halves)
+        array, offset = arguments
+        bits = ArrayArgument(context, builder, signature.args[0], array).load(offset, halves)
         return fp16_bits_to_f32(builder, bits)
 
     return f32x16(array, types.intp), generate
@@ -90,7 +93,8 @@ def load_one_f16(typing_context, array, offset):
     """The fp16 value whose bits array[offset] holds, as float32: exact."""
 
     def generate(context, builder, signature, arguments):
-        bits = load_unaligned(context, builder, signature.args[0], *arguments, I16)
+        array, offset = arguments
+        bits = ArrayArgument(context, builder, signature.args[0], array).load(offset, I16)
         return fp16_bits_to_f32(builder, bits)
 
     return types.float32(array, types.intp), generate
@@ -103,7 +107,8 @@ def store_f16(typing_context, array, offset, value):
     def generate(context, builder, signature, arguments):
         array, offset, value = arguments
         bits = f32_to_fp16_bits(builder, value)
-        return store_unaligned(context, builder, signature.args[0], array, offset, bits)
+        ArrayArgument(context, builder, signature.args[0], array).store(offset, bits)
+        return context.get_dummy_value()
 
     return types.void(array, types.intp, types.float32), generate
 
@@ -115,7 +120,8 @@ def store_i8x16(typing_context, array, offset, value):
     def generate(context, builder, signature, arguments):
         array, offset, value = arguments
         narrow = builder.trunc(value, ir.VectorType(I8, LANES))
-        return store_unaligned(context, builder, signature.args[0], array, offset, narrow)
+        ArrayArgument(context, builder, signature.args[0], array).store(offset, narrow)
+        return context.get_dummy_value()
 
     return types.void(array, types.intp, i32x16), generate
 
