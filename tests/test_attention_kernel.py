@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codegen_cli.kernels.attention import attend, attend_four, remember
+from codegen_cli.kernels.attention import AttentionScratch, attend, attention_of, remember
 
 CAPACITY = 96
 
@@ -58,19 +58,30 @@ def test_later_positions_do_not_matter():
     assert np.array_equal(run(query, keys, values, 21), before)
 
 
-@pytest.mark.parametrize("head_dim", [6, 32, 80, 256])
-@pytest.mark.parametrize("n_keys", [1, 2, 3, 4, 12, 13, 14, 15, 16, 17, 93])
-def test_four_queries_together_give_what_each_gives_alone(head_dim, n_keys):
-    keys, values, _, _ = filled_cache(head_dim, CAPACITY)
-    infinity = np.full(head_dim, np.inf, np.float32)
-    for position in range(n_keys + 3, CAPACITY):
-        remember(keys, values, position, infinity, infinity)
-    queries = np.random.default_rng(1).normal(0, 0.3, (4, head_dim)).astype(np.float32)
-    outs = np.empty((4, head_dim), np.float32)
-    scores = np.full((4, CAPACITY + 16), 99, np.float32)
-    attend_four(tuple(outs), tuple(queries), keys, values, n_keys, scores)
-    alone = [run(query, keys, values, n_keys + j) for j, query in enumerate(queries)]
-    assert np.array_equal(outs.view(np.uint32), np.array(alone).view(np.uint32))
+@pytest.mark.parametrize("n_queries", [4, 8])  # as the kernel paths take them
+def test_queries_together_give_what_each_gives_alone(n_queries):
+    attend_several = attention_of(n_queries)
+    scratch = AttentionScratch(
+        np.full((n_queries, CAPACITY + 16), 99, np.float32),
+        np.full((4 * n_queries, 16), 99, np.float32),
+        np.full(16, 99, np.float32),
+    )
+    infinity = np.full(256, np.inf, np.float32)
+    for head_dim in (6, 32, 80, 256):
+        for n_keys in (1, 2, 3, 4, 12, 13, 14, 15, 16, 17, 89):
+            keys, values, _, _ = filled_cache(head_dim, CAPACITY)
+            for position in range(n_keys + n_queries - 1, CAPACITY):
+                remember(keys, values, position, infinity[:head_dim], infinity[:head_dim])
+            random = np.random.default_rng(1)
+            qkv = random.normal(0, 0.3, (n_queries + 2, head_dim + 9)).astype(np.float32)
+            out = np.full((n_queries + 2, head_dim + 7), 99, np.float32)
+            attend_several(out, 3, qkv, 1, 5, head_dim, keys, values, n_keys, scratch)
+            queries = qkv[1 : 1 + n_queries, 5 : 5 + head_dim]
+            alone = [run(query, keys, values, n_keys + j) for j, query in enumerate(queries)]
+            found = out[1 : 1 + n_queries, 3 : 3 + head_dim]
+            assert np.array_equal(found.view(np.uint32), np.array(alone).view(np.uint32))
+            found[:] = 99
+            assert (out == 99).all()
 
 
 def test_one_overwhelming_key_takes_all():

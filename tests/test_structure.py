@@ -64,6 +64,7 @@ codegen_cli.machine.allocator
 codegen_cli.machine.system_files
 codegen_cli.machine.cores
 codegen_cli.machine.cpu
+codegen_cli.machine.prefetch
 codegen_cli.machine.memory
 codegen_cli.machine.disturbance
 codegen_cli.kernels

@@ -1,6 +1,6 @@
 """Causal attention of queries over the fp16 cache of their head.
 
-Four queries of a prompt share each load of a key or a value, and a single one runs alone; both go
+Some queries of a prompt share each load of a key or a value, and a single one runs alone; both go
 over tiles of 16 keys at absolute positions and add in the same order, so a query's result does not
 depend on what else is computed beside it.
 
@@ -10,11 +10,15 @@ The cache of one layer and head, with `capacity` positions (a multiple of 16):
     values  [ceil(head_dim/16), capacity, 16]   u16  fp16 bits; a lane is a dimension
 """
 
+from collections import namedtuple
+
 import numpy as np
 from numba import float32, int32, njit
 
+from codegen_cli.kernels.block_product import column_adder, sums_of
 from codegen_cli.kernels.pointwise import exp
 from codegen_cli.kernels.vectors import (
+    PREFETCH,
     every_lane,
     first_lanes,
     fma,
@@ -22,18 +26,25 @@ from codegen_cli.kernels.vectors import (
     largest_lane,
     load_f16,
     load_f32,
-    prefetch_once,
+    prefetch,
     store_f16,
     store_f32,
     sum_lanes,
 )
+from codegen_cli.machine.cpu import kernel_path
 from quantize.description.formats import LANES
 
 _MINUS_INFINITY = float32(-np.inf)
 _SMALLEST_EXPONENT = float32(-87)
 
-# How far ahead of a single query keys and values are asked for, in fp16 numbers: a page of 4 KB.
-_AHEAD = 2048
+# How far ahead of a single query keys and values are asked for, in fp16 numbers.
+_AHEAD = PREFETCH.bytes_ahead // 2
+
+# What a thread's attention works in.
+#   scores    [MOST_QUERIES, capacity + 16]  f32
+#   chains    [4 * MOST_QUERIES, 16]         f32
+#   inverses  [16]                           f32
+AttentionScratch = namedtuple("AttentionScratch", "scores chains inverses")
 
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -66,40 +77,10 @@ def _score(scores, query, keys, n_keys):
         at = first_key * head_dim
         even, odd = every_lane(float32(0)), every_lane(float32(0))
         for i in range(0, head_dim, 2):
-            prefetch_once(keys, at + i * LANES + _AHEAD)
+            prefetch(keys, at + i * LANES + _AHEAD)
             even = fma(load_f16(keys, at + i * LANES), every_lane(query[i]), even)
             odd = fma(load_f16(keys, at + (i + 1) * LANES), every_lane(query[i + 1]), odd)
         store_f32(scores, first_key, even + odd)
-
-
-@_compile
-def _score_four(scores, queries, keys, n_keys):
-    """As `_score` for each of four queries.
-
-    scores   4 arrays  [>= n_keys rounded up to 16]  f32  overwritten
-    queries  4 arrays  [head_dim]                    f32
-    keys                                             u16  flat, as drawn above
-    """
-    head_dim = queries[0].shape[0]
-    for first_key in range(0, n_keys, LANES):
-        at = first_key * head_dim
-        even0 = even1 = even2 = even3 = every_lane(float32(0))
-        odd0 = odd1 = odd2 = odd3 = every_lane(float32(0))
-        for i in range(0, head_dim, 2):
-            key = load_f16(keys, at + i * LANES)
-            even0 = fma(key, every_lane(queries[0][i]), even0)
-            even1 = fma(key, every_lane(queries[1][i]), even1)
-            even2 = fma(key, every_lane(queries[2][i]), even2)
-            even3 = fma(key, every_lane(queries[3][i]), even3)
-            key = load_f16(keys, at + (i + 1) * LANES)
-            odd0 = fma(key, every_lane(queries[0][i + 1]), odd0)
-            odd1 = fma(key, every_lane(queries[1][i + 1]), odd1)
-            odd2 = fma(key, every_lane(queries[2][i + 1]), odd2)
-            odd3 = fma(key, every_lane(queries[3][i + 1]), odd3)
-        store_f32(scores[0], first_key, even0 + odd0)
-        store_f32(scores[1], first_key, even1 + odd1)
-        store_f32(scores[2], first_key, even2 + odd2)
-        store_f32(scores[3], first_key, even3 + odd3)
 
 
 @_compile
@@ -136,8 +117,8 @@ def _mix(values, at, scores, first_key, n_keys, a, b, c, d):
     whole = n_keys // 4 * 4
     for key in range(first_key, whole, 4):
         i = at + key * LANES
-        prefetch_once(values, i + _AHEAD)
-        prefetch_once(values, i + _AHEAD + 2 * LANES)
+        prefetch(values, i + _AHEAD)
+        prefetch(values, i + _AHEAD + 2 * LANES)
         a = fma(load_f16(values, i), every_lane(scores[key]), a)
         b = fma(load_f16(values, i + LANES), every_lane(scores[key + 1]), b)
         c = fma(load_f16(values, i + 2 * LANES), every_lane(scores[key + 2]), c)
@@ -149,46 +130,6 @@ def _mix(values, at, scores, first_key, n_keys, a, b, c, d):
     if whole + 2 < n_keys:
         c = fma(load_f16(values, at + (whole + 2) * LANES), every_lane(scores[whole + 2]), c)
     return (a + b) + (c + d)
-
-
-@_compile
-def _mix_four(mixed, values, at, scores, n_keys):
-    """mixed[j] = the sum over n_keys + j keys for query j; the chains are those of `_mix`.
-
-    mixed   4 arrays  [16]               f32  overwritten
-    values                               u16  flat, as drawn above
-    scores  4 arrays  [>= n_keys + 3]    f32
-    """
-    zero = every_lane(float32(0))
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
-    c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = zero
-    whole = n_keys // 4 * 4  # keys that all four queries see
-    for key in range(0, whole, 4):
-        i = at + key * LANES
-        value = load_f16(values, i)
-        a0 = fma(value, every_lane(scores[0][key]), a0)
-        a1 = fma(value, every_lane(scores[1][key]), a1)
-        a2 = fma(value, every_lane(scores[2][key]), a2)
-        a3 = fma(value, every_lane(scores[3][key]), a3)
-        value = load_f16(values, i + LANES)
-        b0 = fma(value, every_lane(scores[0][key + 1]), b0)
-        b1 = fma(value, every_lane(scores[1][key + 1]), b1)
-        b2 = fma(value, every_lane(scores[2][key + 1]), b2)
-        b3 = fma(value, every_lane(scores[3][key + 1]), b3)
-        value = load_f16(values, i + 2 * LANES)
-        c0 = fma(value, every_lane(scores[0][key + 2]), c0)
-        c1 = fma(value, every_lane(scores[1][key + 2]), c1)
-        c2 = fma(value, every_lane(scores[2][key + 2]), c2)
-        c3 = fma(value, every_lane(scores[3][key + 2]), c3)
-        value = load_f16(values, i + 3 * LANES)
-        d0 = fma(value, every_lane(scores[0][key + 3]), d0)
-        d1 = fma(value, every_lane(scores[1][key + 3]), d1)
-        d2 = fma(value, every_lane(scores[2][key + 3]), d2)
-        d3 = fma(value, every_lane(scores[3][key + 3]), d3)
-    store_f32(mixed[0], 0, _mix(values, at, scores[0], whole, n_keys, a0, b0, c0, d0))
-    store_f32(mixed[1], 0, _mix(values, at, scores[1], whole, n_keys + 1, a1, b1, c1, d1))
-    store_f32(mixed[2], 0, _mix(values, at, scores[2], whole, n_keys + 2, a2, b2, c2, d2))
-    store_f32(mixed[3], 0, _mix(values, at, scores[3], whole, n_keys + 3, a3, b3, c3, d3))
 
 
 @_compile
@@ -228,26 +169,64 @@ def attend(out, query, keys, values, n_keys, scores):
         _store_scaled(out, first_dim, mixed, inverse, scores[capacity:])
 
 
-@_compile
-def attend_four(outs, queries, keys, values, n_keys, scores):
-    """As `attend` for four queries in a row, of which the first sees n_keys positions.
+def attention_of(n_queries):
+    """As `attend` for so many queries in a row.
 
-    outs, queries  4 arrays  [head_dim]          f32
-    keys, values                                 u16  flat, as drawn above
-    scores                   [4, capacity + 16]  f32  scratch
+    The even and the odd dimensions of a score, and the four chains of a mix, are added one after
+    another, so that the sums of all queries stay in registers.
     """
-    head_dim = queries[0].shape[0]
-    capacity = keys.shape[0] // head_dim
-    scores = (scores[0], scores[1], scores[2], scores[3])
-    _score_four(scores, queries, keys, n_keys + 3)
-    inverse0 = float32(1) / _exponentiate(scores[0], n_keys)
-    inverse1 = float32(1) / _exponentiate(scores[1], n_keys + 1)
-    inverse2 = float32(1) / _exponentiate(scores[2], n_keys + 2)
-    inverse3 = float32(1) / _exponentiate(scores[3], n_keys + 3)
-    mixed = (scores[0][capacity:], scores[1][capacity:], scores[2][capacity:], scores[3][capacity:])
-    for first_dim in range(0, head_dim, LANES):
-        _mix_four(mixed, values, first_dim * capacity, scores, n_keys)
-        _store_scaled(outs[0], first_dim, load_f32(mixed[0], 0), inverse0, mixed[0])
-        _store_scaled(outs[1], first_dim, load_f32(mixed[1], 0), inverse1, mixed[1])
-        _store_scaled(outs[2], first_dim, load_f32(mixed[2], 0), inverse2, mixed[2])
-        _store_scaled(outs[3], first_dim, load_f32(mixed[3], 0), inverse3, mixed[3])
+    sums, add_column = sums_of(1, n_queries), column_adder(n_queries)
+    zero_sums, store_sums, sum_of = sums.zero, sums.store, sums.add
+
+    @_compile
+    def score(scores, qkv, token, first_column, head_dim, keys, n_keys):
+        for first_key in range(0, n_keys, LANES):
+            at = first_key * head_dim
+            even, odd = zero_sums(), zero_sums()
+            for i in range(0, head_dim, 2):
+                even = add_column(even, keys, at + i * LANES, qkv, token, first_column + i)
+            for i in range(1, head_dim, 2):
+                odd = add_column(odd, keys, at + i * LANES, qkv, token, first_column + i)
+            store_sums(scores, 0, first_key, sum_of(even, odd))
+
+    @_compile
+    def mix_common(chains, values, at, scores, n_keys):
+        for chain in range(4):
+            mixed = zero_sums()
+            for key in range(chain, n_keys, 4):
+                mixed = add_column(mixed, values, at + key * LANES, scores, 0, key)
+            store_sums(chains, chain * n_queries, 0, mixed)
+
+    @_compile
+    def attend_several(out, out_column, qkv, token, column, head_dim, keys, values, n_keys, scratch):
+        """Attend for queries token, token + 1, ..., of which the first sees n_keys positions.
+
+        out     [n_tokens, n_embd padded]    f32  overwritten from out_column on, head_dim wide
+        qkv     [n_tokens, rows of qkv_proj] f32  the queries begin at `column`, as for `attend`
+        keys, values                         u16  flat, as drawn above
+        scratch                                   AttentionScratch
+        """
+        scores, chains = scratch.scores, scratch.chains
+        capacity = keys.shape[0] // head_dim
+        score(scores, qkv, token, column, head_dim, keys, n_keys + n_queries - 1)
+        for query in range(n_queries):
+            scratch.inverses[query] = float32(1) / _exponentiate(scores[query], n_keys + query)
+        common = n_keys // 4 * 4  # keys that all queries see
+        for first_dim in range(0, head_dim, LANES):
+            at = first_dim * capacity
+            mix_common(chains, values, at, scores, common)
+            for query in range(n_queries):
+                a, b = load_f32(chains[query], 0), load_f32(chains[n_queries + query], 0)
+                c = load_f32(chains[2 * n_queries + query], 0)
+                d = load_f32(chains[3 * n_queries + query], 0)
+                mixed = _mix(values, at, scores[query], common, n_keys + query, a, b, c, d)
+                place = out[token + query, out_column : out_column + head_dim]
+                _store_scaled(place, first_dim, mixed, scratch.inverses[query], chains[query])
+
+    return attend_several
+
+
+QUERIES = {"avx512vnni": 8}.get(kernel_path(), 4)
+"""How many queries attend_several takes at once, at most step_table.MOST_QUERIES."""
+
+attend_several = attention_of(QUERIES)

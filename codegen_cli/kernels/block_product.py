@@ -49,6 +49,7 @@ class Sums(NamedTuple):
 
     zero: Any
     load: Any
+    add: Any
     store: Any
 
 
@@ -95,6 +96,15 @@ def sums_of(n_bands: int, n_tokens: int) -> Sums:
         return sums_type(out, types.intp, types.intp), generate
 
     @intrinsic
+    def add(typing_context, a, b):
+        def generate(context, builder, signature, arguments):
+            a, b = (cgutils.unpack_tuple(builder, each) for each in arguments)
+            sums = [builder.fadd(*pair) for pair in zip(a, b, strict=True)]
+            return context.make_tuple(builder, signature.return_type, sums)
+
+        return sums_type(sums_type, sums_type), generate
+
+    @intrinsic
     def store(typing_context, out, token, row, sums):
         """Overwrite what `load` would load."""
 
@@ -108,7 +118,7 @@ def sums_of(n_bands: int, n_tokens: int) -> Sums:
 
         return types.void(out, types.intp, types.intp, sums_type), generate
 
-    return Sums(zero, load, store)
+    return Sums(zero, load, add, store)
 
 
 def column_adder(n_tokens: int) -> Any:

@@ -9,7 +9,7 @@ from numba import carray, njit, uint8, uint16
 
 from codegen_cli.kernels.block_product import column_adder, group_adder, sums_of
 from codegen_cli.kernels.threading_primitives import pointer_to
-from codegen_cli.kernels.vectors import prefetch_once
+from codegen_cli.kernels.vectors import PREFETCH, prefetch
 from codegen_cli.machine.cpu import kernel_path
 from quantize.description.formats import BAND, GROUP, LINE_BYTES, MATRIX_FORMATS
 
@@ -18,17 +18,15 @@ _INT8_NUMBER, _INT4_NUMBER = MATRIX_FORMATS["int8"].number, MATRIX_FORMATS["int4
 BLOCKS = {"avx512vnni": (2, 6), "avxvnni": (1, 8), "avx2": (1, 8), "generic": (1, 4)}
 """Kernel path -> the bands and tokens of its largest blocks."""
 
-# How far ahead codes are asked for. The CPU foresees reads only within a page of 4 KB, and at each
-# new one waits for memory and for its address.
-_BYTES_AHEAD = 4096
+_BYTES_AHEAD = PREFETCH.bytes_ahead
 
 _compile = njit(nogil=True, error_model="numpy")
 
 
 def _quantized_block(format, n_bands, n_tokens):
     """The product of a block, of int8 or int4 weights."""
-    sums_of_block, add_group = sums_of(n_bands, n_tokens), group_adder(format, n_bands, n_tokens)
-    zero_sums, load_sums, store_sums = sums_of_block
+    sums, add_group = sums_of(n_bands, n_tokens), group_adder(format, n_bands, n_tokens)
+    zero_sums, load_sums, store_sums = sums.zero, sums.load, sums.store
     group_bytes = MATRIX_FORMATS[format].group_bytes
     scales_ahead = _BYTES_AHEAD // group_bytes * BAND
 
@@ -40,8 +38,8 @@ def _quantized_block(format, n_bands, n_tokens):
         for i in range(n_groups):
             if token == 0:  # later blocks of tokens find them in the caches
                 for line in range(0, group_bytes, LINE_BYTES):
-                    prefetch_once(codes, (first + i) * group_bytes + line + _BYTES_AHEAD)
-                prefetch_once(scales, (first + i) * BAND + scales_ahead)
+                    prefetch(codes, (first + i) * group_bytes + line + _BYTES_AHEAD)
+                prefetch(scales, (first + i) * BAND + scales_ahead)
             sums = add_group(
                 sums, codes, scales, first + i, n_groups, x.codes[i], x.scales[i], x.sums[i], token
             )
@@ -52,7 +50,8 @@ def _quantized_block(format, n_bands, n_tokens):
 
 def _f16_block(n_bands, n_tokens):
     """The product of a block of one band, of fp16 weights, in float32."""
-    (zero_sums, load_sums, store_sums), add_column = sums_of(1, n_tokens), column_adder(n_tokens)
+    sums, add_column = sums_of(1, n_tokens), column_adder(n_tokens)
+    zero_sums, load_sums, store_sums = sums.zero, sums.load, sums.store
 
     @_compile
     def multiply(out, band, weights, scales, x, token, accumulate):

@@ -28,16 +28,16 @@ import numpy as np
 from numba import carray, cfunc, float32, from_dtype, int64, njit, types, uint16
 
 from codegen_cli.kernels.activations import activate
-from codegen_cli.kernels.attention import attend, attend_four, remember
+from codegen_cli.kernels.attention import QUERIES, attend, attend_several, remember
 from codegen_cli.kernels.matmul import BLOCKS, matmul
 from codegen_cli.kernels.pieces import PIECE_BYTES, Work, ceil_div, take, wait
 from codegen_cli.kernels.pointwise import add, embed, layer_norm, rotate
 from codegen_cli.kernels.step_arrays import (
     activations_of,
+    attention_scratch_of,
     floats,
     last_states_of,
     quantize_groups,
-    scores_of,
 )
 from codegen_cli.kernels.step_table import COUNTERS, LAYER, STEP
 from codegen_cli.kernels.threading_primitives import pointer_to
@@ -117,7 +117,7 @@ def _attend_head(step, thread, layer_index, head, qkv, attended):
     values = values[layer_index, head]
     cosines = floats(step.cosines, (step.capacity, rotary_half))
     sines = floats(step.sines, (step.capacity, rotary_half))
-    scores = scores_of(step, thread)
+    scratch = attention_scratch_of(step, thread)
     scale = float32(1) / np.sqrt(float32(head_dim))
     start = head * 3 * head_dim
     for token in range(step.n_tokens):
@@ -130,25 +130,15 @@ def _attend_head(step, thread, layer_index, head, qkv, attended):
         remember(keys, values, position, key, value)
         for i in range(head_dim):
             query[i] *= scale
-    first, last = head * head_dim, (head + 1) * head_dim
-    in_fours = step.n_tokens // 4 * 4
-    for token in range(0, in_fours, 4):
-        queries = (
-            qkv[token, start : start + head_dim],
-            qkv[token + 1, start : start + head_dim],
-            qkv[token + 2, start : start + head_dim],
-            qkv[token + 3, start : start + head_dim],
-        )
-        outs = (
-            attended.values[token, first:last],
-            attended.values[token + 1, first:last],
-            attended.values[token + 2, first:last],
-            attended.values[token + 3, first:last],
-        )
-        attend_four(outs, queries, keys, values, step.n_past + token + 1, scores)
-    for token in range(in_fours, step.n_tokens):
-        query, out = qkv[token, start : start + head_dim], attended.values[token, first:last]
-        attend(out, query, keys, values, step.n_past + token + 1, scores[0])
+    out, first, token = attended.values, head * head_dim, 0
+    while token + QUERIES <= step.n_tokens:
+        n_keys = step.n_past + token + 1
+        attend_several(out, first, qkv, token, start, head_dim, keys, values, n_keys, scratch)
+        token += QUERIES
+    while token < step.n_tokens:
+        query, place = qkv[token, start : start + head_dim], out[token, first : first + head_dim]
+        attend(place, query, keys, values, step.n_past + token + 1, scratch.scores[0])
+        token += 1
 
 
 @_compile

@@ -4,7 +4,9 @@ from collections import namedtuple
 
 from numba import carray, float32, int8, njit
 
+from codegen_cli.kernels.attention import AttentionScratch
 from codegen_cli.kernels.pointwise import quantize_group
+from codegen_cli.kernels.step_table import MOST_QUERIES
 from codegen_cli.kernels.threading_primitives import pointer_to
 from quantize.description.formats import GROUP, LANES
 
@@ -37,9 +39,14 @@ def activations_of(record, n_tokens):
 
 
 @_compile
-def scores_of(step, thread):
-    """A thread's scratch of attention, f32 [4, capacity + 16]."""
-    return floats(step.scores, (step.n_threads, 4, step.capacity + LANES))[thread]
+def attention_scratch_of(step, thread):
+    """A thread's AttentionScratch."""
+    n = step.n_threads
+    return AttentionScratch(
+        floats(step.scores, (n, MOST_QUERIES, step.capacity + LANES))[thread],
+        floats(step.chains, (n, 4 * MOST_QUERIES, LANES))[thread],
+        floats(step.inverses, (n, LANES))[thread],
+    )
 
 
 @_compile

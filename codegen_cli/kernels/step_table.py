@@ -17,6 +17,9 @@ LINE_SLOTS = LINE_BYTES // 8
 BARRIER_SLOTS = 3 * LINE_SLOTS
 """int64 numbers of a barrier, see threading_primitives.py."""
 
+MOST_QUERIES = 8
+"""That attention takes at once, at most: for so many there is room."""
+
 MATRIX = np.dtype(
     [
         ("format", "i8"),  # its number in MATRIX_FORMATS
@@ -87,7 +90,9 @@ STEP = np.dtype(
         ("inner", ACTIVATIONS),  # before and after the activation function
         ("states", "u8"),  # f32 [n_wanted, n_embd padded], after ln_f
         ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
-        ("scores", "u8"),  # f32 [n_threads, 4, capacity + 16]
+        ("scores", "u8"),  # f32 [n_threads, MOST_QUERIES, capacity + 16]
+        ("chains", "u8"),  # f32 [n_threads, 4 * MOST_QUERIES, 16]
+        ("inverses", "u8"),  # f32 [n_threads, 16]
         ("counters", "u8"),  # i64 [COUNTERS * n_layer + 1, n_threads, LINE_SLOTS], 0: pieces taken
         ("barrier", "u8"),  # i64 [BARRIER_SLOTS], all 0
         ("cancel", "u8"),  # i64 [1], set to 1 to end the step early

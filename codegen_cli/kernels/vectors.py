@@ -28,7 +28,11 @@ from codegen_cli.kernels.vector_ir import (
     fold_halves,
     i32x16,
 )
+from codegen_cli.machine.prefetch import HINTS, prefetch_choice
 from quantize.description.formats import LANES
+
+PREFETCH = prefetch_choice()
+"""How this CPU is asked for what comes next."""
 
 # --- loads and stores ---------------------------------------------------------------------------
 
@@ -45,19 +49,17 @@ def load_f32(typing_context, array, offset):
 
 
 @intrinsic
-def prefetch_once(typing_context, array, offset):
-    """Ask memory for the cache line of array[offset]; it may lie outside, as nothing is read.
-
-    For what a step reads only once: the hint asks not to push other lines out of the caches.
-    """
+def prefetch(typing_context, array, offset):
+    """Ask memory for the cache line of array[offset]; it may lie outside, as nothing is read."""
 
     def generate(context, builder, signature, arguments):
         array, offset = arguments
-        pointer = ArrayArgument(context, builder, signature.args[0], array).pointer(offset, I8)
-        for_reading, non_temporal, data = (ir.Constant(I32, n) for n in (0, 0, 1))
-        call_intrinsic(
-            builder, "llvm.prefetch.p0", ir.VoidType(), pointer, for_reading, non_temporal, data
-        )
+        locality = HINTS[PREFETCH.hint]
+        if locality is not None:
+            pointer = ArrayArgument(context, builder, signature.args[0], array).pointer(offset, I8)
+            for_reading, data = ir.Constant(I32, 0), ir.Constant(I32, 1)
+            name, hint = "llvm.prefetch.p0", ir.Constant(I32, locality)
+            call_intrinsic(builder, name, ir.VoidType(), pointer, for_reading, hint, data)
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate

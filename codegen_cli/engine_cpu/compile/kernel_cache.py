@@ -18,13 +18,13 @@ from codegen_cli.engine_cpu.compile import kernel_directory
 from codegen_cli.engine_cpu.compile.kernel_directory import directory, is_trusted
 from codegen_cli.engine_cpu.compile.linker import ForeignCode, link
 from codegen_cli.engine_cpu.threads import Step
-from codegen_cli.machine import cpu, system_files
+from codegen_cli.machine import cpu, prefetch, system_files
 from quantize.description import formats
 from quantize.files import errors
 from quantize.files.errors import UserError
 
 _PACKAGE = Path(__file__).parent.parent.parent
-
+_IMPORTED_BY_KERNELS = (formats, cpu, prefetch, system_files, errors)
 
 # What nothing but this process keeps, by _key().
 _steps_in_memory: dict[str, Step] = {}
@@ -143,7 +143,7 @@ def _pointer() -> Path:
 
 def sources() -> list[Path]:
     """Return the files that object code is made of: the kernels, and all that they import."""
-    imported = [Path(str(module.__file__)) for module in (formats, cpu, system_files, errors)]
+    imported = [Path(str(module.__file__)) for module in _IMPORTED_BY_KERNELS]
     kernels = (_PACKAGE / "kernels").glob("*.py")
     return sorted([*imported, *kernels, Path(__file__).with_name("kernel_compiler.py")])
 
@@ -155,7 +155,8 @@ def _key() -> str:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     for library in ("numba", "llvmlite"):
         digest.update(_version(library))
-    digest.update("\0".join((cpu.kernel_path(), *cpu.target())).encode())
+    choices = (cpu.kernel_path(), *cpu.target(), str(prefetch.prefetch_choice()))
+    digest.update("\0".join(choices).encode())
     return digest.hexdigest()[:32]
 
 
