@@ -11,14 +11,16 @@ from packed import flip_bit, write_packed
 from codegen_cli.hub.entries import entries
 from codegen_cli.machine import cpu, memory
 from codegen_cli.machine.cores import Cores, usable_cores
-from codegen_cli.measuring.checkup import (
-    Forecast,
-    Kernels,
+from codegen_cli.machine.prefetch import HINTS, prefetch_choice
+from codegen_cli.measuring.findings import Forecast, Kernels
+from codegen_cli.measuring.forecast import ReadSpeeds
+from codegen_cli.measuring.problems import (
     default_problems,
     directory_problems,
     disturbances,
     kernel_problems,
     memory_problems,
+    reading_problems,
     thread_problems,
 )
 from quantize.files.errors import UserError
@@ -45,6 +47,9 @@ def test_json_has_the_facts_of_this_machine(report, home):
     kernels = report["kernels"]
     assert kernels["path"] == cpu.kernel_path()
     assert kernels["usable"] == cpu.usable_kernel_paths()
+    assert kernels["prefetch"] == str(prefetch_choice())
+    assert set(report["prefetches"]) == set(HINTS)
+    assert all(speed > 1e8 for speed in report["prefetches"].values())
     assert kernels["directory"] == str(home / "cache" / "kernels")
     assert kernels["is_kept"]
     assert kernels["is_trusted"]
@@ -169,6 +174,8 @@ def kernels(directory: Path, **changes: object) -> Kernels:
         "path": "avx2",
         "usable": ["avx2", "generic"],
         "is_forced": False,
+        "prefetch": "nta:4096",
+        "is_prefetch_forced": False,
         "directory": directory,
         "is_trusted": True,
         "is_kept": True,
@@ -196,6 +203,20 @@ def test_kernels_that_are_not_kept_say_why_or_where_they_are_missing(tmp_path: P
     [problem] = kernel_problems(kernels(tmp_path, is_kept=False))
     assert f"is not in {tmp_path}" in problem.sentence
     assert "CODEGEN_HOME" in problem.hint
+
+
+def test_kernels_that_read_far_slower_than_memory_delivers_are_named(tmp_path: Path) -> None:
+    slow = ReadSpeeds(20e9, {"int4": 9e9, "int8": 13e9})
+    ways = {"none": 19e9, "nta": 9e9, "t1": 20e9}
+    [problem] = reading_problems(slow, ways, kernels(tmp_path))
+    assert problem.sentence.endswith("of what this memory gives: int4 0.45.")
+    assert "prefetch t1 is faster here than with nta" in problem.hint
+    assert "CODEGEN_PREFETCH=t1 codegen bench" in problem.hint
+    [problem] = reading_problems(slow, dict.fromkeys(ways, 9e9), kernels(tmp_path))
+    assert problem.hint == "Reading is no faster by another way to prefetch."
+    assert list(reading_problems(ReadSpeeds(20e9, {"int4": 13e9}), ways, kernels(tmp_path))) == []
+    generic = kernels(tmp_path, path="generic", is_forced=True)
+    assert list(reading_problems(slow, ways, generic)) == []
 
 
 def test_other_programs_at_work_explain_low_speeds() -> None:

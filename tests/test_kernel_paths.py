@@ -11,6 +11,7 @@ import pytest
 
 from codegen_cli.engine_cpu.compile import kernel_compiler
 from codegen_cli.machine import cpu
+from codegen_cli.machine.prefetch import prefetch_choice
 from quantize.files.errors import UserError
 
 PATHS = cpu.usable_kernel_paths()
@@ -65,6 +66,12 @@ def test_the_path_in_use_has_its_instructions_and_no_others(assembly):
     if "+avx512vl" not in cpu.target()[1].split(","):
         assert registers == EXPECTED[path][1]
     assert ("vpmaddwd" in assembly) == (path == "avx2")
+
+
+@READS_ASSEMBLY
+def test_memory_is_asked_ahead_by_the_chosen_instruction_and_no_other(assembly):
+    hint = prefetch_choice().hint
+    assert set(re.findall(r"prefetch(\w+)", assembly)) == ({hint} - {"none"})
 
 
 @READS_ASSEMBLY

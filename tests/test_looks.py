@@ -19,7 +19,7 @@ from pseudo_terminal import (
 from typer.testing import CliRunner
 
 from codegen_cli.commands.app import app
-from codegen_cli.measuring.checkup import Checkup, Forecast, Kernels, Problem
+from codegen_cli.measuring.findings import Checkup, Forecast, Kernels, Problem
 from codegen_cli.measuring.forecast import ReadSpeeds
 from codegen_cli.measuring.speed import Measure
 from codegen_cli.models.registry import PackedModel
@@ -165,7 +165,8 @@ def test_bench_fits(capfd, set_columns, width):
 
 
 def checkup(directory):
-    kernels = Kernels("avx2", ["avx2", "generic"], False, directory, True, True, 2, 100_000)
+    paths = "avx2", ["avx2", "generic"], False, "nta:4096", False
+    kernels = Kernels(*paths, directory, True, True, 2, 100_000)
     forecasts = [
         Forecast(f"350M-{family}", format, None, 10**9, True, 10**9, 25.0)
         for family in ("nl", "multi", "mono")
@@ -185,6 +186,7 @@ def checkup(directory):
         memory_available_bytes=23 * 10**9,
         models_dir=directory,
         reading=ReadSpeeds(13e9, {"int4": 9e9, "int8": 12e9}),
+        prefetches=dict.fromkeys(("none", "nta", "t2", "t1", "t0"), 12.3e9),
         other_cores=None,
         forecasts=forecasts,
         problems=[problem],

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from codegen_cli.kernels.matmul import in_blocks, int4_block, int8_block, matmul_f16
-from codegen_cli.kernels.matmul import matmul_int4, matmul_int8
+from codegen_cli.kernels.matmul import (
+    in_blocks,
+    int4_block,
+    int8_block,
+    matmul_f16,
+    matmul_int4,
+    matmul_int8,
+)
 from codegen_cli.kernels.step_arrays import Activations
 from quantize.description.formats import round_up
 from quantize.packed import layout

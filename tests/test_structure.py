@@ -74,6 +74,7 @@ codegen_cli.kernels.vector_ir
 codegen_cli.kernels.vectors
 codegen_cli.kernels.dot_ir
 codegen_cli.kernels.group_ir
+codegen_cli.kernels.block_ir
 codegen_cli.kernels.block_product
 codegen_cli.kernels.threading_primitives
 codegen_cli.kernels.matmul
@@ -161,8 +162,11 @@ codegen_cli.session.loading
 codegen_cli.session.completion_run
 codegen_cli.measuring
 codegen_cli.measuring.read_limit
+codegen_cli.measuring.prefetch_trial
 codegen_cli.measuring.speed
 codegen_cli.measuring.forecast
+codegen_cli.measuring.findings
+codegen_cli.measuring.problems
 codegen_cli.measuring.checkup
 codegen_cli.reports
 codegen_cli.reports.model_views
@@ -238,6 +242,7 @@ DOORS = {
         "codegen_cli.machine.cpu",
         "codegen_cli.engine_cpu.compile.kernel_compiler",
         "codegen_cli.engine_cpu.compile.linker",
+        "codegen_cli.measuring.prefetch_trial",
     ],
     "safetensors": ["quantize.packed.container_judge"],
     "torch": [],

@@ -26,7 +26,8 @@ def doctor(
     codegen doctor --json | jq '.problems'
     """
     console.set_quiet(quiet)
-    from codegen_cli.measuring.checkup import Problem, examine, load_kernels
+    from codegen_cli.measuring.checkup import examine, load_kernels
+    from codegen_cli.measuring.findings import Problem
     from codegen_cli.reports.doctor_report import write_json, write_report
     from codegen_cli.session.kernel_delay import KernelDelay
 

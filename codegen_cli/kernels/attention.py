@@ -198,7 +198,9 @@ def attention_of(n_queries):
             store_sums(chains, chain * n_queries, 0, mixed)
 
     @_compile
-    def attend_several(out, out_column, qkv, token, column, head_dim, keys, values, n_keys, scratch):
+    def attend_several(
+        out, out_column, qkv, token, column, head_dim, keys, values, n_keys, scratch
+    ):
         """Attend for queries token, token + 1, ..., of which the first sees n_keys positions.
 
         out     [n_tokens, n_embd padded]    f32  overwritten from out_column on, head_dim wide

@@ -2,12 +2,12 @@
 
 A block is some bands of 16 rows times some tokens. Each word of weights that is loaded serves all
 its tokens, each word of activations all its bands; and as no sum depends on another, the CPU adds
-them side by side. Where a register of sums has fewer than 16 rows, a group is added in turns.
+them side by side.
 
     sums  a tuple of [16 lanes] f32, one for each token and band: the bands of the first token first
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -16,32 +16,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from codegen_cli.kernels.dot_ir import DOTS, Dot
+from codegen_cli.kernels import block_ir
 from codegen_cli.kernels.fp16 import fp16_bits_to_f32
-from codegen_cli.kernels.group_ir import row_factors, words_of_line
 from codegen_cli.kernels.vector_ir import (
     F32,
-    I8,
     I16,
-    I32,
     ArrayArgument,
     broadcast,
     call_intrinsic,
     constant,
     f32x16,
-    in_order,
-    joined,
-    pick_lanes,
 )
-from codegen_cli.machine.cpu import kernel_path
-from quantize.description.formats import (
-    BAND,
-    GROUP,
-    LINE_BYTES,
-    MATRIX_FORMATS,
-    WORD,
-    MatrixFormat,
-)
+from quantize.description.formats import BAND, MATRIX_FORMATS, MatrixFormat
 
 
 class Sums(NamedTuple):
@@ -51,24 +37,6 @@ class Sums(NamedTuple):
     load: Any
     add: Any
     store: Any
-
-
-class _Group(NamedTuple):
-    """The arguments of add_group, but for the sums.
-
-    first_codes   of each band, the group's first byte in codes
-    first_scales  of each band, the group's first number in scales
-    tokens        numbers of the tokens
-    """
-
-    codes: ArrayArgument
-    scales: ArrayArgument
-    x_codes: ArrayArgument
-    x_scales: ArrayArgument
-    x_sums: ArrayArgument
-    first_codes: Sequence[ir.Value]
-    first_scales: Sequence[ir.Value]
-    tokens: Sequence[ir.Value]
 
 
 def sums_of(n_bands: int, n_tokens: int) -> Sums:
@@ -183,13 +151,13 @@ def group_adder(format: MatrixFormat, n_bands: int, n_tokens: int) -> Any:
             indices = [
                 builder.add(index, builder.mul(n_groups, intp(band))) for band in range(n_bands)
             ]
-            group = _Group(
+            group = block_ir.Group(
                 *arrays,
                 first_codes=[builder.mul(each, intp(group_bytes)) for each in indices],
                 first_scales=[builder.mul(each, intp(BAND)) for each in indices],
                 tokens=[builder.add(token, intp(i)) for i in range(n_tokens)],
             )
-            values = _add_group(builder, format, group, cgutils.unpack_tuple(builder, sums))
+            values = block_ir.add_group(builder, format, group, cgutils.unpack_tuple(builder, sums))
             return context.make_tuple(builder, signature.return_type, values)
 
         intp = types.intp
@@ -211,72 +179,3 @@ def _offsets(
     for i, band in product(range(n_tokens), range(n_bands)):
         start = builder.mul(builder.add(token, intp(i)), out.length(1))
         yield builder.add(builder.add(start, row), intp(band * BAND))
-
-
-def _add_group(
-    builder: ir.IRBuilder, format: MatrixFormat, group: _Group, sums: Sequence[ir.Value]
-) -> list[ir.Value]:
-    dot = DOTS[kernel_path()][format]
-    turns = []
-    for row in range(0, BAND, dot.n_rows):
-        totals = _dot_products(builder, format, dot, group, row)
-        rows = range(row, row + dot.n_rows)
-        parts = [pick_lanes(builder, each, rows) for each in sums]
-        turns.append(_add_scaled(builder, format, dot, group, row, totals, parts))
-    return [joined(builder, parts) for parts in zip(*turns, strict=True)]
-
-
-def _dot_products(
-    builder: ir.IRBuilder, format: MatrixFormat, dot: Dot, group: _Group, row: int
-) -> list[ir.Value]:
-    """Return i32 [dot.n_rows] for each token and band: codes times activations, from a row on."""
-    bytes_type = ir.VectorType(I8, WORD * dot.n_rows)
-    intp = group.tokens[0].type
-    x_starts = [builder.mul(token, intp(GROUP)) for token in group.tokens]
-    totals = [dot.begin] * (len(group.tokens) * len(group.first_codes))
-    for line in range(MATRIX_FORMATS[format].group_bytes // LINE_BYTES):
-        place = intp(line * LINE_BYTES + row * WORD)
-        packed = [
-            group.codes.load(builder.add(first, place), bytes_type) for first in group.first_codes
-        ]
-        for word, unpack in words_of_line(format, line):
-            weights = [unpack(builder, each) for each in packed]
-            xs = (
-                group.x_codes.load(builder.add(start, intp(word * WORD)), I32)
-                for start in x_starts
-            )
-            everywhere = (builder.bitcast(broadcast(builder, x, dot.n_rows), bytes_type) for x in xs)
-            pairs = zip(totals, product(everywhere, weights), strict=True)
-            totals = [dot.add(builder, total, w, x) for total, (x, w) in pairs]
-            if dot.register and len(group.tokens) > 1:
-                totals = in_order(builder, dot.register, totals)
-    return [dot.end(builder, total) for total in totals]
-
-
-def _add_scaled(
-    builder: ir.IRBuilder,
-    format: MatrixFormat,
-    dot: Dot,
-    group: _Group,
-    row: int,
-    totals: Sequence[ir.Value],
-    sums: Sequence[ir.Value],
-) -> list[ir.Value]:
-    """Return sums + (totals - zeros * x_sum) * scales * x_scale; the difference is exact."""
-    floats, halves = ir.VectorType(F32, dot.n_rows), ir.VectorType(I16, dot.n_rows)
-    fma = f"llvm.fma.v{dot.n_rows}f32"
-    bands = []
-    for first in group.first_scales:
-        bits = group.scales.load(builder.add(first, first.type(row)), halves)
-        bands.append(row_factors(builder, format, bits, dot.int8_zero))
-    results = []
-    for i, (token, band) in enumerate(product(group.tokens, bands)):
-        x_scale = broadcast(builder, group.x_scales.load(token, F32), dot.n_rows)
-        x_sum = broadcast(builder, group.x_sums.load(token, F32), dot.n_rows)
-        total = builder.sitofp(totals[i], floats)
-        if band.zeros is not None:
-            minus = builder.fneg(band.zeros)
-            total = call_intrinsic(builder, fma, floats, minus, x_sum, total)
-        scale = builder.fmul(band.scales, x_scale)
-        results.append(call_intrinsic(builder, fma, floats, total, scale, sums[i]))
-    return results

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from codegen_cli.kernels.fp16 import fp16_bits_to_f32
-from codegen_cli.kernels.vector_ir import F32, I16, I32, constant
+from codegen_cli.kernels.vector_ir import F32, I32, constant
 from quantize.description.formats import (
     GROUP,
     INT4_LOWEST_ZERO,

@@ -96,9 +96,7 @@ def joined(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
     return parts[0]
 
 
-def in_order(
-    builder: ir.IRBuilder, register: str, values: Sequence[ir.Value]
-) -> list[ir.Value]:
+def in_order(builder: ir.IRBuilder, register: str, values: Sequence[ir.Value]) -> list[ir.Value]:
     """The same values, which LLVM computes before whatever comes later, and keeps in registers.
 
     Left to itself it would finish one sum after another and so need all operands at once, far more

@@ -71,9 +71,9 @@ def prefetch_choice() -> Prefetch:
     forced = os.environ.get("CODEGEN_PREFETCH")
     if not forced:
         return best_for(cpu_model())
-    hint, _, distance = forced.partition(":")
+    hint, colon, distance = forced.partition(":")
     bytes_ahead = int(distance) if re.fullmatch("[0-9]{1,7}", distance) else 0
-    if hint not in HINTS or (distance and not 0 < bytes_ahead <= _MOST_BYTES_AHEAD):
+    if hint not in HINTS or (colon and not 0 < bytes_ahead <= _MOST_BYTES_AHEAD):
         raise UserError(
             f"CODEGEN_PREFETCH={forced}: there is no such way to prefetch",
             f"It is one of {', '.join(HINTS)}, and how many bytes ahead: t1, or t1:2048. Unset, "

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from codegen_cli.measuring.checkup import Checkup, Forecast, Kernels, Problem
+from codegen_cli.measuring.findings import Checkup, Forecast, Kernels, Problem
 from codegen_cli.terminal import console, streams, tables
 from codegen_cli.terminal.screen import USUAL_COLUMNS
 
@@ -37,10 +37,14 @@ def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
     yield "CPU", checkup.cpu_name
     yield "", f"with {' '.join(checkup.cpu_features) or 'no feature that a kernel asks for'}"
     yield "kernels", _kernels_cell(checkup.kernels)
+    yield "prefetch", _prefetch_cell(checkup.kernels)
     yield "compiled code", _cache_cell(checkup.kernels)
     yield "threads", f"{checkup.n_threads} ({checkup.threads_reason})"
     yield "memory", _memory_cell(checkup)
     yield "reading it", f"{checkup.reading.limit / 1e9:.1f} GB/s on all threads together"
+    if checkup.prefetches:
+        ways = [f"{hint} {speed / 1e9:.1f}" for hint, speed in checkup.prefetches.items()]
+        yield "", f"by prefetch {', '.join(ways)}"
     yield "models in", str(checkup.models_dir or "nowhere")
 
 
@@ -66,6 +70,14 @@ def _kernels_cell(kernels: Kernels) -> str:
         return f"none (CODEGEN_KERNELS); this CPU can run {usable}"
     origin = "as CODEGEN_KERNELS says" if kernels.is_forced else "the best"
     return f"{kernels.path}, {origin} of {usable}"
+
+
+def _prefetch_cell(kernels: Kernels) -> str:
+    if kernels.prefetch is None:
+        return "none (CODEGEN_PREFETCH)"
+    origin = "as CODEGEN_PREFETCH says" if kernels.is_prefetch_forced else "as suits this CPU"
+    hint, _, distance = kernels.prefetch.partition(":")
+    return f"{hint}, {f'{distance} bytes ahead, ' * bool(distance)}{origin}"
 
 
 def _cache_cell(kernels: Kernels) -> str:
