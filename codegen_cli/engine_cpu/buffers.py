@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.engine_cpu.kv_cache import capacity_of
-from codegen_cli.kernels.step_table import ACTIVATIONS, BARRIER_SLOTS, COUNTERS, LINE_SLOTS
+from codegen_cli.kernels.step_table import ACTIVATIONS, BARRIER_SLOTS, BLOCK, COUNTERS, LINE_SLOTS
 from quantize.description.config import ModelConfig
 from quantize.description.formats import BAND, GROUP, LANES, LINE_BYTES, bands_of, groups_of
 
@@ -41,6 +41,7 @@ class Buffers:
             "delta": aligned_zeros((max_tokens, n_embd), np.float32),
             "qkv": aligned_zeros((max_tokens, bands_of(3 * config.n_embd) * BAND), np.float32),
             "tiles": aligned_zeros((n_threads, max_tokens * BAND), np.float32),
+            "blocks": aligned_zeros((n_threads, max_tokens, BLOCK), np.float32),
             "scores": aligned_zeros((n_threads, 4, capacity + LANES), np.float32),
             "counters": aligned_zeros((n_counters, n_threads, LINE_SLOTS), np.int64),
             "barrier": aligned_zeros((BARRIER_SLOTS,), np.int64),

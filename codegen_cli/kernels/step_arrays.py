@@ -5,8 +5,11 @@ from collections import namedtuple
 from numba import carray, float32, int8, int32, njit
 
 from codegen_cli.kernels.pointwise import quantize_group
+from codegen_cli.kernels.step_table import BLOCK
 from codegen_cli.kernels.threading_primitives import pointer_to
 from quantize.description.formats import BAND, GROUP, LANES
+
+_F32_BYTES = 4
 
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -40,6 +43,17 @@ def activations_of(record, n_tokens):
 def tile_of(step, thread):
     """A thread's scratch of a product, f32 [n_tokens * 16]."""
     return floats(step.tiles, (step.n_threads, step.n_tokens * BAND))[thread]
+
+
+@_compile
+def block_of(step, thread, first_row):
+    """A thread's scratch of a block of lm_head, f32 [n_wanted, BLOCK].
+
+    Its columns have the numbers of the block's rows, first_row and the following, so that a product
+    writes there as to whole rows of logits.
+    """
+    scratch = step.blocks + thread * step.n_tokens * BLOCK * _F32_BYTES
+    return floats(scratch - first_row * _F32_BYTES, (step.n_wanted, BLOCK))
 
 
 @_compile
