@@ -84,6 +84,7 @@ codegen_cli.kernels.step
 codegen_cli.engine_cpu
 codegen_cli.engine_cpu.compile
 codegen_cli.engine_cpu.team_size
+codegen_cli.engine_cpu.thread_limit
 codegen_cli.engine_cpu.threads
 codegen_cli.engine_cpu.compile.object_file
 codegen_cli.engine_cpu.compile.linker

@@ -33,7 +33,7 @@ from codegen_cli.kernels.activations import activate
 from codegen_cli.kernels.attention import attend, attend_four, remember
 from codegen_cli.kernels.likelihood import summarize
 from codegen_cli.kernels.matmul import matmul
-from codegen_cli.kernels.pieces import PIECE_BYTES, Work, ceil_div, take, wait
+from codegen_cli.kernels.pieces import Work, ceil_div, take, wait
 from codegen_cli.kernels.pointwise import add, embed, layer_norm, rotate
 from codegen_cli.kernels.step_arrays import (
     activations_of,
@@ -44,7 +44,7 @@ from codegen_cli.kernels.step_arrays import (
     scores_of,
     tile_of,
 )
-from codegen_cli.kernels.step_table import BLOCK, COUNTERS, LAYER, STEP, SUMMARY
+from codegen_cli.kernels.step_table import BLOCK, COUNTERS, LAYER, PIECE_BYTES, STEP, SUMMARY
 from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import load_f32, store_f32
 from quantize.description.formats import BAND, GROUP, LANES

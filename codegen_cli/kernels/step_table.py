@@ -11,6 +11,9 @@ from quantize.description.formats import BAND, LINE_BYTES
 COUNTERS = 4
 """Kinds of work that each layer counts apart, see step.py."""
 
+PIECE_BYTES = 131072
+"""Of weights in a piece of work: long enough to hide the counter, short enough to balance."""
+
 LINE_SLOTS = LINE_BYTES // 8
 """int64 numbers in a cache line: threads that write apart should not share one."""
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 from codegen_cli.contract.delay import OnDelay
 from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.contract.version import __version__
 from codegen_cli.engine_cpu.compile import kernel_cache, kernel_directory
+from codegen_cli.engine_cpu.thread_limit import most_threads
 from codegen_cli.hub.entries import BUNDLED
 from codegen_cli.machine import cpu, memory, places
 from codegen_cli.machine.cores import Cores, usable_cores
@@ -25,7 +27,8 @@ from codegen_cli.models.model_default import is_here
 from codegen_cli.models.registry import models_dir_problem
 from codegen_cli.session.engines import open_engine
 from codegen_cli.terminal import console
-from quantize.description.config import parse_config
+from quantize.description.config import ModelConfig, parse_config
+from quantize.description.formats import MatrixFormat
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import read_packed_file
 from quantize.packed.sizes import BytesByFormat, weight_bytes, weight_bytes_if_packed
@@ -78,6 +81,7 @@ class Forecast:
     path               its packed file, if there is one
     memory_bytes       needed to run it
     fits               whether so much is available now; None: not known
+    n_threads          that it runs on
     token_bytes        of weights that one token reads
     tokens_per_second  to expect after a short prompt; None where no kernel runs
     """
@@ -87,6 +91,7 @@ class Forecast:
     path: Path | None
     memory_bytes: int
     fits: bool | None
+    n_threads: int
     token_bytes: int
     tokens_per_second: float | None
 
@@ -131,9 +136,9 @@ def examine(
     runs       what `load_kernels` told, and the problems that it met
     """
     cores, available = usable_cores(), memory.available_bytes()
-    n_threads = n_threads or cores.n_threads
+    n_readers = n_threads or cores.n_threads
     others = OtherPrograms()
-    with MemoryReader(n_threads, available) as reader:
+    with MemoryReader(n_readers, available) as reader:
         if runs:
             reading = measure_kernels(n_threads, reader, available, on_progress)
         else:
@@ -144,7 +149,7 @@ def examine(
         cpu_name=cpu.name(),
         cpu_features=cpu.telling_features(),
         kernels=_kernels(),
-        n_threads=n_threads,
+        n_threads=n_readers,
         threads_reason=cores.reason,
         memory_bytes=memory.installed_bytes(),
         memory_available_bytes=available,
@@ -153,7 +158,7 @@ def examine(
         other_cores=other_cores,
         problems=problems,
     )
-    problems += thread_problems(n_threads, cores)
+    problems += thread_problems(n_readers, cores)
     problems += disturbances(other_cores)
     if runs:
         problems += kernel_problems(checkup.kernels)
@@ -163,7 +168,7 @@ def examine(
         states = all_models()
     problems += damaged_models(states)
     for state in states:
-        checkup.forecasts += _forecasts(state, checkup, runs)
+        checkup.forecasts += _forecasts(state, checkup, n_threads, runs)
     if available is not None:
         problems += memory_problems(checkup.forecasts, available)
     return checkup
@@ -267,7 +272,7 @@ def default_problems() -> Iterator[Problem]:
 
 def thread_problems(n_threads: int, cores: Cores) -> Iterator[Problem]:
     """Yield that there are more threads than can run at once."""
-    if n_threads > cores.n_threads:
+    if n_threads > cores.n_at_once:
         yield Problem(
             f"{n_threads} threads are more than can run at once ({cores.reason}): they wait for "
             "each other.",
@@ -298,28 +303,42 @@ def _sentence(error: UserError) -> str:
     return f"{error.message[:1].upper()}{error.message[1:]}."
 
 
-def _forecasts(state: ModelState, checkup: Checkup, runs: bool) -> Iterator[Forecast]:
+def _forecasts(
+    state: ModelState, checkup: Checkup, threads: int | None, runs: bool
+) -> Iterator[Forecast]:
+    """Yield one for each format; threads: what the user asked for, if that."""
     available = checkup.memory_available_bytes
     for each in state.formats:
         if each.memory_bytes is None:
             continue
-        sizes = _token_bytes(state, each)
+        config, sizes = _token_bytes(state, each)
+        format = cast(MatrixFormat, each.format)
+        n_threads = threads or min(checkup.n_threads, most_threads(config, format))
         speed = None
         if runs and each.path and sum(sizes.values()) < _RUN_BYTES:
-            speed = _run(each.path, checkup.n_threads)
+            speed = _run(each.path, n_threads)
         elif runs:
             speed = expected_tokens_per_second(sizes, checkup.reading)
         fits = None if available is None else each.memory_bytes <= available
         yield Forecast(
-            state.name, each.format, each.path, each.memory_bytes, fits, sum(sizes.values()), speed
+            name=state.name,
+            format=each.format,
+            path=each.path,
+            memory_bytes=each.memory_bytes,
+            fits=fits,
+            n_threads=n_threads,
+            token_bytes=sum(sizes.values()),
+            tokens_per_second=speed,
         )
 
 
-def _token_bytes(state: ModelState, each: FormatState) -> BytesByFormat:
+def _token_bytes(state: ModelState, each: FormatState) -> tuple[ModelConfig, BytesByFormat]:
+    """Return a model's config, and what a token reads."""
     if each.path:
-        return weight_bytes(read_packed_file(each.path))
+        packed = read_packed_file(each.path)
+        return packed.config, weight_bytes(packed)
     config = parse_config({"model_type": "codegen", **state.dimensions}, state.name)
-    return weight_bytes_if_packed(config, each.format)
+    return config, weight_bytes_if_packed(config, each.format)
 
 
 def _run(path: Path, n_threads: int) -> float:
