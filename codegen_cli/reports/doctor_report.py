@@ -14,7 +14,7 @@ _MODEL_HEADERS = (
     "here",
     "needs, GB",
     "fits",
-    "GB per token",
+    "GB/token",
     "threads",
     "tokens/s",
 )
@@ -60,12 +60,12 @@ def _legend(checkup: Checkup) -> Iterator[tuple[str, str]]:
         "needs",
         'memory that the model takes while it runs; "fits" compares it with what is available',
     )
-    yield "GB per token", "weights that the CPU reads for every token it writes"
+    yield "GB/token", "weights that the CPU reads for every token it writes"
     yield "threads", "that it runs on: more would find no weights to read, or no core"
     yield (
         "tokens/s",
         "to expect after a short prompt: the GB/s at which the kernels run through weights "
-        f"({kernels}; this memory gives {limit}), over GB per token. A model so small that the "
+        f"({kernels}; this memory gives {limit}), over GB/token. A model so small that the "
         "CPU's caches hold it was run instead.",
     )
 
