@@ -180,6 +180,24 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Natural logarithms of the softmax over the last axis, f64."""
+    values = logits.astype(np.float64)
+    values -= values.max(axis=-1, keepdims=True)
+    return values - np.log(np.exp(values).sum(axis=-1, keepdims=True))
+
+
+def log_probabilities(
+    logits: np.ndarray, targets: Sequence[int], never: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln p of each row's target, the likeliest ids but for those of `never`, and their ln p."""
+    rows, values = np.arange(len(logits)), log_softmax(logits)
+    own = values[rows, list(targets)]
+    values[:, list(never)] = -np.inf
+    likeliest = values.argmax(axis=1)
+    return own, likeliest, values[rows, likeliest]
+
+
 def round_to_int8(x: np.ndarray) -> np.ndarray:
     """x [n_tokens, n_in] as its int8 codes and scales represent it, f64.
 

@@ -1,4 +1,4 @@
-"""Logits are the same bits however ids are grouped into calls and however many threads run."""
+"""Results are the same bits however ids are grouped into calls and however many threads run."""
 
 import time
 from collections.abc import Iterator
@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from golden import sharpened
+from oracle import log_probabilities
 
-from codegen_cli.contract.engine import Engine
+from codegen_cli.contract.engine import Engine, Part
 from codegen_cli.decoding.id_stream import IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.session.driver import drive, finish
 from codegen_cli.session.engines import open_engine
-from codegen_cli.session.one_part import logits_of
+from codegen_cli.session.one_part import logits_of, run_part
 from quantize.quantize_model import quantize
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
@@ -92,6 +93,28 @@ def test_step_by_step_equals_one_prefill(model: Engine, expected: np.ndarray) ->
 def test_fewer_logits_are_the_last_ones(model: Engine, expected: np.ndarray, n_logits: int) -> None:
     logits = logits_of(model, IDS[:77], model.new_cache(), n_logits)
     assert np.array_equal(logits, expected[77 - n_logits : 77])
+
+
+def likelihoods(model: Engine, chunk: int) -> np.ndarray:
+    """All that is known of what follows each id, fed `chunk` at a time: [3, n_tokens]."""
+    cache, found = model.new_cache(), []
+    for i in range(0, len(IDS), chunk):
+        ids, targets = IDS[i : i + chunk], np.roll(IDS, -1)[i : i + chunk]
+        part = Part(ids, cache, None, "log_probabilities", targets, (5, 300))
+        found.append(np.array(run_part(model, part)))
+    return np.concatenate(found, axis=1)
+
+
+@pytest.mark.parametrize("chunk", [1, *CHUNKS])
+def test_log_probabilities_are_the_same_bits(
+    model: Engine, packed: Path, expected: np.ndarray, chunk: int
+) -> None:
+    alone = open_engine(packed, n_threads=1)
+    at_once = likelihoods(alone, len(IDS))
+    alone.close()
+    assert np.array_equal(likelihoods(model, chunk), at_once)
+    by_definition = log_probabilities(expected, np.roll(IDS, -1), (5, 300))
+    np.testing.assert_allclose(at_once, by_definition, rtol=0, atol=2e-7)
 
 
 def test_ids_after_a_rewind_do_not_see_the_forgotten_ones(

@@ -74,6 +74,56 @@ def test_no_cpu_at_all_is_one_thread(tmp_path: Path) -> None:
     assert usable_cores(tmp_path, set()).n_threads == 1
 
 
+# --- kinds of cores -------------------------------------------------------------------------------
+
+# Two performance cores of two CPUs each, four efficiency cores.
+HYBRID = topology({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"} | {i: str(i) for i in range(4, 8)}) | {
+    "sys/devices/cpu_core/cpus": "0-3\n",
+    "sys/devices/cpu_atom/cpus": "4-7\n",
+}
+
+
+def capacities(*values: int) -> dict[str, str]:
+    return {
+        f"sys/devices/system/cpu/cpu{i}/cpu_capacity": f"{value}\n"
+        for i, value in enumerate(values)
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus", "n_threads", "n_slow"),
+    [
+        (HYBRID, range(8), 2, 4),
+        (HYBRID, range(2, 6), 1, 2),
+        (HYBRID, range(2), 1, 0),
+        (HYBRID, range(4, 8), 4, 0),  # only slow ones: then they are what there is
+        ({"sys/devices/cpu_core/cpus": "0-15"}, range(12, 20), 4, 4),
+        ({"sys/devices/cpu_core/cpus": "nonsense"}, range(8), 8, 0),
+        ({"sys/devices/cpu_core/cpus": "0-99999999999999"}, range(8), 8, 0),
+        (capacities(530, 530, 530, 530, 1024, 1024, 1024, 1024), range(8), 4, 4),
+        (capacities(250, 250, 870, 870, 1024), range(5), 3, 2),
+        (capacities(250, 250, 870, 870, 1024), range(2), 2, 0),
+        (capacities(1024, 1024, 1024, 1024), range(4), 4, 0),
+        (capacities(1024, 1024), range(4), 4, 0),  # of two nothing is known
+        (capacities(0, 0), range(2), 2, 0),
+    ],
+)
+def test_cores_of_a_slower_kind_are_left_out(
+    tmp_path: Path, files: dict[str, str], cpus: range, n_threads: int, n_slow: int
+) -> None:
+    cores = usable_cores(write_tree(tmp_path, files), set(cpus))
+    assert (cores.n_threads, cores.n_slow) == (n_threads, n_slow)
+
+
+def test_the_reason_names_slow_cores() -> None:
+    assert Cores(12, 8, None, 4).reason == (
+        "8 cores for this process, which count as 12 CPUs; 4 slower ones left out"
+    )
+    assert Cores(3, 3, 1.5, 1).reason == (
+        "3 cores for this process; 1 slower one left out; its quota pays for 1.5"
+    )
+
+
 # --- quota ----------------------------------------------------------------------------------------
 
 IN_JOB = {"proc/self/cgroup": "0::/user.slice/job\n"}

@@ -74,6 +74,12 @@ def test_every_model_and_format_has_a_speed_and_a_verdict(report):
             assert each["fits"] == (each["memory_bytes"] <= available)
 
 
+def test_a_model_runs_on_no_more_threads_than_it_feeds(report):
+    found = {(each["name"], each["format"]): each["n_threads"] for each in report["forecasts"]}
+    assert found["nano", "int8"] == min(report["n_threads"], 5)
+    assert found["350M-mono", "int4"] == min(report["n_threads"], 16)
+
+
 def test_the_speeds_follow_from_the_bytes(report):
     by_name = {(each["name"], each["format"]): each for each in report["forecasts"]}
     for size in ("350M", "2B", "6B", "16B"):
@@ -231,6 +237,7 @@ def test_more_threads_than_cores_wait_for_each_other() -> None:
     [problem] = thread_problems(3, Cores(4, 2, None))
     assert "3 threads are more than can run at once (2 cores" in problem.sentence
     assert len(list(thread_problems(2, Cores(4, 4, 1.5)))) == 1
+    assert list(thread_problems(4, Cores(4, 4, None, 2))) == []  # two on slow cores, as asked for
 
 
 @pytest.fixture
@@ -255,7 +262,7 @@ def test_a_models_directory_without_permission_is_named(codegen_home: Path) -> N
 
 def forecast(name: str, needs: int, *, fits: bool, packed: bool = False) -> Forecast:
     path = Path(f"{name}.int4.safetensors") if packed else None
-    return Forecast(name, "int4", path, needs, fits, 1, 1.0)
+    return Forecast(name, "int4", path, needs, fits, 2, 1, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def checkup(directory):
     paths = "avx2", ["avx2", "generic"], False, "nta:4096", False
     kernels = Kernels(*paths, directory, True, True, 2, 100_000)
     forecasts = [
-        Forecast(f"350M-{family}", format, None, 10**9, True, 10**9, 25.0)
+        Forecast(f"350M-{family}", format, None, 10**9, True, 2, 10**9, 25.0)
         for family in ("nl", "multi", "mono")
         for format in ("int4", "int8", "f16")
     ]

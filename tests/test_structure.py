@@ -48,7 +48,6 @@ codegen_cli.contract.version
 codegen_cli.contract.delay
 codegen_cli.contract.engine
 codegen_cli.contract.interruption
-codegen_cli.contract.log_probabilities
 codegen_cli.contract.stream
 codegen_cli.terminal
 codegen_cli.terminal.redirection
@@ -81,12 +80,14 @@ codegen_cli.kernels.matmul
 codegen_cli.kernels.pointwise
 codegen_cli.kernels.activations
 codegen_cli.kernels.attention
+codegen_cli.kernels.likelihood
 codegen_cli.kernels.step_arrays
 codegen_cli.kernels.pieces
 codegen_cli.kernels.step
 codegen_cli.engine_cpu
 codegen_cli.engine_cpu.compile
 codegen_cli.engine_cpu.team_size
+codegen_cli.engine_cpu.thread_limit
 codegen_cli.engine_cpu.threads
 codegen_cli.engine_cpu.compile.object_file
 codegen_cli.engine_cpu.compile.linker
@@ -97,6 +98,7 @@ codegen_cli.engine_cpu.compile.kernel_cache
 codegen_cli.engine_cpu.kv_cache
 codegen_cli.engine_cpu.buffers
 codegen_cli.engine_cpu.weights
+codegen_cli.engine_cpu.log_probabilities
 codegen_cli.engine_cpu.numba_engine
 codegen_cli.text
 codegen_cli.text.tokenizer_file

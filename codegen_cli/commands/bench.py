@@ -35,19 +35,20 @@ def bench(
     codegen bench --json | jq '.measures[] | {phase, n_tokens, tokens_per_second}'
     """
     console.set_quiet(quiet)
-    from codegen_cli.machine.cores import usable_cores
     from codegen_cli.machine.disturbance import OtherPrograms
     from codegen_cli.machine.memory import available_bytes
     from codegen_cli.measuring.read_limit import MemoryReader
     from codegen_cli.measuring.speed import measure_speed
     from codegen_cli.models.model_choice import choose_model
     from codegen_cli.reports.bench_report import write_json, write_table
+    from codegen_cli.session.engines import default_threads
     from codegen_cli.session.loading import load_engine
     from quantize.packed.packed_file import read_packed_file
 
     chosen = choose_model(model)
-    n_threads = threads or usable_cores().n_threads
-    engine = load_engine(read_packed_file(chosen.path), chosen.name, n_threads)
+    packed = read_packed_file(chosen.path)
+    n_threads = threads or default_threads(packed)
+    engine = load_engine(packed, chosen.name, n_threads)
     try:
         with (
             MemoryReader(n_threads, available_bytes()) as reader,

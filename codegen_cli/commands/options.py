@@ -19,7 +19,11 @@ Model = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, max=1024, envvar="CODEGEN_THREADS", help="Default: one per usable core."
+        "--threads",
+        min=1,
+        max=1024,
+        envvar="CODEGEN_THREADS",
+        help="Default: one per usable core that the model keeps busy.",
     ),
 ]
 Quiet = Annotated[

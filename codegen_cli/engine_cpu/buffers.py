@@ -12,6 +12,7 @@ from codegen_cli.kernels.step_table import (
     COUNTERS,
     LINE_SLOTS,
     MOST_QUERIES,
+    SPAN,
 )
 from quantize.description.config import ModelConfig
 from quantize.description.formats import BAND, GROUP, LANES, LINE_BYTES, bands_of, groups_of
@@ -46,6 +47,7 @@ class Buffers:
             "hidden": aligned_zeros((max_tokens, n_embd), np.float32),
             "delta": aligned_zeros((max_tokens, n_embd), np.float32),
             "qkv": aligned_zeros((max_tokens, bands_of(3 * config.n_embd) * BAND), np.float32),
+            "spans": aligned_zeros((n_threads, max_tokens, SPAN), np.float32),
             "scores": aligned_zeros((n_threads, MOST_QUERIES, capacity + LANES), np.float32),
             "chains": aligned_zeros((n_threads, 4 * MOST_QUERIES, LANES), np.float32),
             "inverses": aligned_zeros((n_threads, LANES), np.float32),

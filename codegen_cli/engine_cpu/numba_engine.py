@@ -1,8 +1,8 @@
 """A packed file -> the contract's Engine, in compiled kernels on a team of threads."""
 
 import weakref
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +11,20 @@ from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.contract.engine import (
     Cache,
     Cancelled,
-    Float32,
     Identity,
     LogProbabilities,
     Part,
     Result,
 )
-from codegen_cli.contract.log_probabilities import log_probabilities
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers, RotaryTables
 from codegen_cli.engine_cpu.kv_cache import KVCache, cache_bytes, position_bytes
+from codegen_cli.engine_cpu.log_probabilities import log_probabilities
 from codegen_cli.engine_cpu.threads import FillTable, Step, Team, yield_address
 from codegen_cli.engine_cpu.weights import Weights
-from codegen_cli.kernels.step_table import STEP
+from codegen_cli.kernels.step_table import SPAN, STEP, SUMMARY
 from codegen_cli.machine import cpu
 from quantize.description.config import ACTIVATION_FUNCTIONS
-from quantize.description.formats import BAND
+from quantize.description.formats import BAND, round_up
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import PackedFile
 from quantize.packed.sizes import bits_per_weight, weight_bytes
@@ -33,9 +32,24 @@ from quantize.packed.sizes import bits_per_weight, weight_bytes
 # To be raised with any change of the kernels that changes a bit of keys or values.
 _NUMERICS = 2
 
+# What a step is told of the config, as config.json calls it.
+_DIMENSIONS = ("n_layer", "n_head", "head_dim", "n_embd", "n_inner", "rotary_dim", "vocab_size")
+
 Tokens = npt.NDArray[np.integer]
-Output = Literal["logits", "states"]
-"""What a step computes last, by its name in step_table.STEP."""
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""What a step reads or writes for its caller, by names of step_table.STEP."""
+
+
+class _Chunk(NamedTuple):
+    """What one step takes of a part's ids, and makes of the rows that the part wants."""
+
+    ids: slice
+    rows: slice
+
+    @property
+    def n_wanted(self) -> int:
+        """Of how many of the ids something is wanted: of the last."""
+        return len(range(self.rows.start, self.rows.stop))
 
 
 class NumbaEngine:
@@ -126,59 +140,57 @@ class NumbaEngine:
         if part.wanted == "log_probabilities":
             return self._log_probabilities(part, tokens, cache, n_wanted)
         if part.wanted == "hidden_states":
-            n_padded = int(self._table["normed"]["n"])
-            states = np.empty((n_wanted, n_padded), np.float32)
-            self._compute("states", part, tokens, cache, cache.n_past, states)
-            return states[:, : self.config.n_embd]
-        return self._logits(part, tokens, cache, cache.n_past, n_wanted)
-
-    def _logits(
-        self, part: Part, tokens: Tokens, cache: KVCache, n_past: int, n_wanted: int
-    ) -> Float32:
-        n_rows = int(self._table["lm_head"]["n_bands"]) * BAND
-        logits = np.empty((n_wanted, n_rows), np.float32)
-        self._compute("logits", part, tokens, cache, n_past, logits)
-        return logits[:, : self.config.vocab_size]
+            output, n_padded, n = "states", int(self._table["normed"]["n"]), self.config.n_embd
+        else:
+            output, n_padded, n = "logits", self._head_rows, self.config.vocab_size
+        values = np.empty((n_wanted, n_padded), np.float32)
+        for chunk in self._chunks(len(tokens), n_wanted):
+            self._run_step(part, tokens, cache, chunk, {output: values[chunk.rows]})
+        return values[:, :n]
 
     def _log_probabilities(
         self, part: Part, tokens: Tokens, cache: KVCache, n_wanted: int
     ) -> LogProbabilities:
-        """Compute logits for some ids at a time: 2048 rows of 51200 would take 0.4 GB."""
+        """Have each step sum up its logits, of which no row is ever whole."""
         if len(part.targets) != n_wanted:
             raise ValueError(f"{len(part.targets)} targets, need {n_wanted}")
-        first_wanted = len(tokens) - n_wanted
+        if n_wanted:
+            self._check_ids(part.targets)
+        targets = np.asarray(part.targets, np.int64)
+        never = np.zeros(self._head_rows, np.float32)
+        never[np.fromiter(part.never, np.int64, len(part.never))] = -np.inf
         found = LogProbabilities(
             np.empty(n_wanted), np.empty(n_wanted, np.int64), np.empty(n_wanted)
         )
-        for start in range(0, len(tokens), CHUNK):
-            chunk = tokens[start : start + CHUNK]
-            n_rows = min(len(chunk), max(0, start + len(chunk) - first_wanted))
-            logits = self._logits(part, chunk, cache, cache.n_past + start, n_rows)
-            if n_rows:
-                end = start + len(chunk) - first_wanted
-                found.put(
-                    end - n_rows,
-                    log_probabilities(logits, part.targets[end - n_rows : end], part.never),
-                )
+        n_spans = round_up(self._head_rows, SPAN) // SPAN
+        for chunk in self._chunks(len(tokens), n_wanted):
+            own = targets[chunk.rows]
+            summaries = np.empty((len(own), n_spans), SUMMARY)
+            arrays = {"summaries": summaries, "targets": own, "never": never}
+            self._run_step(part, tokens, cache, chunk, arrays)
+            found.put(chunk.rows.start, log_probabilities(summaries, own, never))
         return found
 
-    def _compute(
-        self,
-        output: Output,
-        part: Part,
-        tokens: Tokens,
-        cache: KVCache,
-        n_past: int,
-        wanted: Float32,
+    @property
+    def _head_rows(self) -> int:
+        """Rows of lm_head, whose bands of 16 may reach beyond vocab_size."""
+        return int(self._table["lm_head"]["n_bands"]) * BAND
+
+    def _chunks(self, n_tokens: int, n_wanted: int) -> Iterator[_Chunk]:
+        """Yield what each step takes and makes, of the last n_wanted of n_tokens ids."""
+        n_unwanted = n_tokens - n_wanted
+        for start in range(0, n_tokens, self._buffers.max_tokens):
+            end = min(start + self._buffers.max_tokens, n_tokens)
+            rows = slice(max(start - n_unwanted, 0), max(end - n_unwanted, 0))
+            yield _Chunk(slice(start, end), rows)
+
+    def _run_step(
+        self, part: Part, tokens: Tokens, cache: KVCache, chunk: _Chunk, arrays: Arrays
     ) -> None:
-        """Compute ids after the first n_past of the cache; write what the last give to `wanted`."""
-        first_wanted = len(tokens) - len(wanted)
-        for start in range(0, len(tokens), self._buffers.max_tokens):
-            chunk = tokens[start : start + self._buffers.max_tokens]
-            first = max(first_wanted - start, 0)
-            rows = wanted[max(start - first_wanted, 0) :][: max(len(chunk) - first, 0)]
-            fill_table = self._step_filler(chunk, cache, n_past + start, output, rows)
-            self._team.run(fill_table, part.deadline, part.cancel)
+        """Compute a chunk of the ids that follow the cache's."""
+        n_past = cache.n_past + chunk.ids.start
+        fill_table = self._step_filler(tokens[chunk.ids], cache, n_past, chunk.n_wanted, arrays)
+        self._team.run(fill_table, part.deadline, part.cancel)
 
     def _own(self, cache: Cache) -> KVCache:
         if not isinstance(cache, KVCache) or cache.identity != self.identity:
@@ -202,24 +214,26 @@ class NumbaEngine:
         ids: Tokens,
         cache: KVCache,
         n_past: int,
-        output: Output,
-        rows: Float32,
+        n_wanted: int,
+        arrays: Arrays,
     ) -> FillTable:
-        """Return what prepares a step once all shared buffers are its own; it keeps rows alive."""
+        """Return what prepares a step once all shared buffers are its own; it keeps all alive."""
 
         def fill_table(cancel: int, n_threads: int) -> int:
-            table, arrays = self._table, self._buffers.arrays
+            table, buffers = self._table, self._buffers.arrays
             self._rotary.fill(n_past + len(ids))
-            arrays["ids"][: len(ids)] = ids
-            arrays["counters"].fill(0)
-            arrays["barrier"].fill(0)
+            buffers["ids"][: len(ids)] = ids
+            buffers["counters"].fill(0)
+            buffers["barrier"].fill(0)
             table["n_threads"] = n_threads
-            table["n_tokens"], table["n_past"], table["n_wanted"] = len(ids), n_past, len(rows)
+            table["n_tokens"], table["n_past"], table["n_wanted"] = len(ids), n_past, n_wanted
             table["keys"], table["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
             table["capacity"] = cache.capacity
             table["cancel"] = cancel
-            table["states"], table["logits"] = table["normed"]["values"], 0
-            table[output] = rows.ctypes.data
+            table["states"] = table["normed"]["values"]
+            table["logits"] = table["summaries"] = 0
+            for name, array in arrays.items():
+                table[name] = array.ctypes.data
             return table.ctypes.data
 
         return fill_table
@@ -228,7 +242,7 @@ class NumbaEngine:
         """Return a STEP record, filled but for what differs from call to call."""
         weights, config = self._weights, self.config
         table = np.zeros((), STEP)
-        for name in ("n_layer", "n_head", "head_dim", "n_embd", "n_inner", "rotary_dim"):
+        for name in _DIMENSIONS:
             table[name] = getattr(config, name)
         table["layer_norm_epsilon"] = config.layer_norm_epsilon
         table["activation"] = ACTIVATION_FUNCTIONS.index(config.activation_function)

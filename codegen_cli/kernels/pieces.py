@@ -7,9 +7,6 @@ from numba import carray, int64, njit
 from codegen_cli.kernels.step_table import BARRIER_SLOTS, COUNTERS, LINE_SLOTS
 from codegen_cli.kernels.threading_primitives import atomic_add, pointer_to, wait_for_all
 
-PIECE_BYTES = 131072
-"""Of weights in a piece: long enough to hide the counter, short enough to balance."""
-
 # Work that threads share: `n` neighbours, taken in pieces of `n_in_piece`.
 #   counter  which of the step's counters tells what is taken
 Work = namedtuple("Work", "counter n n_in_piece")

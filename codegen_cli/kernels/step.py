@@ -8,7 +8,8 @@ Each layer is h = h + attention(ln_1(h)) + mlp(ln_1(h)), in four stages with a b
                    normed -> inner              128 KB of weights, then the activation function
     merge          attended, inner -> delta     128 KB of weights
 
-What ln_f makes of the wanted ids are the states, and lm_head makes logits of those, or is left out.
+What ln_f makes of the wanted ids are the states. lm_head makes logits of those, or what their
+log-probabilities need, or is left out.
 The residual is added in the next normalize. Who takes a piece never shows in a result, as no sum is
 split between pieces.
 
@@ -19,6 +20,7 @@ What the stages hand on, of n_tokens ids at a time:
     qkv       [n_tokens, rows of qkv_proj]  f32  [n_head][q, k, v][head_dim]
     normed, attended, inner                      step_arrays.Activations, as a product takes them
     logits    [n_wanted, rows of lm_head]   f32
+    summaries [n_wanted, spans of lm_head]       step_table.SUMMARY
 
 `step` is a STEP record, `layer` a LAYER record, `thread` which of step.n_threads this is and
 `counter` which of step.counters tells what is taken.
@@ -29,8 +31,9 @@ from numba import carray, cfunc, float32, from_dtype, int64, njit, types, uint16
 
 from codegen_cli.kernels.activations import activate
 from codegen_cli.kernels.attention import QUERIES, attend, attend_several, remember
+from codegen_cli.kernels.likelihood import summarize
 from codegen_cli.kernels.matmul import BLOCKS, matmul
-from codegen_cli.kernels.pieces import PIECE_BYTES, Work, ceil_div, take, wait
+from codegen_cli.kernels.pieces import Work, ceil_div, take, wait
 from codegen_cli.kernels.pointwise import add, embed, layer_norm, rotate
 from codegen_cli.kernels.step_arrays import (
     activations_of,
@@ -38,8 +41,9 @@ from codegen_cli.kernels.step_arrays import (
     floats,
     last_states_of,
     quantize_groups,
+    span_of,
 )
-from codegen_cli.kernels.step_table import COUNTERS, LAYER, STEP
+from codegen_cli.kernels.step_table import COUNTERS, LAYER, PIECE_BYTES, SPAN, STEP, SUMMARY
 from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import load_f32, store_f32
 from codegen_cli.machine.cpu import kernel_path
@@ -51,7 +55,10 @@ _PROJECT, _ATTEND, _EXPAND, _MERGE = range(COUNTERS)
 _BANDS_IN_GROUP = GROUP // BAND  # the rows of one product are the columns of the next
 _BLOCK_BANDS = BLOCKS[kernel_path()][0]
 
+_BANDS_IN_SPAN = SPAN // BAND
+
 _layer = from_dtype(LAYER)
+_summary = from_dtype(SUMMARY)
 _step = from_dtype(STEP)
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -226,6 +233,26 @@ def _classify(step, thread, counter, normed, logits):
 
 
 @_compile
+def _summarize(step, thread, counter, normed):
+    """summaries of lm_head @ normed + bias; a span of the vocabulary is a piece of work."""
+    matrix = step.lm_head
+    n_rows, n_spans = matrix.n_bands * BAND, ceil_div(matrix.n_bands, _BANDS_IN_SPAN)
+    bias, never = floats(step.lm_head_bias, (n_rows,)), floats(step.never, (n_rows,))
+    targets = carray(pointer_to(step.targets, int64), (step.n_wanted,))
+    summaries = carray(pointer_to(step.summaries, _summary), (step.n_wanted, n_spans))
+    work = Work(counter, n_spans, 1)
+    span, taken = take(step, thread, work)
+    while span < taken:
+        first, end = span * SPAN, min((span + 1) * SPAN, step.vocab_size)
+        logits = span_of(step, thread, first)
+        matmul(logits, first // BAND, ceil_div(end, BAND), matrix, normed, False)
+        for token in range(step.n_wanted):
+            summary, row = summaries[token, span], logits[token]
+            summarize(summary, row, bias, never, first, end, targets[token])
+        span, taken = take(step, thread, work)
+
+
+@_compile
 def _run(step, thread):
     layers = carray(pointer_to(step.layers, _layer), (step.n_layer,))
     hidden = floats(step.hidden, (step.n_tokens, step.normed.n))
@@ -255,12 +282,16 @@ def _run(step, thread):
     first_token = step.n_tokens - step.n_wanted
     last = last_states_of(step)
     _normalize(step, thread, hidden, delta, step.n_layer, last, first_token)
-    if step.logits == 0:
+    if step.logits == 0 and step.summaries == 0:
         return 0
     if wait(step):
         return 1
+    counter = COUNTERS * step.n_layer
+    if step.summaries != 0:
+        _summarize(step, thread, counter, last)
+        return 0
     logits = floats(step.logits, (step.n_wanted, step.lm_head.n_bands * BAND))
-    _classify(step, thread, COUNTERS * step.n_layer, last, logits)
+    _classify(step, thread, counter, last, logits)
     return 0
 
 

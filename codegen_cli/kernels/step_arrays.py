@@ -6,9 +6,11 @@ from numba import carray, float32, int8, njit
 
 from codegen_cli.kernels.attention import AttentionScratch
 from codegen_cli.kernels.pointwise import quantize_group
-from codegen_cli.kernels.step_table import MOST_QUERIES
+from codegen_cli.kernels.step_table import MOST_QUERIES, SPAN
 from codegen_cli.kernels.threading_primitives import pointer_to
 from quantize.description.formats import GROUP, LANES
+
+_F32_BYTES = 4
 
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -47,6 +49,17 @@ def attention_scratch_of(step, thread):
         floats(step.chains, (n, 4 * MOST_QUERIES, LANES))[thread],
         floats(step.inverses, (n, LANES))[thread],
     )
+
+
+@_compile
+def span_of(step, thread, first_row):
+    """A thread's scratch of a span of lm_head, f32 [n_wanted, SPAN].
+
+    Its columns have the numbers of the span's rows, first_row and the following, so that a product
+    writes there as to whole rows of logits.
+    """
+    scratch = step.spans + thread * step.n_tokens * SPAN * _F32_BYTES
+    return floats(scratch - first_row * _F32_BYTES, (step.n_wanted, SPAN))
 
 
 @_compile

@@ -6,10 +6,13 @@ array of the shape that stands beside it. `padded` means up to a multiple of 32 
 
 import numpy as np
 
-from quantize.description.formats import LINE_BYTES
+from quantize.description.formats import BAND, LINE_BYTES
 
 COUNTERS = 4
 """Kinds of work that each layer counts apart, see step.py."""
+
+PIECE_BYTES = 131072
+"""Of weights in a piece of work: long enough to hide the counter, short enough to balance."""
 
 LINE_SLOTS = LINE_BYTES // 8
 """int64 numbers in a cache line: threads that write apart should not share one."""
@@ -19,6 +22,9 @@ BARRIER_SLOTS = 3 * LINE_SLOTS
 
 MOST_QUERIES = 8
 """That attention takes at once, at most: for so many there is room."""
+
+SPAN = 16 * BAND
+"""Rows of lm_head that are summed up together, see likelihood.py."""
 
 MATRIX = np.dtype(
     [
@@ -56,6 +62,19 @@ ACTIVATIONS = np.dtype(
     ]
 )
 
+# What the log-probabilities of what follows a token need of one span of the vocabulary.
+SUMMARY = np.dtype(
+    [
+        ("largest", "f4"),  # of all logits
+        ("n_largest", "f4"),  # how many logits are as large
+        ("sum", "f4"),  # of e**(logit - largest) over all others
+        ("target", "f4"),  # the target's logit, if that is one of these rows
+        ("likeliest", "f4"),  # the largest logit of an id that may be the likeliest
+        ("likeliest_id", "i8"),  # the first that has it
+    ],
+    align=True,
+)
+
 STEP = np.dtype(
     [
         ("n_threads", "i8"),
@@ -69,6 +88,7 @@ STEP = np.dtype(
         ("n_embd", "i8"),
         ("n_inner", "i8"),
         ("rotary_dim", "i8"),
+        ("vocab_size", "i8"),
         ("activation", "i8"),  # activations.GELU_NEW, GELU, RELU, SILU or TANH
         ("layer_norm_epsilon", "f8"),
         ("layers", "u8"),  # LAYER [n_layer]
@@ -89,7 +109,11 @@ STEP = np.dtype(
         ("attended", ACTIVATIONS),
         ("inner", ACTIVATIONS),  # before and after the activation function
         ("states", "u8"),  # f32 [n_wanted, n_embd padded], after ln_f
-        ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: only the states are wanted
+        ("logits", "u8"),  # f32 [n_wanted, rows of lm_head]; 0: they are not wanted
+        ("summaries", "u8"),  # SUMMARY [n_wanted, spans of lm_head]; 0: they are not wanted
+        ("targets", "u8"),  # i64 [n_wanted], for the summaries
+        ("never", "u8"),  # f32 [rows of lm_head], for the summaries: see likelihood.py
+        ("spans", "u8"),  # f32 [n_threads, n_tokens, SPAN]
         ("scores", "u8"),  # f32 [n_threads, MOST_QUERIES, capacity + 16]
         ("chains", "u8"),  # f32 [n_threads, 4 * MOST_QUERIES, 16]
         ("inverses", "u8"),  # f32 [n_threads, 16]

@@ -142,6 +142,16 @@ def every_lane(typing_context, value):
     return result(value), generate
 
 
+@intrinsic
+def lane_numbers(typing_context):
+    """0, 1, .. 15 as float32."""
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(f32x16.llvm, list(map(float, range(LANES))))
+
+    return f32x16(), generate
+
+
 def _binary(result, first, second, build):
     @intrinsic
     def operation(typing_context, a, b):

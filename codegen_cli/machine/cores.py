@@ -1,8 +1,9 @@
 """What the system grants this process -> the cores to run on, and so the threads of a team.
 
 Threads wait for each other some hundred times a token. Two on one physical core get little more
-done than one, and one that loses its core to another holds up all: so a thread for each physical
-core, and no more than the control groups' quota pays for.
+done than one, and one that loses its core to another holds up all, as does one on a slow core: so
+a thread for each physical core that is as fast as the others, and no more than the control groups'
+quota pays for.
 """
 
 import os
@@ -10,10 +11,14 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_cli.machine.system_files import control_groups, lines_of
+from codegen_cli.machine.system_files import control_groups, lines_of, number_in
 
 # No CPU has more threads in a core (POWER has 8). A virtual machine that says so is not believed.
 _MOST_SIBLINGS = 8
+
+# A core with less than this share of the fastest one's capacity is slow. A half would count the
+# small cores of an RK3588, which have 530 of 1024 in Linux's device tree.
+_SLOW_SHARE = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +28,22 @@ class Cores:
     n_cpus   CPUs, as the system counts them, that its affinity mask allows
     n_cores  physical cores that these belong to; as many as CPUs where nothing is known
     quota    CPU seconds a second that its control groups allow; None: no limit
+    n_slow   of the cores, those of a slower kind than others: efficiency cores
     """
 
     n_cpus: int
     n_cores: int
     quota: float | None
+    n_slow: int = 0
 
     @property
     def n_threads(self) -> int:
-        """Threads to run a model on: at least one.
+        """Threads to run a model on: at least one."""
+        return max(1, min(self.n_cores - self.n_slow, self.n_at_once))
+
+    @property
+    def n_at_once(self) -> int:
+        """Threads that can run at the same time, on slow cores too: at least one.
 
         A quota is rounded down: 1.5 gives one thread. Two would use it up before each period's
         end, waiting for each other included, and then stand still.
@@ -45,6 +57,8 @@ class Cores:
         text = f"{_counted(self.n_cores, 'core')} for this process"
         if self.n_cpus != self.n_cores:
             text += f", which count as {_counted(self.n_cpus, 'CPU')}"
+        if self.n_slow:
+            text += f"; {_counted(self.n_slow, 'slower one')} left out"
         if self.quota is not None:
             text += f"; its quota pays for {self.quota:g}"
         return text
@@ -60,8 +74,26 @@ def usable_cores(root: Path = Path("/"), cpus: Set[int] | None = None) -> Cores:
     """
     cpus = _allowed_cpus() if cpus is None else cpus
     cores = {_siblings(cpu, root) for cpu in cpus}
+    fast = {_siblings(cpu, root) for cpu in _fast_cpus(cpus, root)}
     quotas = list(_quotas(root))
-    return Cores(len(cpus), len(cores), min(quotas) if quotas else None)
+    return Cores(len(cpus), len(cores), min(quotas) if quotas else None, len(cores - fast))
+
+
+def _fast_cpus(cpus: Set[int], root: Path) -> Set[int]:
+    """Return those of a hybrid CPU's faster kind, or all where there is one kind.
+
+    Linux has a list of the performance cores on Intel's hybrids
+    (https://docs.kernel.org/admin-guide/perf/intel-hybrid.html), and each CPU's capacity on arm64
+    (Documentation/ABI/testing/sysfs-devices-system-cpu).
+    """
+    devices = root / "sys/devices"
+    performance = "".join(lines_of(devices / "cpu_core/cpus"))
+    if fast := cpus & _listed(performance, most=max(cpus, default=0)):
+        return fast
+    capacities = {cpu: number_in(devices / f"system/cpu/cpu{cpu}/cpu_capacity") for cpu in cpus}
+    known = [capacity for capacity in capacities.values() if capacity is not None]
+    least = _SLOW_SHARE * max(known, default=0)
+    return {cpu for cpu, capacity in capacities.items() if capacity is None or capacity >= least}
 
 
 def _allowed_cpus() -> Set[int]:
@@ -83,8 +115,8 @@ def _siblings(cpu: int, root: Path) -> frozenset[int]:
     return frozenset({cpu})
 
 
-def _listed(text: str) -> frozenset[int]:
-    """Return the numbers in "0-1,8"; none if it is not of that kind or far too long."""
+def _listed(text: str, most: int = _MOST_SIBLINGS) -> frozenset[int]:
+    """Return the numbers in "0-1,8", of a range about `most`; none if it is not of that kind."""
     numbers: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -92,7 +124,7 @@ def _listed(text: str) -> frozenset[int]:
             start, end = int(first), int(last or first)
         except ValueError:
             return frozenset()
-        numbers.update(range(start, min(end, start + _MOST_SIBLINGS) + 1))
+        numbers.update(range(start, min(end, start + most) + 1))
     return frozenset(numbers)
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 from codegen_cli.contract.delay import OnDelay
 from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.contract.version import __version__
 from codegen_cli.engine_cpu.compile import kernel_cache, kernel_directory
+from codegen_cli.engine_cpu.thread_limit import most_threads
 from codegen_cli.machine import cpu, memory, places
 from codegen_cli.machine.cores import usable_cores
 from codegen_cli.machine.disturbance import OtherPrograms
@@ -34,7 +36,8 @@ from codegen_cli.measuring.speed import step_seconds
 from codegen_cli.models.inventory import FormatState, ModelState, all_models
 from codegen_cli.session.engines import open_engine
 from codegen_cli.terminal import console
-from quantize.description.config import parse_config
+from quantize.description.config import ModelConfig, parse_config
+from quantize.description.formats import MatrixFormat
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import read_packed_file
 from quantize.packed.sizes import BytesByFormat, weight_bytes, weight_bytes_if_packed
@@ -58,9 +61,9 @@ def examine(
     runs       what `load_kernels` told, and the problems that it met
     """
     cores, available = usable_cores(), memory.available_bytes()
-    n_threads = n_threads or cores.n_threads
+    n_readers = n_threads or cores.n_threads
     others, prefetches = OtherPrograms(), {}
-    with MemoryReader(n_threads, available) as reader:
+    with MemoryReader(n_readers, available) as reader:
         if runs:
             reading = measure_kernels(n_threads, reader, available, on_progress)
             prefetches = bytes_per_second_by_hint(reader, prefetch_choice().bytes_ahead)
@@ -72,7 +75,7 @@ def examine(
         cpu_name=cpu.name(),
         cpu_features=cpu.telling_features(),
         kernels=_kernels(),
-        n_threads=n_threads,
+        n_threads=n_readers,
         threads_reason=cores.reason,
         memory_bytes=memory.installed_bytes(),
         memory_available_bytes=available,
@@ -82,7 +85,7 @@ def examine(
         other_cores=other_cores,
         problems=problems,
     )
-    problems += thread_problems(n_threads, cores)
+    problems += thread_problems(n_readers, cores)
     problems += disturbances(other_cores)
     if runs:
         problems += kernel_problems(checkup.kernels)
@@ -93,7 +96,7 @@ def examine(
         states = all_models()
     problems += damaged_models(states)
     for state in states:
-        checkup.forecasts += _forecasts(state, checkup, runs)
+        checkup.forecasts += _forecasts(state, checkup, n_threads, runs)
     if available is not None:
         problems += memory_problems(checkup.forecasts, available)
     return checkup
@@ -145,28 +148,42 @@ def _kernels() -> Kernels:
     )
 
 
-def _forecasts(state: ModelState, checkup: Checkup, runs: bool) -> Iterator[Forecast]:
+def _forecasts(
+    state: ModelState, checkup: Checkup, threads: int | None, runs: bool
+) -> Iterator[Forecast]:
+    """Yield one for each format; threads: what the user asked for, if that."""
     available = checkup.memory_available_bytes
     for each in state.formats:
         if each.memory_bytes is None:
             continue
-        sizes = _token_bytes(state, each)
+        config, sizes = _token_bytes(state, each)
+        format = cast(MatrixFormat, each.format)
+        n_threads = threads or min(checkup.n_threads, most_threads(config, format))
         speed = None
         if runs and each.path and sum(sizes.values()) < _RUN_BYTES:
-            speed = _run(each.path, checkup.n_threads)
+            speed = _run(each.path, n_threads)
         elif runs:
             speed = expected_tokens_per_second(sizes, checkup.reading)
         fits = None if available is None else each.memory_bytes <= available
         yield Forecast(
-            state.name, each.format, each.path, each.memory_bytes, fits, sum(sizes.values()), speed
+            name=state.name,
+            format=each.format,
+            path=each.path,
+            memory_bytes=each.memory_bytes,
+            fits=fits,
+            n_threads=n_threads,
+            token_bytes=sum(sizes.values()),
+            tokens_per_second=speed,
         )
 
 
-def _token_bytes(state: ModelState, each: FormatState) -> BytesByFormat:
+def _token_bytes(state: ModelState, each: FormatState) -> tuple[ModelConfig, BytesByFormat]:
+    """Return a model's config, and what a token reads."""
     if each.path:
-        return weight_bytes(read_packed_file(each.path))
+        packed = read_packed_file(each.path)
+        return packed.config, weight_bytes(packed)
     config = parse_config({"model_type": "codegen", **state.dimensions}, state.name)
-    return weight_bytes_if_packed(config, each.format)
+    return config, weight_bytes_if_packed(config, each.format)
 
 
 def _run(path: Path, n_threads: int) -> float:

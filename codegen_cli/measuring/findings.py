@@ -52,6 +52,7 @@ class Forecast:
     path               its packed file, if there is one
     memory_bytes       needed to run it
     fits               whether so much is available now; None: not known
+    n_threads          that it runs on
     token_bytes        of weights that one token reads
     tokens_per_second  to expect after a short prompt; None where no kernel runs
     """
@@ -61,6 +62,7 @@ class Forecast:
     path: Path | None
     memory_bytes: int
     fits: bool | None
+    n_threads: int
     token_bytes: int
     tokens_per_second: float | None
 

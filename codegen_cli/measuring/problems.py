@@ -98,7 +98,7 @@ def default_problems() -> Iterator[Problem]:
 
 def thread_problems(n_threads: int, cores: Cores) -> Iterator[Problem]:
     """Yield that there are more threads than can run at once."""
-    if n_threads > cores.n_threads:
+    if n_threads > cores.n_at_once:
         yield Problem(
             f"{n_threads} threads are more than can run at once ({cores.reason}): they wait for "
             "each other.",

@@ -24,7 +24,7 @@ class Need:
 
     file_bytes    the packed file: mapped, and read whole for every token
     cache_bytes   keys and values of all n_positions, which one KVCache holds
-    buffers_bytes the arrays of a step, on one thread: another adds a few KB
+    buffers_bytes the arrays of a step, on one thread: another adds some 100 KB
     """
 
     file_bytes: int

@@ -8,7 +8,16 @@ from codegen_cli.measuring.findings import Checkup, Forecast, Kernels, Problem
 from codegen_cli.terminal import console, streams, tables
 from codegen_cli.terminal.screen import USUAL_COLUMNS
 
-_MODEL_HEADERS = ("model", "format", "here", "needs, GB", "fits", "GB per token", "tokens/s")
+_MODEL_HEADERS = (
+    "model",
+    "format",
+    "here",
+    "needs, GB",
+    "fits",
+    "GB/token",
+    "threads",
+    "tokens/s",
+)
 
 
 def write_report(checkup: Checkup) -> None:
@@ -55,11 +64,12 @@ def _legend(checkup: Checkup) -> Iterator[tuple[str, str]]:
         "needs",
         'memory that the model takes while it runs; "fits" compares it with what is available',
     )
-    yield "GB per token", "weights that the CPU reads for every token it writes"
+    yield "GB/token", "weights that the CPU reads for every token it writes"
+    yield "threads", "that it runs on: more would find no weights to read, or no core"
     yield (
         "tokens/s",
         "to expect after a short prompt: the GB/s at which the kernels run through weights "
-        f"({kernels}; this memory gives {limit}), over GB per token. A model so small that the "
+        f"({kernels}; this memory gives {limit}), over GB/token. A model so small that the "
         "CPU's caches hold it was run instead.",
     )
 
@@ -120,6 +130,7 @@ def _cells(forecast: Forecast) -> tuple[str, ...]:
         f"{forecast.memory_bytes / 1e9:.1f}",
         {True: "yes", False: "no", None: "?"}[forecast.fits],
         f"{forecast.token_bytes / 1e9:.2f}",
+        str(forecast.n_threads),
         "-" if speed is None else f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}",
     )
 

@@ -35,7 +35,7 @@ def load(
     name_or_path  as after `codegen complete -m`: a name such as 350M-mono or 2B-multi:int4, a
                   packed file, or a checkpoint directory, which is packed first; a Path is never
                   a name; None: the default model
-    threads       None: one per core that the process may use
+    threads       None: one per core that the process may use and the model keeps busy
     notes         show on stderr what `codegen complete` would: packing, compiling
 
     The first load on a machine compiles the kernels, about 15 seconds. Raises UserError: an
@@ -75,7 +75,7 @@ def load_model(
 def load_engine(
     packed: "PackedFile", name: str, n_threads: int | None = None, deadline: Deadline = None
 ) -> "Engine":
-    """Return the engine of a model; n_threads None: one for each core that the process may use.
+    """Return the engine of a model; n_threads None: session.engines.default_threads.
 
     Says so when the machine's memory is too small for it, and when kernels have to be compiled.
     Raises UserError and TimeUp as open_engine does.
