@@ -57,7 +57,7 @@ def sums_of(n_bands: int, n_tokens: int) -> Sums:
 
         def generate(context, builder, signature, arguments):
             out = ArrayArgument(context, builder, signature.args[0], arguments[0])
-            offsets = _offsets(out, *arguments[1:], n_bands, n_tokens)
+            offsets = _offsets(builder, out, *arguments[1:], n_bands, n_tokens)
             sums = [out.load(offset, f32x16.llvm) for offset in offsets]
             return context.make_tuple(builder, signature.return_type, sums)
 
@@ -78,7 +78,7 @@ def sums_of(n_bands: int, n_tokens: int) -> Sums:
 
         def generate(context, builder, signature, arguments):
             out = ArrayArgument(context, builder, signature.args[0], arguments[0])
-            offsets = _offsets(out, *arguments[1:3], n_bands, n_tokens)
+            offsets = _offsets(builder, out, *arguments[1:3], n_bands, n_tokens)
             sums = cgutils.unpack_tuple(builder, arguments[3])
             for offset, value in zip(offsets, sums, strict=True):
                 out.store(offset, value)
@@ -172,10 +172,15 @@ def _sums_type(n_bands: int, n_tokens: int) -> types.UniTuple:
 
 
 def _offsets(
-    out: ArrayArgument, token: ir.Value, row: ir.Value, n_bands: int, n_tokens: int
+    builder: ir.IRBuilder,
+    out: ArrayArgument,
+    token: ir.Value,
+    row: ir.Value,
+    n_bands: int,
+    n_tokens: int,
 ) -> Iterator[ir.Value]:
     """Yield where in `out` each of a block's sums belongs."""
-    builder, intp = out.builder, token.type
+    intp = token.type
     for i, band in product(range(n_tokens), range(n_bands)):
         start = builder.mul(builder.add(token, intp(i)), out.length(1))
         yield builder.add(builder.add(start, row), intp(band * BAND))

@@ -1,7 +1,7 @@
 """Vectors of 16 lanes as a type for numba, and the LLVM IR that operations on them are built of."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -122,33 +122,31 @@ def call_intrinsic(
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
-class ArrayArgument(NamedTuple):
+class ArrayArgument:
     """An array as numba passes it to an intrinsic; offsets are in elements, nothing is checked."""
 
-    context: Context
-    builder: ir.IRBuilder
-    array_type: Array
-    array: ir.Value
+    def __init__(
+        self, context: Context, builder: ir.IRBuilder, array_type: Array, array: ir.Value
+    ) -> None:
+        self._builder = builder
+        parts = context.make_array(array_type)(context, builder, array)
+        self._data, self._shape = parts.data, parts.shape
 
     def pointer(self, offset: ir.Value, llvm_type: ir.Type) -> ir.Value:
         """The address of array[offset], as that of an llvm_type."""
-        pointer = self.builder.gep(self._array.data, [offset])
-        return self.builder.bitcast(pointer, ir.PointerType(llvm_type))
+        pointer = self._builder.gep(self._data, [offset])
+        return self._builder.bitcast(pointer, ir.PointerType(llvm_type))
 
     def load(self, offset: ir.Value, llvm_type: ir.Type) -> ir.Value:
         """The llvm_type that begins at array[offset]."""
-        value = self.builder.load(self.pointer(offset, llvm_type))
+        value = self._builder.load(self.pointer(offset, llvm_type))
         value.align = 1
         return value
 
     def store(self, offset: ir.Value, value: ir.Value) -> None:
         """Let a value begin at array[offset]."""
-        self.builder.store(value, self.pointer(offset, value.type)).align = 1
+        self._builder.store(value, self.pointer(offset, value.type)).align = 1
 
     def length(self, dimension: int) -> ir.Value:
         """array.shape[dimension]."""
-        return self.builder.extract_value(self._array.shape, dimension)
-
-    @property
-    def _array(self) -> Any:
-        return self.context.make_array(self.array_type)(self.context, self.builder, self.array)
+        return self._builder.extract_value(self._shape, dimension)
