@@ -9,7 +9,7 @@
 Without a step: all of these. benchmarks/README.md tells what is measured and how long it takes.
 One more step has to be asked for:
 
-    publish   writes results/: the rounds, the table and the plot
+    publish   writes results/MACHINE/: the rounds, the table and the plot
 """
 
 import argparse
@@ -42,22 +42,24 @@ def setup() -> None:
 
 def show_report() -> None:
     from report import report
-    from table import Rounds
+    from trials import Rounds
 
     print(report(Rounds(ROUNDS)), end="")
 
 
 def publish() -> None:
-    """Write results/; what was there is replaced."""
+    """Write this machine's folder of results/; what was there is replaced."""
     from plot import draw
     from report import report
-    from table import Rounds
+    from trials import Rounds
 
-    places.RESULTS.mkdir(exist_ok=True)
-    (places.RESULTS / "rounds.jsonl").write_bytes(ROUNDS.read_bytes())
-    found = Rounds(places.RESULTS / "rounds.jsonl")
-    (places.RESULTS / "results.md").write_text(report(found))
-    draw(found, places.RESULTS / "decode.svg")
+    found = Rounds(ROUNDS)
+    folder = places.RESULTS / found.machine
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rounds.jsonl").write_bytes(ROUNDS.read_bytes())
+    (folder / "results.md").write_text(report(found))
+    draw(found, folder / "decode.svg")
+    print(f"{folder} is written: README.md and docs/performance.md name it")
 
 
 def take_step(step: str, n_rounds: int, threads: int) -> None:
