@@ -19,7 +19,7 @@ import sys
 import peer_venvs
 import places
 import rounds
-from prepare import prepare
+from prepare import models, prepare
 from verify import verify
 
 STEPS = ("setup", "prepare", "verify", "measure", "report")
@@ -28,7 +28,7 @@ ROUNDS = places.BENCH_HOME / "rounds.jsonl"
 NEEDS = {
     "prepare": (places.BENCH_HOME / "venvs" / "openvino" / "ready", "setup"),
     "verify": (places.model("350M", "openvino", "int8"), "prepare"),
-    "measure": (places.model("2B", "codegen", "int4"), "prepare"),
+    "measure": (places.model(*models()[-1]), "prepare"),
     "report": (ROUNDS, "measure"),
     "publish": (ROUNDS, "measure"),
 }

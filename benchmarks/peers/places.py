@@ -54,7 +54,7 @@ def script(engine: str) -> str:
 
 
 def surroundings(engine: str) -> dict[str, Any]:
-    """Arguments for subprocess, with which `codegen_cli` is the baseline's where that is run."""
+    """Where an engine's commands run, as arguments for subprocess: a baseline's find its code."""
     if engine != "baseline":
         return {}
     own = {"PYTHONPATH": str(BASELINE), "CODEGEN_HOME": str(BENCH_HOME / "baseline-home")}

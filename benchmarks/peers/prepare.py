@@ -23,9 +23,14 @@ BASELINE_MODELS = (("350M", "baseline", "int8"), ("350M", "baseline", "int4"))
 MAKE_CHECKPOINT = places.HERE.parent / "make_checkpoint.py"
 
 
+def models() -> tuple[tuple[str, str, str], ...]:
+    """Return the size, engine and format of all files, in the order in which they are made."""
+    return MODELS + BASELINE_MODELS * places.BASELINE.exists()
+
+
 def prepare() -> None:
     """Make the checkpoints and convert them; codegen's files anew, with the code as it is now."""
-    for size, engine, format in MODELS + BASELINE_MODELS * places.BASELINE.exists():
+    for size, engine, format in models():
         checkpoint, target = places.checkpoint(size), places.model(size, engine, format)
         if not (checkpoint / "model.safetensors").exists():
             print(f"making {checkpoint}", flush=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 
 from engine_client import Series
-from rounds import DEPTHS, PROMPTS, all_series, shares_only
+from rounds import COMPARED_DEPTHS, DEPTHS, PROMPTS, all_series, shares_only
 from table import Row, first_byte, rows
 from trials import Rounds, Trial, quietest, seconds, speed
 
@@ -52,7 +52,8 @@ def speed_of(rounds: Rounds, series: Series, metric: str, n: int) -> float | Non
 
 def engine_table(rounds: Rounds) -> Iterator[str]:
     """The lines of a table of medians, an engine a line; speeds in tokens/s."""
-    columns = [*(("decode", n) for n in DEPTHS), *(("prefill", n) for n in PROMPTS)]
+    measures = (("decode", DEPTHS), ("drafted", COMPARED_DEPTHS), ("prefill", PROMPTS))
+    columns = [(metric, n) for metric, each in measures for n in each]
     titles = [f"{metric} {n}" for metric, n in columns]
     more = ["whole run, s", "first byte, s", "MB per token", "bits per weight"]
     yield f"| | threads | {' | '.join([*titles, *more])} |"
@@ -101,7 +102,8 @@ def report(rounds: Rounds) -> str:
         "beside that and mapped the file (peers/libraries.py); median of the rounds that count. "
         "Memory drifts within a round, so single values may pass it.",
         "",
-        "Medians; speeds in tokens/s, `decode N`: after N tokens, `prefill N`: a prompt of N:",
+        "Medians; speeds in tokens/s, `decode N`: after N tokens, `drafted N`: there with drafts, "
+        "`prefill N`: a prompt of N:",
         "",
         *engine_table(rounds),
     ]
