@@ -6,8 +6,9 @@
     measure   rounds of all engines in turn
     report    the table, on stdout
 
-Without a step: all of these. benchmarks/README.md tells what is measured and how long it takes.
-One more step has to be asked for:
+Without a step: all of these. benchmarks/README.md tells what is measured and how long it takes. A
+checkout of another commit under BENCH_HOME/baseline takes part as one more engine. One more step
+has to be asked for:
 
     publish   writes results/MACHINE/: the rounds, the table and the plot
 """
@@ -59,7 +60,7 @@ def publish() -> None:
     (folder / "rounds.jsonl").write_bytes(ROUNDS.read_bytes())
     (folder / "results.md").write_text(report(found))
     draw(found, folder / "decode.svg")
-    print(f"{folder} is written: README.md and docs/performance.md name it")
+    print(f"{folder} is written; README.md and docs/performance.md need a line on it")
 
 
 def take_step(step: str, n_rounds: int, threads: int) -> None:
