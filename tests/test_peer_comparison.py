@@ -1,25 +1,18 @@
-"""The comparison with peers: what its table says of given trials, and how an engine answers."""
+"""The comparison with peers: what its table says of given trials."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from checkpoints import random_tensors, small_config, write_checkpoint
-
-from codegen_cli.session.engines import open_engine
-from codegen_cli.session.one_part import logits_of
-from quantize.quantize_model import quantize
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
 sys.path.insert(0, str(PEERS))
 
 import table  # noqa: E402
-from engine_client import Series, run_whole  # noqa: E402
-from engine_process import prompt  # noqa: E402
+from engine_client import Series  # noqa: E402
 from report import report  # noqa: E402
+from trials import Rounds, slow_rounds  # noqa: E402
 
 INT4, Q4 = Series("codegen", "int4", 2), Series("llamacpp", "Q4_0", 2)
 """The pair that most tests compare."""
@@ -40,9 +33,9 @@ def described(engine, format, size="350M"):
 
 @pytest.fixture
 def rounds_of(tmp_path):
-    """Write trials as measure() does, and read them."""
+    """Write trials as measure() does, and read them; header: what differs in the first line."""
 
-    def read(*trials):
+    def read(*trials, **header):
         engines = {}
         for name in ("codegen int4", "codegen int8", "llamacpp Q4_0", "llamacpp Q8_0"):
             engines |= described(*name.split())
@@ -54,12 +47,13 @@ def rounds_of(tmp_path):
             "threads": 2,
             "system": "Linux",
             "commit": "abc",
+            "kernels": "avx2",
             "engines": engines,
             "verified": {"codegen int4": 0.1},
-        }
+        } | header
         path = tmp_path / "rounds.jsonl"
         path.write_text("\n".join(json.dumps(line) for line in (header, *trials)) + "\n")
-        return table.Rounds(path)
+        return Rounds(path)
 
     return read
 
@@ -79,17 +73,71 @@ def test_the_ratio_is_taken_within_each_round(rounds_of):
     assert [*table.ratios(rounds, INT4, Q4, "decode", 32)] == [(2.0, True), (2.0, True)]
 
 
+def decoded(*measures):
+    """Trials of both engines in turn, a round each: (peer's seconds, GB/s beside it and ours)."""
+    for number, (seconds, read_gb) in enumerate(measures, 1):
+        yield trial(number, INT4, read_gb=read_gb)
+        yield trial(number, Q4, seconds=seconds, read_gb=read_gb)
+
+
 @pytest.mark.parametrize(
-    ("read_gb", "peer_speed", "counts"),
-    [(30, 59, False), (30, 61, True), (15, 29, False), (15, 31, True), (60, 59, False)],
+    ("measures", "slow"),
+    [
+        ([(9.0, 30.0)], []),
+        ([(1.0, 30.0), (1.3, 30.0), (1.4, 30.0)], []),
+        ([(9.0, 30.0), (9.1, 30.0), (8.9, 30.0)], []),
+        ([(1.0, 30.0), (1.0, 30.0), (1.4, 30.0)], [3]),
+        ([(1.0, 30.0), (0.5, 30.0), (1.0, 30.0)], []),
+        ([(1.0, 30.0), (1.0, 30.0), (2.0, 15.0)], []),
+        ([(1.0, 30.0), (1.0, 30.0), (2.8, 15.0)], [3]),
+        ([(1.0, 30.0), (1.0, 30.0), (1.0, 60.0)], []),
+    ],
+    ids=[
+        "one round has no other to be judged by",
+        "what lies near the median counts",
+        "slow in all rounds is what this machine gives",
+        "far slower than the median does not count",
+        "one fast round does not condemn the others",
+        "as slow as memory was",
+        "slower than memory was",
+        "faster memory asks for nothing",
+    ],
 )
-def test_a_round_counts_if_the_peer_is_as_fast_as_it_is_known_to_be(
-    rounds_of, read_gb, peer_speed, counts
-):
-    """Q4_0 is known for 80.3 tokens/s where memory gives 30 GB/s; three quarters are needed."""
-    peer = trial(1, Q4, seconds=100 / peer_speed, read_gb=read_gb)
-    found = [*table.ratios(rounds_of(trial(1, INT4), peer), INT4, Q4, "decode", 32)]
-    assert [is_counted for _, is_counted in found] == [counts]
+def test_a_peer_is_judged_by_its_own_rounds(rounds_of, measures, slow):
+    rounds = rounds_of(*decoded(*measures))
+    assert slow_rounds(rounds, Q4, "decode", 32) == set(slow)
+    counted = [counts for _, counts in table.ratios(rounds, INT4, Q4, "decode", 32)]
+    assert counted == [number not in slow for number, _ in enumerate(measures, 1)]
+
+
+def test_memory_that_was_slow_for_the_peer_alone_excuses_nothing(rounds_of):
+    """In the third round the peer met a moment that ours did not: their ratio says nothing."""
+    rounds = rounds_of(
+        *decoded((1.0, 30.0), (1.0, 30.0)),
+        trial(3, INT4, read_gb=30.0),
+        trial(3, INT4._replace(format="int8"), read_gb=30.0),
+        trial(3, Q4, seconds=2.0, read_gb=15.0),
+    )
+    assert slow_rounds(rounds, Q4, "decode", 32) == {3}
+
+
+def test_disturbed_rounds_do_not_say_what_is_usual(rounds_of):
+    trials = [trial(number, Q4, seconds=9.0, other_cores=0.5) for number in (1, 2, 3)]
+    rounds = rounds_of(*trials, trial(4, Q4, seconds=1.0), trial(5, Q4, seconds=1.1))
+    assert slow_rounds(rounds, Q4, "decode", 32) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("metric", "n"), [("prefill", 512), ("whole", 32)])
+def test_peers_are_judged_where_no_memory_was_measured(rounds_of, metric, n):
+    """The middle one of a round's trials stands for it, as it does in the ratio."""
+    rounds = rounds_of(
+        *(trial(1, Q4, metric, n, seconds=each) for each in (1.0, 1.0, 5.0)),
+        *(trial(2, Q4, metric, n, seconds=each) for each in (1.1, 1.0, 0.9)),
+        *(trial(3, Q4, metric, n, seconds=each) for each in (2.0, 2.0, 1.0)),
+    )
+    for each in rounds.trials:
+        del each["read_gb"]
+    assert slow_rounds(rounds, Q4, metric, n) == {3}
 
 
 @pytest.mark.parametrize("disturbed", [INT4, Q4])
@@ -230,73 +278,48 @@ def test_the_report_leaves_out_what_was_not_measured(rounds_of):
     assert "| codegen int4 | 2 | 100 |" in page
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    """A small model of the ids that the prompts have."""
-    directory = tmp_path_factory.mktemp("peer")
-    config = small_config(vocab_size=51200, n_positions=512, n_ctx=512)
-    write_checkpoint(directory / "small", config, random_tensors(config, seed=1))
-    return quantize(directory / "small", directory / "packed", "int8").path
+def test_another_commit_has_its_lines_where_it_was_measured(rounds_of):
+    baseline = Series("baseline", "int4", 2)
+    trials = [trial(1, INT4, "prefill", 512), trial(1, baseline, "prefill", 512, seconds=1.5)]
+    found = rounds_of(*trials)
+    found.header["engines"] |= described("baseline", "int4")
+    assert row(found, "prefill 512 int4 / baseline").used == [1.5]
+    assert "| baseline int4 | 2 |" in report(found)
+    assert "baseline" not in report(rounds_of(trials[0]))
 
 
-@pytest.fixture(scope="module")
-def engine_command(packed, compiled_kernels):
-    return [sys.executable, str(PEERS / "engine_codegen.py"), str(packed), "int8", "1"]
+@pytest.mark.parametrize(
+    ("cpu", "folder"),
+    [
+        ("AMD EPYC, family 26 model 2", "amd-epyc-family-26-model-2-avx2"),
+        (
+            "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, family 6 model 143",
+            "intel-xeon-platinum-8481c-family-6-model-143-avx2",
+        ),
+        ("AMD Ryzen 9 7950X 16-Core Processor", "amd-ryzen-9-7950x-16-core-avx2"),
+        ("Neoverse-N1/..", "neoverse-n1-avx2"),
+        ("some CPU v1.5", "some-v1.5-avx2"),
+    ],
+)
+def test_a_folder_of_results_says_which_cpu(rounds_of, cpu, folder):
+    assert rounds_of(cpu=cpu).machine == folder
 
 
-@pytest.fixture(scope="module")
-def small(packed, compiled_kernels):
-    model = open_engine(packed, n_threads=1)
-    yield model
-    model.close()
+RESULTS = sorted((PEERS / "results").iterdir())
 
 
-def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, small, tmp_path):
-    path = tmp_path / "scores.npy"
-    requests = [
-        {"do": "read_to", "n_past": 100},
-        {"do": "decode", "n_tokens": 3},
-        {"do": "read_to", "n_past": 400},
-        {"do": "read_to", "n_past": 500},
-        {"do": "prefill", "n_tokens": 70},
-        {"do": "complete", "n_past": 90, "n_tokens": 20},
-        {"do": "scores", "path": str(path)},
-        {"do": "describe"},
-    ]
-    lines = "".join(json.dumps(request) + "\n" for request in requests)
-    done = subprocess.run(engine_command, input=lines, capture_output=True, text=True, check=True)
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [answer.keys() >= {"seconds", "other_cores"} for answer in answers] == [
-        request["do"] in ("decode", "prefill", "complete") for request in requests
-    ]
-    assert (np.load(path) == logits_of(small, prompt(64), small.new_cache(), 1)[-1]).all()
-    assert answers[-1]["touched_bytes"] < answers[-1]["file_bytes"]
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+def test_results_are_what_their_rounds_say(folder):
+    rounds = Rounds(folder / "rounds.jsonl")
+    assert rounds.machine == folder.name
+    assert (folder / "results.md").read_text("utf-8") == report(rounds)
+    assert (folder / "decode.svg").is_file()
 
 
-def test_a_whole_run_writes_the_greedy_tokens(engine_command, small):
-    done = subprocess.run(
-        [*engine_command, "--once", "32", "4"], capture_output=True, text=True, check=True
-    )
-    cache, ids, expected = small.new_cache(), prompt(32), []
-    for _ in range(4):
-        ids = [int(logits_of(small, ids, cache, 1)[-1].argmax())]
-        expected += ids
-    assert [int(line) for line in done.stdout.split()] == expected
-
-
-def test_a_process_is_seen_from_outside():
-    program = "x = bytearray(300 << 20); print('a', flush=True); x.clear(); print('b')"
-    # From a small process, as the kernel counts the starting one's memory, too.
-    script = "import json, sys, engine_client as c; print(json.dumps(c.run_whole(sys.argv[1:])))"
-    result = json.loads(
-        subprocess.check_output(
-            [sys.executable, "-c", script, sys.executable, "-c", program], cwd=PEERS
-        )
-    )
-    assert 0 < result["first_byte_seconds"] <= result["seconds"]
-    assert 300 < result["peak_rss_mib"] < 600
-
-
-def test_a_process_that_fails_ends_the_comparison():
-    with pytest.raises(SystemExit, match="no such thing"):
-        run_whole([sys.executable, "-c", "raise SystemExit('no such thing')"])
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+def test_the_pages_name_every_cpu_measured_with_its_date(folder):
+    date = Rounds(folder / "rounds.jsonl").header["date"]
+    link = f"benchmarks/peers/results/{folder.name}/results.md"
+    for page, path in (("README.md", link), ("docs/performance.md", f"../{link}")):
+        lines = (PEERS.parent.parent / page).read_text("utf-8").splitlines()
+        assert any(f"]({path})" in line and date in line for line in lines), page

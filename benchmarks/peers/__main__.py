@@ -6,10 +6,11 @@
     measure   rounds of all engines in turn
     report    the table, on stdout
 
-Without a step: all of these. benchmarks/README.md tells what is measured and how long it takes.
-One more step has to be asked for:
+Without a step: all of these. benchmarks/README.md tells what is measured and how long it takes. A
+checkout of another commit under BENCH_HOME/baseline takes part as one more engine. One more step
+has to be asked for:
 
-    publish   writes results/: the rounds, the table and the plot
+    publish   writes results/MACHINE/: the rounds, the table and the plot
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 import peer_venvs
 import places
 import rounds
-from prepare import prepare
+from prepare import models, prepare
 from verify import verify
 
 STEPS = ("setup", "prepare", "verify", "measure", "report")
@@ -28,7 +29,7 @@ ROUNDS = places.BENCH_HOME / "rounds.jsonl"
 NEEDS = {
     "prepare": (places.BENCH_HOME / "venvs" / "openvino" / "ready", "setup"),
     "verify": (places.model("350M", "openvino", "int8"), "prepare"),
-    "measure": (places.model("2B", "codegen", "int4"), "prepare"),
+    "measure": (places.model(*models()[-1]), "prepare"),
     "report": (ROUNDS, "measure"),
     "publish": (ROUNDS, "measure"),
 }
@@ -42,22 +43,24 @@ def setup() -> None:
 
 def show_report() -> None:
     from report import report
-    from table import Rounds
+    from trials import Rounds
 
     print(report(Rounds(ROUNDS)), end="")
 
 
 def publish() -> None:
-    """Write results/; what was there is replaced."""
+    """Write this machine's folder of results/; what was there is replaced."""
     from plot import draw
     from report import report
-    from table import Rounds
+    from trials import Rounds
 
-    places.RESULTS.mkdir(exist_ok=True)
-    (places.RESULTS / "rounds.jsonl").write_bytes(ROUNDS.read_bytes())
-    found = Rounds(places.RESULTS / "rounds.jsonl")
-    (places.RESULTS / "results.md").write_text(report(found))
-    draw(found, places.RESULTS / "decode.svg")
+    found = Rounds(ROUNDS)
+    folder = places.RESULTS / found.machine
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rounds.jsonl").write_bytes(ROUNDS.read_bytes())
+    (folder / "results.md").write_text(report(found))
+    draw(found, folder / "decode.svg")
+    print(f"{folder} is written; README.md and docs/performance.md need a line on it")
 
 
 def take_step(step: str, n_rounds: int, threads: int) -> None:

@@ -21,6 +21,11 @@ class Series(NamedTuple):
     size: str = "350M"
 
     @property
+    def name(self) -> str:
+        """The key of its description in the header of rounds.jsonl."""
+        return f"{self.size} {self.engine} {self.format}"
+
+    @property
     def command(self) -> list[str]:
         model = places.model(self.size, self.engine, self.format)
         program = [places.python(self.engine), places.script(self.engine)]
@@ -39,6 +44,7 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            **places.surroundings(series.engine),
         )
 
     def ask(self, do: str, **request: object) -> dict[str, Any]:

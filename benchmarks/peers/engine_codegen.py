@@ -39,12 +39,15 @@ class Codegen:
             yield token_id
 
     def describe(self) -> dict[str, object]:
+        from codegen_cli.machine import cpu
+
         return {
             "touched_bytes": self._model.token_bytes,
             "file_bytes": self._path.stat().st_size,
             "bits_per_weight": self._model.bits_per_weight,
             "version": f"codegen-complete {importlib.metadata.version('codegen-complete')}, "
             f"numba {importlib.metadata.version('numba')}",
+            "kernels": cpu.kernel_path(),
         }
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.metadata
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,14 @@ class LlamaCpp:
 
         tensors = gguf.GGUFReader(self._path).tensors
         all_bytes = sum(int(tensor.n_bytes) for tensor in tensors)
+        built_for = re.findall(r"(\w+) = 1", self._llama.llama_print_system_info().decode())
         embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
         return {
             "touched_bytes": all_bytes - int(embedding.n_bytes),
             "file_bytes": Path(self._path).stat().st_size,
             "bits_per_weight": 8 * all_bytes / sum(int(tensor.n_elements) for tensor in tensors),
-            "version": f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}",
+            "version": f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')} "
+            f"(compiled with {', '.join(built_for)})",
         }
 
 

@@ -6,7 +6,8 @@
 
 Requests and answers:
 
-    {"do": "describe"}               {"touched_bytes", "file_bytes", "bits_per_weight", "version"}
+    {"do": "describe"}               {"touched_bytes", "file_bytes", "bits_per_weight", "version"};
+                                     of codegen "kernels", too, the path that it takes
     {"do": "prefill", "n_tokens"}    forget all, read a prompt    {"seconds", "other_cores"}
     {"do": "read_to", "n_past"}      untimed: forget all if need be, read on up to there    {}
     {"do": "decode", "n_tokens"}     greedy steps, end mark ignored    {"seconds", "other_cores"}

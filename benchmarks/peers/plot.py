@@ -9,7 +9,7 @@ from engine_client import Series
 from matplotlib import pyplot
 from report import name_of, speed_of
 from rounds import DEPTHS, all_series
-from table import Rounds
+from trials import Rounds
 
 COLOURS = {"codegen": "#1b5e9e", "llamacpp": "#c2571a", "openvino": "#5d7a3a"}
 DASHES = {"int4": "-", "Q4_0": "-", "int8": "--", "Q8_0": "--"}
@@ -21,7 +21,7 @@ def draw(rounds: Rounds, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7.6, 4.0), layout="constrained")
     ends = {}
     for series in all_series(rounds.threads):
-        if series.threads == rounds.threads:
+        if series.threads == rounds.threads and series.engine in COLOURS:
             speeds = [speed_of(rounds, series, "decode", n) for n in DEPTHS]
             line, colour = DASHES[series.format], COLOURS[series.engine]
             axes.plot(DEPTHS, speeds, line, color=colour, marker="o", markersize=4)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import places
 
@@ -18,17 +19,23 @@ MODELS = (
     ("350M", "openvino", "int8"),
     ("2B", "codegen", "int4"),
 )
+BASELINE_MODELS = (("350M", "baseline", "int8"), ("350M", "baseline", "int4"))
 MAKE_CHECKPOINT = places.HERE.parent / "make_checkpoint.py"
+
+
+def models() -> tuple[tuple[str, str, str], ...]:
+    """Return the size, engine and format of all files, in the order in which they are made."""
+    return MODELS + BASELINE_MODELS * places.BASELINE.exists()
 
 
 def prepare() -> None:
     """Make the checkpoints and convert them; codegen's files anew, with the code as it is now."""
-    for size, engine, format in MODELS:
+    for size, engine, format in models():
         checkpoint, target = places.checkpoint(size), places.model(size, engine, format)
         if not (checkpoint / "model.safetensors").exists():
             print(f"making {checkpoint}", flush=True)
             run(sys.executable, str(MAKE_CHECKPOINT), size, str(checkpoint))
-        if engine == "codegen" or not target.exists():
+        if engine in ("codegen", "baseline") or not target.exists():
             print(f"converting {size} for {engine}: {format}", flush=True)
             convert(size, engine, format, target)
 
@@ -42,6 +49,8 @@ def convert(size: str, engine: str, format: str, target: Path) -> None:
     match engine, format:
         case "codegen", _:
             run(*quantize_command(size, format, part))
+        case "baseline", _:
+            run(*quantize_command(size, format, part), **places.surroundings(engine))
         case "llamacpp", "f16":
             run(python, str(places.HERE / "convert_gguf.py"), checkpoint, str(part))
         case "llamacpp", _:
@@ -59,8 +68,8 @@ def quantize_command(size: str, format: str, target: Path) -> list[str]:
     return [*command, "--format", format, "--output", str(target), "--quiet"]
 
 
-def run(*command: str) -> None:
-    """Run a command; end with what it said if it failed."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*command: str, **surroundings: Any) -> None:
+    """Run a command; end with what it said if it failed. surroundings: subprocess.run's cwd, env"""
+    result = subprocess.run(command, capture_output=True, text=True, check=False, **surroundings)
     if result.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{result.stderr[-4000:]}")

@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 
 from engine_client import Series
-from rounds import DEPTHS, PROMPTS, all_series
-from table import Rounds, Row, Trial, first_byte, quietest, rows, seconds, speed
+from rounds import COMPARED_DEPTHS, DEPTHS, PROMPTS, all_series, shares_only
+from table import Row, first_byte, rows
+from trials import Rounds, Trial, quietest, seconds, speed
 
-NAMES = {"codegen": "codegen", "llamacpp": "llama.cpp", "openvino": "OpenVINO"}
+NAMES = {"llamacpp": "llama.cpp", "openvino": "OpenVINO"}
 
 
 def name_of(series: Series) -> str:
-    return f"{NAMES[series.engine]} {series.format}"
+    size = "" if series.size == "350M" else f", {series.size}"
+    return f"{NAMES.get(series.engine, series.engine)} {series.format}{size}"
 
 
 def ratio_table(found: Iterable[Row]) -> Iterator[str]:
@@ -50,20 +52,19 @@ def speed_of(rounds: Rounds, series: Series, metric: str, n: int) -> float | Non
 
 def engine_table(rounds: Rounds) -> Iterator[str]:
     """The lines of a table of medians, an engine a line; speeds in tokens/s."""
-    columns = [*(("decode", n) for n in DEPTHS), *(("prefill", n) for n in PROMPTS)]
+    measures = (("decode", DEPTHS), ("drafted", COMPARED_DEPTHS), ("prefill", PROMPTS))
+    columns = [(metric, n) for metric, each in measures for n in each]
     titles = [f"{metric} {n}" for metric, n in columns]
     more = ["whole run, s", "first byte, s", "MB per token", "bits per weight"]
     yield f"| | threads | {' | '.join([*titles, *more])} |"
     yield "|---" * (len(titles) + len(more) + 2) + "|"
-    large = rounds.series("codegen", "int4", size="2B")
-    for series in [*all_series(rounds.threads), large]:
+    for series in filter(rounds.has, all_series(rounds.threads) + shares_only(rounds.threads)):
         described = rounds.description(series)
         whole = [t for trials in rounds.of(series, "whole", 32).values() for t in trials]
         cells = [_cell(speed_of(rounds, series, *column)) for column in columns]
         cells += [_cell(median_of(whole, value)) for value in (seconds, first_byte)]
         cells += [f"{described['touched_bytes'] / 1e6:.0f}", f"{described['bits_per_weight']:.2f}"]
-        name = name_of(series) + (f", {series.size}" if series is large else "")
-        yield f"| {name} | {series.threads} | {' | '.join(cells)} |"
+        yield f"| {name_of(series)} | {series.threads} | {' | '.join(cells)} |"
 
 
 def _cell(value: float | None) -> str:
@@ -82,7 +83,7 @@ def report(rounds: Rounds) -> str:
     versions = sorted({engine["version"] for engine in header["engines"].values()})
     differences = ", ".join(f"{name} {value:.4f}" for name, value in header["verified"].items())
     lines = [
-        f"# {header['cpu']}, {header['date']}",
+        f"# {header['cpu']}, {header['kernels']} kernels, {header['date']}",
         "",
         f"{header['cores']} cores, {header['threads']} threads, {header['system']}; commit "
         f"{header['commit']}; {'; '.join(versions)}. {n_rounds} round(s); a C loop read "
@@ -101,7 +102,8 @@ def report(rounds: Rounds) -> str:
         "beside that and mapped the file (peers/libraries.py); median of the rounds that count. "
         "Memory drifts within a round, so single values may pass it.",
         "",
-        "Medians; speeds in tokens/s, `decode N`: after N tokens, `prefill N`: a prompt of N:",
+        "Medians; speeds in tokens/s, `decode N`: after N tokens, `drafted N`: there with drafts, "
+        "`prefill N`: a prompt of N:",
         "",
         *engine_table(rounds),
     ]

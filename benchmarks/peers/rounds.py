@@ -41,7 +41,7 @@ Record = Callable[..., None]
 
 
 def all_series(threads: int) -> list[Series]:
-    """What a round measures of the 350M shape: those that are compared beside one another."""
+    """What a round measures of the 350M shape, where it is there: the baseline may not be."""
     return [
         Series("codegen", "int4", threads),
         Series("llamacpp", "Q4_0", threads),
@@ -50,12 +50,23 @@ def all_series(threads: int) -> list[Series]:
         Series("openvino", "int8", threads),
         Series("codegen", "int4", 1),
         Series("codegen", "int8", 1),
+        Series("baseline", "int4", threads),
+        Series("baseline", "int8", threads),
     ]
+
+
+def shares_only(threads: int) -> list[Series]:
+    """What is measured of ours alone, for its share of what memory delivers."""
+    return [Series("codegen", "int4", threads, "2B"), Series("codegen", "f16", threads)]
 
 
 def measure(path: Path, rounds: int, threads: int) -> None:
     """Write rounds.jsonl anew: a header line, then a line per trial. threads: at least 2."""
-    series = all_series(threads)
+    series = [
+        each
+        for each in all_series(threads)
+        if each.engine != "baseline" or places.BASELINE.exists()
+    ]
     check_whole_run(series[0])
     with path.open("w") as file, ReadLimit() as limit:
         print(json.dumps(header(series)), file=file)
@@ -78,8 +89,9 @@ def measure_round(series: Sequence[Series], number: int, limit: ReadLimit, recor
             measure_decode(engines, depth, limit, record)
         for n_tokens in PROMPTS:
             measure_prefill(engines, n_tokens, record)
-    with EngineProcess(Series("codegen", "int4", series[0].threads, "2B")) as large:
-        measure_decode([large], COMPARED_DEPTHS[0], limit, record)
+    for each in shares_only(series[0].threads):
+        with EngineProcess(each) as alone:
+            measure_decode([alone], COMPARED_DEPTHS[0], limit, record)
 
 
 def measure_decode(
@@ -170,11 +182,12 @@ def check_whole_run(series: Series) -> None:
 
 def header(series: Sequence[Series]) -> dict[str, Any]:
     """What was measured, when, where."""
-    large = Series("codegen", "int4", series[0].threads, "2B")
     descriptions = {}
-    for each in (*series, large):
+    for each in (*series, *shares_only(series[0].threads)):
         with EngineProcess(each) as engine:
-            descriptions[f"{each.size} {each.engine} {each.format}"] = engine.ask("describe")
+            descriptions[each.name] = engine.ask("describe")
+        if each.engine == "baseline":
+            descriptions[each.name]["version"] = f"baseline {commit(places.BASELINE)}"
     verified = places.BENCH_HOME / "verified.json"
     return {
         "date": datetime.date.today().isoformat(),
@@ -182,7 +195,8 @@ def header(series: Sequence[Series]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": series[0].threads,
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "commit": commit(),
+        "commit": commit(places.PROJECT),
+        "kernels": descriptions[series[0].name]["kernels"],
         "engines": descriptions,
         "verified": json.loads(verified.read_text()) if verified.exists() else {},
     }
@@ -198,9 +212,9 @@ def cpu_name() -> str:
     return ", ".join(known[:1] + [f"family {known[1]} model {known[2]}"] * (len(known) == 3))
 
 
-def commit() -> str:
-    """The checkout's commit, with a + when files differ from it."""
-    git = ["git", "-C", str(places.HERE)]
+def commit(checkout: Path) -> str:
+    """A checkout's commit, with a + when files differ from it."""
+    git = ["git", "-C", str(checkout)]
     name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
     changed = subprocess.check_output([*git, "status", "--porcelain"], text=True).strip()
     return name + ("+" if changed else "")

@@ -1,40 +1,20 @@
 """rounds.jsonl -> the table of ratios, and of medians, as Markdown.
 
-Two engines are compared within a round; what stands in the table is the median of the rounds'
-ratios. A round counts if other processes were quiet during both trials and the peer ran about as
-fast, for that round's read limit, as it is known to.
+Two engines are compared within a round; what stands in the table is the median of the ratios of
+those rounds that count (trials.py).
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 from engine_client import Series
-from rounds import WHOLE_NEW, WHOLE_PROMPT
+from rounds import COMPARED_DEPTHS, PROMPTS, WHOLE_NEW, WHOLE_PROMPT, shares_only
+from trials import Rounds, Trial, is_quiet, quietest, seconds, slow_rounds, speed
 
-QUIET_CORES = 0.2
-"""A trial is disturbed when others took more of the cores than this."""
-
-PEER_FIGURES = {
-    ("llamacpp", "Q4_0", "decode", 32): 80.3,
-    ("llamacpp", "Q4_0", "decode", 1024): 42.2,
-    ("llamacpp", "Q8_0", "decode", 32): 46.8,
-    ("openvino", "int8", "prefill", 512): 772.0,
-    ("openvino", "int8", "prefill", 1536): 647.0,
-}
-"""Tokens/s that the peers reached on two quiet cores of a Zen 4 that read FIGURES_READ_GB."""
-FIGURES_READ_GB = 30.0
 POSITION_BYTES = 20 * 2 * 1024 * 2
 """Keys and values of one position in the 350M shape: n_layer * 2 * n_embd in fp16."""
-
-PEER_SHARE = 0.75
-"""In a round that counts, the peer reaches at least this much of its figure."""
-
-Trial = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,65 +64,6 @@ def _counted(values: Iterable[tuple[float, bool]]) -> list[float]:
     return [value for value, counts in values if counts]
 
 
-class Rounds:
-    """All trials of a file, by round."""
-
-    def __init__(self, path: Path) -> None:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        self.header: dict[str, Any] = lines[0]
-        self.trials: list[Trial] = lines[1:]
-        self.threads: int = self.header["threads"]
-
-    def series(self, engine: str, format: str, threads: int = 0, size: str = "350M") -> Series:
-        return Series(engine, format, threads or self.threads, size)
-
-    def description(self, series: Series) -> dict[str, Any]:
-        name = f"{series.size} {series.engine} {series.format}"
-        found: dict[str, Any] = self.header["engines"][name]
-        return found
-
-    def of(self, series: Series, metric: str, n: int) -> dict[int, list[Trial]]:
-        """Trials of one measure, by round."""
-        found: dict[int, list[Trial]] = {}
-        for trial in self.trials:
-            if _series(trial) == series and (trial["metric"], trial["n"]) == (metric, n):
-                found.setdefault(trial["round"], []).append(trial)
-        return found
-
-    def read_gb(self, number: int) -> float:
-        """What the faster C loop read per second in a round, on all threads: the median."""
-        trials = [t for t in self.trials if (t["round"], t["threads"]) == (number, self.threads)]
-        loops = ([t[loop] for t in trials if loop in t] for loop in ("read_gb", "staged_gb"))
-        return max(median(found) for found in loops if found)
-
-
-def _series(trial: Trial) -> Series:
-    return Series(*(trial[field] for field in Series._fields))
-
-
-def is_quiet(trial: Trial) -> bool:
-    return float(trial["other_cores"]) < QUIET_CORES
-
-
-def speed(trial: Trial) -> float:
-    return float(trial["n_tokens"] / trial["seconds"])
-
-
-def is_fit(trial: Trial) -> bool:
-    """Whether a peer ran about as fast as it is known to; True for what has no figure."""
-    key = (trial["engine"], trial["format"], trial["metric"], trial["n"])
-    if key not in PEER_FIGURES:
-        return True
-    # Decode waits for memory; a faster memory does not speed it up beyond the cores' own limit.
-    memory = min(1.0, float(trial.get("read_gb", FIGURES_READ_GB)) / FIGURES_READ_GB)
-    return speed(trial) >= PEER_SHARE * memory * PEER_FIGURES[key]
-
-
-def quietest(trials: Sequence[Trial]) -> list[Trial]:
-    """The undisturbed ones; all if there is none."""
-    return [trial for trial in trials if is_quiet(trial)] or list(trials)
-
-
 def ratios(
     rounds: Rounds,
     ours: Series,
@@ -157,12 +78,13 @@ def ratios(
 
     their_value, their_metric  where theirs is another one
     """
-    all_theirs = rounds.of(theirs, their_metric or metric, n)
+    their_measure = theirs, their_metric or metric, n
+    all_theirs, slow = rounds.of(*their_measure), slow_rounds(rounds, *their_measure)
     for number, trials in rounds.of(ours, metric, n).items():
         if number not in all_theirs:  # the last round of a run that was ended
             continue
         a, b = quietest(trials), quietest(all_theirs[number])
-        counts = all(map(is_quiet, [*a, *b])) and all(map(is_fit, b))
+        counts = all(map(is_quiet, [*a, *b])) and number not in slow
         yield median(map(value, a)) / median(map(their_value or value, b)), counts
 
 
@@ -217,10 +139,6 @@ def beyond_file(rounds: Rounds, series: Series) -> Callable[[Trial], float]:
     return lambda trial: float(trial["peak_rss_mib"]) - file_mib
 
 
-def seconds(trial: Trial) -> float:
-    return float(trial["seconds"])
-
-
 def first_byte(trial: Trial) -> float:
     return float(trial["first_byte_seconds"])
 
@@ -231,6 +149,7 @@ def rows(rounds: Rounds) -> list[Row]:
         *speed_rows(rounds),
         *prefill_rows(rounds),
         *thread_rows(rounds),
+        *baseline_rows(rounds),
         *process_rows(rounds),
     )
     return [row for row in found if row.values]
@@ -244,6 +163,7 @@ def speed_rows(r: Rounds) -> Iterator[Row]:
         (int4, q4, 32, 1.6, 2.2),
         (int8, q8, 32, 1.6, 2.2),
         (int4, q4, 1024, 2.0, 3.0),
+        (int8, q8, 1024, 2.0, 3.0),
     ):
         title = f"decode {ours.format} after {n} / llama.cpp {theirs.format}"
         bounds = ratios(r, ours, theirs, "decode", n, speed_of_reading(r, ours), speed)
@@ -251,8 +171,8 @@ def speed_rows(r: Rounds) -> Iterator[Row]:
         yield Row(title, found, must, aim, bounds=[*bounds])
         drafted = ratios(r, ours, theirs, "drafted", n, their_metric="decode")
         yield Row(f"{title}, with drafts", [*drafted], must, aim)
-    large = r.series("codegen", "int4", size="2B")
-    for ours, title in ((int8, "decode int8"), (large, "decode int4, 2B shape")):
+    for ours in filter(r.has, (int4, int8, *shares_only(r.threads))):
+        title = f"decode {ours.format}" + (", 2B shape" if ours.size == "2B" else "")
         shares = values(r, ours, "decode", 32, read_share(r, ours))
         yield Row(f"{title}: share of the read limit", [*shares], 0.75, 0.9)
 
@@ -260,7 +180,7 @@ def speed_rows(r: Rounds) -> Iterator[Row]:
 def prefill_rows(r: Rounds) -> Iterator[Row]:
     """Prompts beside OpenVINO, the faster of our two formats."""
     theirs = r.series("openvino", "int8")
-    for n in (512, 1536):
+    for n in PROMPTS:
         both = [
             [*ratios(r, r.series("codegen", format), theirs, "prefill", n)]
             for format in ("int8", "int4")
@@ -278,6 +198,17 @@ def thread_rows(r: Rounds) -> Iterator[Row]:
         for metric, n in (("decode", 32), ("prefill", 512)):
             title = f"{r.threads} threads / 1 thread: {metric} {format}"
             yield Row(title, [*ratios(r, ours, alone, metric, n)], 1.5, aim)
+
+
+def baseline_rows(r: Rounds) -> Iterator[Row]:
+    """Beside another commit of this project, where one was measured."""
+    for format in ("int4", "int8"):
+        ours, theirs = r.series("codegen", format), r.series("baseline", format)
+        for n in COMPARED_DEPTHS:
+            found = [*ratios(r, ours, theirs, "decode", n)]
+            yield Row(f"decode {format} after {n} / baseline", found)
+        for n in PROMPTS:
+            yield Row(f"prefill {n} {format} / baseline", [*ratios(r, ours, theirs, "prefill", n)])
 
 
 def process_rows(r: Rounds) -> Iterator[Row]:
