@@ -63,6 +63,7 @@ codegen_cli.machine.places
 codegen_cli.machine.allocator
 codegen_cli.machine.system_files
 codegen_cli.machine.cores
+codegen_cli.machine.arm_features
 codegen_cli.machine.cpu
 codegen_cli.machine.memory
 codegen_cli.machine.disturbance

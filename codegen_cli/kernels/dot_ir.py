@@ -1,24 +1,24 @@
 """A kernel path (machine/cpu.py) -> the LLVM IR of its dot product; all give the same integers.
 
     total        i32 [16]
-    weights      u8  [16, 4]
+    weights      u8  [16, 4]  below 128 where the instruction takes them for i8
     activations  i8  [16, 4]
 
 The result is total[lane] + the sum of the lane's 4 products, exact in i32.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from llvmlite import ir
 
 from codegen_cli.kernels.vector_ir import (
     I16,
     I32,
-    call_intrinsic,
+    call_cpu_intrinsic,
     constant,
-    halves_of,
-    i32x16,
-    lane_indices,
+    join_parts,
+    parts_of,
     pick_lanes,
 )
 from quantize.description.formats import LANES
@@ -27,22 +27,34 @@ Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
 PairwiseDot = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
 
 
-def _dot_avx512vnni(
-    builder: ir.IRBuilder, total: ir.Value, weights: ir.Value, activations: ir.Value
-) -> ir.Value:
-    name = "llvm.x86.avx512.vpdpbusd.512"
-    return call_intrinsic(builder, name, i32x16.llvm, total, weights, activations)
+class DotProduct(NamedTuple):
+    """How a path computes dot products.
+
+    build         writes the IR: (builder, total, weights, activations) -> the result
+    takes_signed  whether its instruction takes weights for i8: they must be below 128
+    """
+
+    build: Dot
+    takes_signed: bool = False
 
 
-def _dot_avxvnni(
-    builder: ir.IRBuilder, total: ir.Value, weights: ir.Value, activations: ir.Value
-) -> ir.Value:
-    halves = zip(
-        *(halves_of(builder, vector) for vector in (total, weights, activations)), strict=True
-    )
-    name, half_type = "llvm.x86.avx512.vpdpbusd.256", ir.VectorType(I32, LANES // 2)
-    low, high = (call_intrinsic(builder, name, half_type, *half) for half in halves)
-    return builder.shuffle_vector(low, high, lane_indices(range(LANES)))
+def _call_on_parts(builder: ir.IRBuilder, name: str, n_parts: int, *vectors: ir.Value) -> ir.Value:
+    """What an intrinsic function makes of each part of the vectors; i32 [16], all together."""
+    part_type = ir.VectorType(I32, LANES // n_parts)
+    parts = zip(*(parts_of(builder, vector, n_parts) for vector in vectors), strict=True)
+    results = [call_cpu_intrinsic(builder, name, part_type, *part) for part in parts]
+    return join_parts(builder, results)
+
+
+def _dot_by_instruction(name: str, n_parts: int) -> Dot:
+    """By the intrinsic function of an instruction that does just this, for 16 / n_parts lanes."""
+
+    def dot(
+        builder: ir.IRBuilder, total: ir.Value, weights: ir.Value, activations: ir.Value
+    ) -> ir.Value:
+        return _call_on_parts(builder, name, n_parts, total, weights, activations)
+
+    return dot
 
 
 def _dot_by_pairs(pairwise_dot: PairwiseDot) -> Dot:
@@ -65,10 +77,7 @@ def _dot_by_pairs(pairwise_dot: PairwiseDot) -> Dot:
 
 
 def _pairwise_avx2(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    name, half_type = "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, LANES // 2)
-    halves = zip(halves_of(builder, a), halves_of(builder, b), strict=True)
-    low, high = (call_intrinsic(builder, name, half_type, *half) for half in halves)
-    return builder.shuffle_vector(low, high, lane_indices(range(LANES)))
+    return _call_on_parts(builder, "llvm.x86.avx2.pmadd.wd", 2, a, b)
 
 
 def _pairwise_generic(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -81,9 +90,13 @@ def _pairwise_generic(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Val
     )
 
 
-DOT_PRODUCTS: dict[str, Dot] = {
-    "avx512vnni": _dot_avx512vnni,
-    "avxvnni": _dot_avxvnni,
-    "avx2": _dot_by_pairs(_pairwise_avx2),
-    "generic": _dot_by_pairs(_pairwise_generic),
+DOT_PRODUCTS: dict[str, DotProduct] = {
+    "avx512vnni": DotProduct(_dot_by_instruction("llvm.x86.avx512.vpdpbusd.512", 1)),
+    "avxvnni": DotProduct(_dot_by_instruction("llvm.x86.avx512.vpdpbusd.256", 2)),
+    "avx2": DotProduct(_dot_by_pairs(_pairwise_avx2)),
+    "i8mm": DotProduct(_dot_by_instruction("llvm.aarch64.neon.usdot.v4i32.v16i8", 4)),
+    "dotprod": DotProduct(
+        _dot_by_instruction("llvm.aarch64.neon.sdot.v4i32.v16i8", 4), takes_signed=True
+    ),
+    "generic": DotProduct(_dot_by_pairs(_pairwise_generic)),
 }

@@ -18,7 +18,13 @@ from codegen_cli.kernels.vector_ir import (
     load_unaligned,
 )
 from codegen_cli.machine.cpu import kernel_path
-from quantize.description.formats import INT4_LOWEST_ZERO, INT4_ZERO_BITS, LANES, WORD
+from quantize.description.formats import (
+    INT4_LOWEST_ZERO,
+    INT4_ZERO_BITS,
+    INT8_ZERO,
+    LANES,
+    WORD,
+)
 
 i8x64 = Vector("i8", WORD * LANES)  # a word for each lane
 
@@ -31,6 +37,32 @@ def load_bytes(typing_context, array, offset):
         return load_unaligned(context, builder, signature.args[0], *arguments, i8x64.llvm)
 
     return i8x64(array, types.intp), generate
+
+
+@intrinsic
+def load_int8_codes(typing_context, array, offset):
+    """64 codes of int8 as dot_4_bytes takes them, in which int8_zeros stand for 0.
+
+    They are stored as code + 128; flipping the top bit makes the signed code of that.
+    """
+
+    def generate(context, builder, signature, arguments):
+        stored = load_unaligned(context, builder, signature.args[0], *arguments, i8x64.llvm)
+        if not _dot_product().takes_signed:
+            return stored
+        return builder.xor(stored, constant(i8x64.llvm, INT8_ZERO))
+
+    return i8x64(array, types.intp), generate
+
+
+@intrinsic
+def int8_zeros(typing_context):
+    """What stands for 0 in load_int8_codes, in 16 lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return constant(i32x16.llvm, 0 if _dot_product().takes_signed else INT8_ZERO)
+
+    return i32x16(), generate
 
 
 @intrinsic
@@ -86,9 +118,16 @@ def _nibbles_in_place(builder, shift, value):
 
 @intrinsic
 def dot_4_bytes(typing_context, total, weights, activations):
-    """total[lane] += sum over 4 bytes of unsigned weights x signed activations: exact in int32."""
+    """total[lane] += sum over 4 bytes of weights x signed activations: exact in int32.
+
+    weights  as load_int8_codes has them, or unsigned and below 128
+    """
 
     def generate(context, builder, signature, arguments):
-        return DOT_PRODUCTS[kernel_path()](builder, *arguments)
+        return _dot_product().build(builder, *arguments)
 
     return i32x16(i32x16, i8x64, i8x64), generate
+
+
+def _dot_product():
+    return DOT_PRODUCTS[kernel_path()]

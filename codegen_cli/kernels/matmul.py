@@ -13,9 +13,11 @@ from codegen_cli.kernels.dot_product import (
     dot_4_bytes,
     four_times_high_nibbles,
     four_times_low_nibbles,
+    int8_zeros,
     load_4_bytes_everywhere,
     load_bytes,
     load_int4_zeros,
+    load_int8_codes,
 )
 from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import (
@@ -27,7 +29,7 @@ from codegen_cli.kernels.vectors import (
     store_f32,
     to_f32,
 )
-from quantize.description.formats import BAND, GROUP, INT8_ZERO, LINE_BYTES, MATRIX_FORMATS, WORD
+from quantize.description.formats import BAND, GROUP, LINE_BYTES, MATRIX_FORMATS, WORD
 
 _INT8, _INT4 = MATRIX_FORMATS["int8"], MATRIX_FORMATS["int4"]
 _INT8_NUMBER, _INT8_GROUP_BYTES = _INT8.number, _INT8.group_bytes
@@ -69,16 +71,16 @@ def _load_int8_group(codes, scales, index):
     at, scales_at = index * _INT8_GROUP_BYTES, index * BAND
     _prefetch_group(codes, at, _INT8_GROUP_BYTES, scales, scales_at)
     vectors = (
-        load_bytes(codes, at),
-        load_bytes(codes, at + LINE_BYTES),
-        load_bytes(codes, at + 2 * LINE_BYTES),
-        load_bytes(codes, at + 3 * LINE_BYTES),
-        load_bytes(codes, at + 4 * LINE_BYTES),
-        load_bytes(codes, at + 5 * LINE_BYTES),
-        load_bytes(codes, at + 6 * LINE_BYTES),
-        load_bytes(codes, at + 7 * LINE_BYTES),
+        load_int8_codes(codes, at),
+        load_int8_codes(codes, at + LINE_BYTES),
+        load_int8_codes(codes, at + 2 * LINE_BYTES),
+        load_int8_codes(codes, at + 3 * LINE_BYTES),
+        load_int8_codes(codes, at + 4 * LINE_BYTES),
+        load_int8_codes(codes, at + 5 * LINE_BYTES),
+        load_int8_codes(codes, at + 6 * LINE_BYTES),
+        load_int8_codes(codes, at + 7 * LINE_BYTES),
     )
-    return _Group(vectors, every_lane(int32(INT8_ZERO)), load_f16(scales, scales_at))
+    return _Group(vectors, int8_zeros(), load_f16(scales, scales_at))
 
 
 @_inline

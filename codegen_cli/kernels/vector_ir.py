@@ -1,14 +1,19 @@
 """Vectors of 16 lanes as a type for numba, and the LLVM IR that operations on them are built of."""
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
-from numba import types
+from llvmlite import binding, ir
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
+from codegen_cli.machine import cpu
 from quantize.description.formats import LANES
+
+if features := cpu.features_for_numba():
+    config.CPU_FEATURES = features
 
 I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
 _ELEMENTS = {"i8": I8, "i32": I32, "f32": ir.FloatType()}
@@ -68,13 +73,20 @@ def pick_lanes(builder: ir.IRBuilder, vector: ir.Value, lanes: Sequence[int]) ->
     return builder.shuffle_vector(vector, undefined, lane_indices(lanes))
 
 
-def halves_of(builder: ir.IRBuilder, vector: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The lower and the upper half of the lanes."""
-    middle = vector.type.count // 2
-    return (
-        pick_lanes(builder, vector, range(middle)),
-        pick_lanes(builder, vector, range(middle, 2 * middle)),
-    )
+def parts_of(builder: ir.IRBuilder, vector: ir.Value, n_parts: int) -> list[ir.Value]:
+    """Neighbouring lanes, in so many vectors of the same size."""
+    count = vector.type.count // n_parts
+    starts = range(0, vector.type.count, count)
+    return [pick_lanes(builder, vector, range(start, start + count)) for start in starts]
+
+
+def join_parts(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """The vector that parts_of takes apart; n_parts is a power of two."""
+    while len(parts) > 1:
+        lanes = lane_indices(range(2 * parts[0].type.count))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [builder.shuffle_vector(low, high, lanes) for low, high in pairs]
+    return parts[0]
 
 
 def fold_halves(
@@ -82,16 +94,40 @@ def fold_halves(
 ) -> ir.Value:
     """One scalar of all lanes: halves are combined until one lane is left."""
     while vector.type.count > 1:
-        vector = combine(*halves_of(builder, vector))
+        vector = combine(*parts_of(builder, vector, 2))
     return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
 def call_intrinsic(
     builder: ir.IRBuilder, name: str, result_type: ir.Type, *arguments: ir.Value
 ) -> ir.Value:
-    """What an intrinsic function of LLVM, or of a CPU, returns."""
+    """What an intrinsic function of LLVM returns."""
     signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
+STAND_IN = "elsewhere."
+"""What the names of an intrinsic function's stand-ins begin with."""
+
+
+def call_cpu_intrinsic(
+    builder: ir.IRBuilder, name: str, result_type: ir.Type, *arguments: ir.Value
+) -> ir.Value:
+    """What an intrinsic function of the CPU to compile for returns.
+
+    numba makes all that it compiles ready to run on this CPU. If another one is aimed at, whose
+    functions LLVM does not know here, it is given a function of no special meaning, that nobody
+    will call and that the compiled step has under its true name in the end.
+    """
+    if not cpu.is_aimed_elsewhere():
+        return call_intrinsic(builder, name, result_type, *arguments)
+    name = STAND_IN + name
+    binding.add_symbol(name, ctypes.cast(ctypes.pythonapi.Py_FatalError, ctypes.c_void_p).value)
+    result = call_intrinsic(builder, name, result_type, *arguments)
+    result.callee.attributes.add("nounwind")
+    if not isinstance(result_type, ir.VoidType):
+        result.callee.attributes.add("readnone")
+    return result
 
 
 def element_pointer(

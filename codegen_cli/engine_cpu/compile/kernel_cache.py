@@ -18,7 +18,7 @@ from codegen_cli.engine_cpu.compile import kernel_directory
 from codegen_cli.engine_cpu.compile.kernel_directory import directory, is_trusted
 from codegen_cli.engine_cpu.compile.linker import ForeignCode, link
 from codegen_cli.engine_cpu.threads import Step
-from codegen_cli.machine import cpu, system_files
+from codegen_cli.machine import arm_features, cpu, system_files
 from quantize.description import formats
 from quantize.files import errors
 from quantize.files.errors import UserError
@@ -143,7 +143,8 @@ def _pointer() -> Path:
 
 def sources() -> list[Path]:
     """Return the files that object code is made of: the kernels, and all that they import."""
-    imported = [Path(str(module.__file__)) for module in (formats, cpu, system_files, errors)]
+    modules = (formats, cpu, arm_features, system_files, errors)
+    imported = [Path(str(module.__file__)) for module in modules]
     kernels = (_PACKAGE / "kernels").glob("*.py")
     return sorted([*imported, *kernels, Path(__file__).with_name("kernel_compiler.py")])
 

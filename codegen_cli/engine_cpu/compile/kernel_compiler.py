@@ -103,7 +103,10 @@ def _optimized(on_progress: OnProgress) -> tuple[Any, Any]:
         raise UserError(f"numba cannot be imported: {error}", cpu.REINSTALL) from error
     with _counting(on_progress):
         step = importlib.import_module("codegen_cli.kernels.step")
-    module = binding.parse_assembly(_with_frame_pointers(step.run_step.inspect_llvm()))
+    from codegen_cli.kernels.vector_ir import STAND_IN
+
+    llvm_ir = step.run_step.inspect_llvm().replace(f"@{STAND_IN}", "@")
+    module = binding.parse_assembly(_with_frame_pointers(llvm_ir))
     for function in module.functions:
         if function.name == step.run_step.native_name:
             function.name = ENTRY
@@ -114,9 +117,13 @@ def _optimized(on_progress: OnProgress) -> tuple[Any, Any]:
             variable.linkage = "internal"
     # Position-independent, as the linker may put the code far from the C library; "small", as the
     # code itself is: some hundred kB.
-    machine = binding.Target.from_default_triple().create_target_machine(
+    if cpu.is_aimed_elsewhere():
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+    machine = binding.Target.from_triple(cpu.triple()).create_target_machine(
         cpu=name, features=features, opt=3, reloc="pic", codemodel="small"
     )
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
     options = binding.create_pipeline_tuning_options(speed_level=3)
     passes = binding.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
