@@ -15,7 +15,7 @@ from llvmlite import ir
 from codegen_cli.kernels.vector_ir import (
     I16,
     I32,
-    call_cpu_intrinsic,
+    call_intrinsic,
     constant,
     join_parts,
     parts_of,
@@ -42,7 +42,7 @@ def _call_on_parts(builder: ir.IRBuilder, name: str, n_parts: int, *vectors: ir.
     """What an intrinsic function makes of each part of the vectors; i32 [16], all together."""
     part_type = ir.VectorType(I32, LANES // n_parts)
     parts = zip(*(parts_of(builder, vector, n_parts) for vector in vectors), strict=True)
-    results = [call_cpu_intrinsic(builder, name, part_type, *part) for part in parts]
+    results = [call_intrinsic(builder, name, part_type, *part) for part in parts]
     return join_parts(builder, results)
 
 

@@ -5,7 +5,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from codegen_cli.kernels.step_table import BARRIER_SLOTS, LINE_SLOTS
-from codegen_cli.kernels.vector_ir import I32, call_cpu_intrinsic
+from codegen_cli.kernels.vector_ir import I32, call_intrinsic
 from codegen_cli.machine.cpu import architecture
 
 # Where in a barrier's array what is: a cache line each, so that spinning does not slow the threads
@@ -95,7 +95,7 @@ def _spin_hint(typing_context):
         if hint := _SPIN_HINTS.get(architecture()):
             name, operands = hint
             constants = [ir.Constant(I32, operand) for operand in operands]
-            call_cpu_intrinsic(builder, name, ir.VoidType(), *constants)
+            call_intrinsic(builder, name, ir.VoidType(), *constants)
         return context.get_dummy_value()
 
     return types.void(), generate

@@ -13,7 +13,7 @@ from codegen_cli.machine import cpu
 from quantize.description.formats import LANES
 
 if features := cpu.features_for_numba():
-    config.CPU_FEATURES = features
+    config.CPU_FEATURES = features  # type: ignore[attr-defined]
 
 I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
 _ELEMENTS = {"i8": I8, "i32": I32, "f32": ir.FloatType()}
@@ -98,36 +98,34 @@ def fold_halves(
     return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
+STAND_IN = "elsewhere."
+"""What the names of intrinsic functions begin with while they stand for those of another CPU."""
+
+_OF_CPUS = ("llvm.x86.", "llvm.aarch64.")
+
+
 def call_intrinsic(
     builder: ir.IRBuilder, name: str, result_type: ir.Type, *arguments: ir.Value
 ) -> ir.Value:
-    """What an intrinsic function of LLVM returns."""
-    signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+    """What an intrinsic function of LLVM, or of the CPU to compile for, returns.
 
-
-STAND_IN = "elsewhere."
-"""What the names of an intrinsic function's stand-ins begin with."""
-
-
-def call_cpu_intrinsic(
-    builder: ir.IRBuilder, name: str, result_type: ir.Type, *arguments: ir.Value
-) -> ir.Value:
-    """What an intrinsic function of the CPU to compile for returns.
-
-    numba makes all that it compiles ready to run on this CPU. If another one is aimed at, whose
-    functions LLVM does not know here, it is given a function of no special meaning, that nobody
-    will call and that the compiled step has under its true name in the end.
+    numba makes all that it compiles ready to run on this CPU. If another one is aimed at, its
+    functions have stand-ins until the whole step is known: functions of no special meaning, which
+    nobody will call.
     """
-    if not cpu.is_aimed_elsewhere():
-        return call_intrinsic(builder, name, result_type, *arguments)
-    name = STAND_IN + name
-    binding.add_symbol(name, ctypes.cast(ctypes.pythonapi.Py_FatalError, ctypes.c_void_p).value)
-    result = call_intrinsic(builder, name, result_type, *arguments)
-    result.callee.attributes.add("nounwind")
-    if not isinstance(result_type, ir.VoidType):
-        result.callee.attributes.add("readnone")
-    return result
+    is_foreign = cpu.is_aimed_elsewhere() and name.startswith(_OF_CPUS)
+    if is_foreign:
+        name = STAND_IN + name
+        binding.add_symbol(name, _address_of_nothing())
+    signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    if is_foreign and not isinstance(result_type, ir.VoidType):
+        function.attributes.add("readnone")  # as LLVM knows of the true ones
+    return builder.call(function, arguments)
+
+
+def _address_of_nothing() -> int | None:
+    return ctypes.cast(ctypes.pythonapi.Py_FatalError, ctypes.c_void_p).value
 
 
 def element_pointer(
