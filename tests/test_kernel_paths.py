@@ -107,6 +107,21 @@ def test_the_path_in_use_has_its_instructions_and_no_others(assembly):
     assert called_from_outside(assembly) <= ALLOWED_SYMBOLS
 
 
+def test_another_cpu_can_be_aimed_at(monkeypatch):
+    monkeypatch.setattr(cpu, "_aim", None)  # it stays for a whole process otherwise
+    assert not cpu.is_aimed_elsewhere()
+    cpu.aim_at("dotprod")
+    assert cpu.is_aimed_elsewhere()
+    assert (cpu.kernel_path(), cpu.target()) == ("dotprod", ("", "+dotprod"))
+    assert (cpu.architecture(), cpu.triple()) == ("aarch64", "aarch64-unknown-linux-gnu")
+    cpu.aim_at("generic", "x86_64")
+    assert (cpu.kernel_path(), cpu.target()) == ("generic", ("", ""))
+    assert cpu.triple() == "x86_64-unknown-linux-gnu"
+    assert not cpu.converts_fp16()
+    cpu.aim_at("avx512vnni")
+    assert {"+avx512vnni", "+avx2", "+f16c"} <= set(cpu.target()[1].split(","))
+
+
 @pytest.mark.other_cpus
 @pytest.mark.parametrize(("path", "architecture"), ELSEWHERE)
 def test_a_path_that_cannot_run_here_has_its_instructions_too(path, architecture):

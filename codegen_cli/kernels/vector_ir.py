@@ -12,6 +12,7 @@ from numba.extending import models, register_model
 from codegen_cli.machine import cpu
 from quantize.description.formats import LANES
 
+# numba compiles for what LLVM tells of this CPU, which is not all that the kernels use.
 if features := cpu.features_for_numba():
     config.CPU_FEATURES = features  # type: ignore[attr-defined]
 
