@@ -10,6 +10,7 @@ import pytest
 from numba import njit
 
 from codegen_cli.kernels.vectors import load_f16, load_one_f16, store_f16, store_f32
+from codegen_cli.machine import cpu
 
 EVERY_FP16 = np.arange(1 << 16, dtype=np.uint16)
 
@@ -44,7 +45,8 @@ def between_fp16_values() -> np.ndarray:
 
 
 def check_conversions() -> None:
-    expected = EVERY_FP16.view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # arm64 tells of NaNs that signal
+        expected = EVERY_FP16.view(np.float16).astype(np.float32)
     for function in (widen, widen_singly):
         out = np.empty(len(EVERY_FP16), np.float32)
         function(out, EVERY_FP16)
@@ -65,7 +67,8 @@ def test_conversions_are_numpys() -> None:
 
 
 @pytest.mark.skipif(
-    os.environ.get("CODEGEN_KERNELS") == "generic", reason="what the test above ran already"
+    os.environ.get("CODEGEN_KERNELS") == "generic" or cpu.architecture() != "x86_64",
+    reason="what the test above ran already",
 )
 def test_conversions_without_instructions_for_them_are_numpys() -> None:
     subprocess.run(

@@ -449,6 +449,12 @@ def test_a_terminal_gets_a_bar_that_goes_away() -> None:
     assert shown.rindex("\x1b[?25h") > bar  # and the cursor there again
 
 
+TRIPLES = (
+    "x86_64-unknown-linux-gnu",
+    "aarch64-unknown-linux-gnu",
+    "x86_64-apple-darwin",
+    "arm64-apple-darwin",
+)
 CALLER = """
 declare ptr @memset(ptr, i32, i64)
 declare float @fmaf(float, float, float)
@@ -462,14 +468,14 @@ define i64 @entry(ptr %p, float %x) {
 """
 
 
-@pytest.mark.parametrize("triple", ["x86_64-unknown-linux-gnu", "x86_64-apple-darwin"])
+@pytest.mark.parametrize("triple", TRIPLES)
 def test_undefined_symbols_are_read_from_elf_and_macho(triple: str) -> None:
     data = object_code(CALLER, triple)
     linker_made = {"_GLOBAL_OFFSET_TABLE_"}
     assert undefined_symbols(data) - linker_made == {"memset", "fmaf", "data"}
 
 
-@pytest.mark.parametrize("triple", ["x86_64-unknown-linux-gnu", "x86_64-apple-darwin"])
+@pytest.mark.parametrize("triple", TRIPLES)
 def test_object_files_of_any_bytes_are_read_or_refused(triple: str) -> None:
     data = bytearray(object_code(CALLER, triple))
     for at in range(len(data)):

@@ -1,26 +1,29 @@
 """Which dot product instruction is compiled, and that every path gives the same bits."""
 
 import os
-import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from codegen_cli.engine_cpu.compile import kernel_compiler
+from codegen_cli.engine_cpu.compile.linker import ALLOWED_SYMBOLS
+from codegen_cli.kernels.vector_ir import STAND_IN
 from codegen_cli.machine import cpu
 from codegen_cli.machine.prefetch import prefetch_choice
 from quantize.files.errors import UserError
 
 PATHS = cpu.usable_kernel_paths()
 
-# The hash of a product of random weights.
+# The hashes of products of random weights.
 SCRIPT = """
 import hashlib
-from test_matmul_kernels import random_case, run_kernel
-print(hashlib.sha256(run_kernel("int4", *random_case("int4")).tobytes()).hexdigest())
+from test_matmul_kernels import KERNELS, random_case, run_kernel
+for format in KERNELS:
+    print(hashlib.sha256(run_kernel(format, *random_case(format)).tobytes()).hexdigest())
 """
 
 
@@ -37,18 +40,58 @@ def test_all_paths_give_the_same_bits():
     assert len({product(path) for path in PATHS}) == 1
 
 
-# path -> which registers vpdpbusd works on, which the code uses at all
+class Expected(NamedTuple):
+    """What tells the assembly of a path from that of others.
+
+    product    the instruction of its dot products, and on which registers; None: any
+    n_parts    how many of them make 16 lanes
+    registers  vector registers in use
+    """
+
+    product: str | None
+    n_parts: int
+    registers: set[str]
+
+
 EXPECTED = {
-    "avx512vnni": ({"zmm"}, {"zmm", "ymm", "xmm"}),
-    "avxvnni": ({"ymm"}, {"ymm", "xmm"}),
-    "avx2": (set(), {"ymm", "xmm"}),
-    "generic": (set(), {"xmm"}),
+    ("avx512vnni", "x86_64"): Expected(r"vpdpbusd\t.*%zmm", 1, {"zmm", "ymm", "xmm"}),
+    ("avxvnni", "x86_64"): Expected(r"vpdpbusd\t.*%ymm", 2, {"ymm", "xmm"}),
+    ("avx2", "x86_64"): Expected(r"vpmaddubsw\t.*%ymm", 2, {"ymm", "xmm"}),
+    ("generic", "x86_64"): Expected(None, 0, {"xmm"}),
+    ("i8mm", "aarch64"): Expected(r"usdot\tv\d+\.4s", 4, {"q", "v"}),
+    ("dotprod", "aarch64"): Expected(r"sdot\tv\d+\.4s", 4, {"q", "v"}),
+    ("generic", "aarch64"): Expected(None, 0, {"q", "v"}),
 }
+ELSEWHERE = sorted(set(EXPECTED) - {(path, cpu.architecture()) for path in PATHS})
+
+ASSEMBLY = """
+import sys
+from codegen_cli.engine_cpu.compile import kernel_compiler
+from codegen_cli.machine import cpu
+cpu.aim_at(*sys.argv[1:])
+print(kernel_compiler.kernel_assembly())
+"""
 
 
-READS_ASSEMBLY = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly"
-)
+def check_instructions(assembly, path, architecture, ignored_registers=frozenset()):
+    expected = EXPECTED[path, architecture]
+    for product in {each.product for each in EXPECTED.values() if each.product}:
+        n_found = len(re.findall(rf"^\t(?:{{vex}}\s*)?{product}", assembly, re.MULTILINE))
+        if product == expected.product:
+            # A group of 32 columns takes eight dot products, wherever groups are multiplied.
+            assert n_found > 0
+            assert n_found % (8 * expected.n_parts) == 0
+        else:
+            assert n_found == 0
+    pattern = r"%([xyz]mm)\d" if architecture == "x86_64" else r"\b([vqz])\d+\b"
+    registers = set(re.findall(pattern, assembly)) - ignored_registers
+    assert registers == expected.registers - ignored_registers
+
+
+def called_from_outside(assembly):
+    """Names of functions that the assembly calls, but does not define."""
+    called = re.findall(r"^\t(?:callq?|bl|jmp|b)\t([A-Za-z_]\w*)(?:@PLT)?$", assembly, re.MULTILINE)
+    return set(called) - set(re.findall(r"^(\w+):", assembly, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +99,54 @@ def assembly():
     return kernel_compiler.kernel_assembly()
 
 
-@READS_ASSEMBLY
 def test_the_path_in_use_has_its_instructions_and_no_others(assembly):
-    path = cpu.kernel_path()
-    dot_products = set(re.findall(r"vpdpbusd[^\n]*%([xyz]mm)", assembly))
-    registers = set(re.findall(r"%([xyz]mm)\d", assembly))
-    assert dot_products == EXPECTED[path][0]
-    # With AVX-512 LLVM takes its registers, also for vpdpbusd of 256 bits as Zen 4 has it.
-    if "+avx512vl" not in cpu.target()[1].split(","):
-        assert registers == EXPECTED[path][1]
-    assert ("vpmaddwd" in assembly) == (path == "avx2")
+    # With AVX-512 LLVM takes its registers, also for vpdpbusd of 256 bits as Zen 4 has it; and
+    # with SVE its own.
+    features = cpu.target()[1].split(",")
+    ignored = {"zmm"} if "+avx512vl" in features else {"z"} if "+sve" in features else set()
+    check_instructions(assembly, cpu.kernel_path(), cpu.architecture(), ignored)
+    assert called_from_outside(assembly) <= ALLOWED_SYMBOLS
 
 
-@READS_ASSEMBLY
+def test_another_cpu_can_be_aimed_at(monkeypatch):
+    monkeypatch.setattr(cpu, "_aim", None)  # it stays for a whole process otherwise
+    assert not cpu.is_aimed_elsewhere()
+    cpu.aim_at("dotprod")
+    assert cpu.is_aimed_elsewhere()
+    assert (cpu.kernel_path(), cpu.target()) == ("dotprod", ("", "+dotprod"))
+    assert (cpu.architecture(), cpu.triple()) == ("aarch64", "aarch64-unknown-linux-gnu")
+    cpu.aim_at("generic", "x86_64")
+    assert (cpu.kernel_path(), cpu.target()) == ("generic", ("", ""))
+    assert cpu.triple() == "x86_64-unknown-linux-gnu"
+    assert not cpu.converts_fp16()
+    cpu.aim_at("avx512vnni")
+    assert {"+avx512vnni", "+avx2", "+f16c"} <= set(cpu.target()[1].split(","))
+
+
+@pytest.mark.other_cpus
+@pytest.mark.parametrize(("path", "architecture"), ELSEWHERE)
+def test_a_path_that_cannot_run_here_has_its_instructions_too(path, architecture):
+    ran = subprocess.run(
+        [sys.executable, "-c", ASSEMBLY, path, architecture],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    check_instructions(ran.stdout, path, architecture)
+    assert called_from_outside(ran.stdout) <= ALLOWED_SYMBOLS
+    assert STAND_IN not in ran.stdout
+
+
+READS_X86 = pytest.mark.skipif(cpu.architecture() != "x86_64", reason="reads x86 assembly")
+
+
+@READS_X86
 def test_memory_is_asked_ahead_by_the_chosen_instruction_and_no_other(assembly):
     hint = prefetch_choice().hint
     assert set(re.findall(r"prefetch(\w+)", assembly)) == ({hint} - {"none"})
 
 
-@READS_ASSEMBLY
+@READS_X86
 def test_vectors_on_the_stack_are_aligned_to_their_size(assembly):
     n_bytes = {"y": 32, "z": 64}
     n_vectors = 0

@@ -62,6 +62,7 @@ codegen_cli.machine.places
 codegen_cli.machine.allocator
 codegen_cli.machine.system_files
 codegen_cli.machine.cores
+codegen_cli.machine.arm_features
 codegen_cli.machine.cpu
 codegen_cli.machine.prefetch
 codegen_cli.machine.memory

@@ -15,8 +15,10 @@ from quantize.description.formats import BAND, GROUP, LINE_BYTES, MATRIX_FORMATS
 
 _INT8_NUMBER, _INT4_NUMBER = MATRIX_FORMATS["int8"].number, MATRIX_FORMATS["int4"].number
 
-BLOCKS = {"avx512vnni": (2, 6), "avxvnni": (1, 8), "avx2": (1, 8), "generic": (1, 4)}
-"""Kernel path -> the bands and tokens of its largest blocks."""
+_BLOCKS = {"avx512vnni": (2, 6), "generic": (1, 4)}
+"""Kernel path -> the bands and tokens of its largest blocks; of all others (1, 8)."""
+
+BLOCK_BANDS, _BLOCK_TOKENS = _BLOCKS.get(kernel_path(), (1, 8))
 
 _BYTES_AHEAD = PREFETCH.bytes_ahead
 
@@ -108,8 +110,8 @@ def int4_block(n_bands, n_tokens):
     return _quantized_block("int4", n_bands, n_tokens)
 
 
-matmul_int8 = in_blocks(int8_block, *BLOCKS[kernel_path()])
-matmul_int4 = in_blocks(int4_block, *BLOCKS[kernel_path()])
+matmul_int8 = in_blocks(int8_block, BLOCK_BANDS, _BLOCK_TOKENS)
+matmul_int4 = in_blocks(int4_block, BLOCK_BANDS, _BLOCK_TOKENS)
 matmul_f16 = in_blocks(_f16_block, 1, 4)
 
 

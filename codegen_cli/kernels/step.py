@@ -32,7 +32,7 @@ from numba import carray, cfunc, float32, from_dtype, int64, njit, types, uint16
 from codegen_cli.kernels.activations import activate
 from codegen_cli.kernels.attention import QUERIES, attend, attend_several, remember
 from codegen_cli.kernels.likelihood import summarize
-from codegen_cli.kernels.matmul import BLOCKS, matmul
+from codegen_cli.kernels.matmul import BLOCK_BANDS, matmul
 from codegen_cli.kernels.pieces import Work, ceil_div, take, wait
 from codegen_cli.kernels.pointwise import add, embed, layer_norm, rotate
 from codegen_cli.kernels.step_arrays import (
@@ -46,14 +46,12 @@ from codegen_cli.kernels.step_arrays import (
 from codegen_cli.kernels.step_table import COUNTERS, LAYER, PIECE_BYTES, SPAN, STEP, SUMMARY
 from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import load_f32, store_f32
-from codegen_cli.machine.cpu import kernel_path
 from quantize.description.formats import BAND, GROUP, LANES
 
 # What has a counter of its own in each layer; lm_head has the one after the last layer's.
 _PROJECT, _ATTEND, _EXPAND, _MERGE = range(COUNTERS)
 
 _BANDS_IN_GROUP = GROUP // BAND  # the rows of one product are the columns of the next
-_BLOCK_BANDS = BLOCKS[kernel_path()][0]
 
 _BANDS_IN_SPAN = SPAN // BAND
 
@@ -66,8 +64,8 @@ _compile = njit(nogil=True, error_model="numpy")
 @_compile
 def _bands_in_piece(matrix):
     """As many whole blocks of bands as PIECE_BYTES hold, at least one."""
-    block_bytes = _BLOCK_BANDS * matrix.n_groups * matrix.group_bytes
-    return max(1, PIECE_BYTES // block_bytes) * _BLOCK_BANDS
+    block_bytes = BLOCK_BANDS * matrix.n_groups * matrix.group_bytes
+    return max(1, PIECE_BYTES // block_bytes) * BLOCK_BANDS
 
 
 @_compile

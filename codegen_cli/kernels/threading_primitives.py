@@ -1,13 +1,12 @@
 """What threads that run one step together share: atomic counters, a barrier, memory by address."""
 
-import platform
-
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from codegen_cli.kernels.step_table import BARRIER_SLOTS, LINE_SLOTS
+from codegen_cli.kernels.vector_ir import I32, call_intrinsic
+from codegen_cli.machine.cpu import architecture
 
 # Where in a barrier's array what is: a cache line each, so that spinning does not slow the threads
 # that still work.
@@ -16,11 +15,12 @@ ARRIVED, GENERATION, VERDICT = range(0, BARRIER_SLOTS, LINE_SLOTS)
 # A waiting thread spins this often (some ten microseconds) before it offers its core to others.
 _SPINS_BEFORE_YIELD = 2000
 
+# architecture -> the intrinsic function, and its operands. arm64's own `yield` does nothing on most
+# cores; a barrier for instructions (15: of the whole system, the only kind) waits some ten
+# nanoseconds, and is what Rust's hint::spin_loop takes.
 _SPIN_HINTS = {
     "x86_64": ("llvm.x86.sse2.pause", ()),
-    "amd64": ("llvm.x86.sse2.pause", ()),
-    "arm64": ("llvm.aarch64.hint", (1,)),
-    "aarch64": ("llvm.aarch64.hint", (1,)),
+    "aarch64": ("llvm.aarch64.isb", (15,)),
 }
 
 
@@ -92,12 +92,10 @@ def _spin_hint(typing_context):
     """Tell the core that this is a waiting loop, where it has an instruction for that."""
 
     def generate(context, builder, signature, arguments):
-        name, operands = _SPIN_HINTS.get(platform.machine().lower(), (None, ()))
-        if name is not None:
-            constants = [ir.Constant(ir.IntType(32), operand) for operand in operands]
-            signature_ = ir.FunctionType(ir.VoidType(), [value.type for value in constants])
-            function = cgutils.get_or_insert_function(builder.module, signature_, name)
-            builder.call(function, constants)
+        if hint := _SPIN_HINTS.get(architecture()):
+            name, operands = hint
+            constants = [ir.Constant(I32, operand) for operand in operands]
+            call_intrinsic(builder, name, ir.VoidType(), *constants)
         return context.get_dummy_value()
 
     return types.void(), generate

@@ -1,14 +1,20 @@
 """Vectors of 16 lanes as a type for numba, and the LLVM IR that operations on them are built of."""
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
-from numba import types
+from llvmlite import binding, ir
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
+from codegen_cli.machine import cpu
 from quantize.description.formats import LANES
+
+# numba compiles for what LLVM tells of this CPU, which is not all that the kernels use.
+if features := cpu.features_for_numba():
+    config.CPU_FEATURES = features  # type: ignore[attr-defined]
 
 I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
 F32 = ir.FloatType()
@@ -69,13 +75,20 @@ def pick_lanes(builder: ir.IRBuilder, vector: ir.Value, lanes: Sequence[int]) ->
     return builder.shuffle_vector(vector, undefined, lane_indices(lanes))
 
 
-def halves_of(builder: ir.IRBuilder, vector: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The lower and the upper half of the lanes."""
-    middle = vector.type.count // 2
-    return (
-        pick_lanes(builder, vector, range(middle)),
-        pick_lanes(builder, vector, range(middle, 2 * middle)),
-    )
+def parts_of(builder: ir.IRBuilder, vector: ir.Value, n_parts: int) -> list[ir.Value]:
+    """Neighbouring lanes, in so many vectors of the same size."""
+    count = vector.type.count // n_parts
+    starts = range(0, vector.type.count, count)
+    return [pick_lanes(builder, vector, range(start, start + count)) for start in starts]
+
+
+def join_parts(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """The vector that parts_of takes apart; n_parts is a power of two."""
+    while len(parts) > 1:
+        lanes = lane_indices(range(2 * parts[0].type.count))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [builder.shuffle_vector(low, high, lanes) for low, high in pairs]
+    return parts[0]
 
 
 def fold_halves(
@@ -83,8 +96,17 @@ def fold_halves(
 ) -> ir.Value:
     """One scalar of all lanes: halves are combined until one lane is left."""
     while vector.type.count > 1:
-        vector = combine(*halves_of(builder, vector))
+        vector = combine(*parts_of(builder, vector, 2))
     return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+STAND_IN = "elsewhere."
+"""What the names of intrinsic functions begin with while they stand for those of another CPU."""
+
+IN_ORDER = f"{STAND_IN}in_order."
+"""And those for empty assembly: then follow the register, how many of them, and what they hold."""
+
+_OF_CPUS = ("llvm.x86.", "llvm.aarch64.")
 
 
 def joined(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
@@ -103,23 +125,49 @@ def in_order(builder: ir.IRBuilder, register: str, values: Sequence[ir.Value]) -
     than there are registers. The assembly between is empty.
 
     register  what inline assembly calls one that holds such a value
+    values    of one type
     """
     types = [value.type for value in values]
-    results = ir.LiteralStructType(types)
-    constraints = [f"={register}"] * len(values) + [str(i) for i in range(len(values))]
-    assembly = ir.InlineAsm(
-        ir.FunctionType(results, types), "", ",".join([*constraints, "~{memory}"]), True
-    )
-    result = builder.call(assembly, values)
+    signature = ir.FunctionType(ir.LiteralStructType(types), types)
+    if cpu.is_aimed_elsewhere():  # the register may be none of this CPU's
+        lanes = types[0]
+        name = f"{IN_ORDER}{register}.{len(values)}.{lanes.count}x{lanes.element.width}"
+        binding.add_symbol(name, _address_of_nothing())
+        function = cgutils.get_or_insert_function(builder.module, signature, name)
+    else:
+        function = ir.InlineAsm(signature, "", in_order_constraints(register, len(values)), True)
+    result = builder.call(function, values)
     return [builder.extract_value(result, i) for i in range(len(values))]
+
+
+def in_order_constraints(register: str, n: int) -> str:
+    """What inline assembly is told of n registers that it takes and returns."""
+    outputs, inputs = [f"={register}"] * n, [str(i) for i in range(n)]
+    return ",".join([*outputs, *inputs, "~{memory}"])
 
 
 def call_intrinsic(
     builder: ir.IRBuilder, name: str, result_type: ir.Type, *arguments: ir.Value
 ) -> ir.Value:
-    """What an intrinsic function of LLVM, or of a CPU, returns."""
+    """What an intrinsic function of LLVM, or of the CPU to compile for, returns.
+
+    numba makes all that it compiles ready to run on this CPU. If another one is aimed at, its
+    functions have stand-ins until the whole step is known: functions of no special meaning, which
+    nobody will call.
+    """
+    is_foreign = cpu.is_aimed_elsewhere() and name.startswith(_OF_CPUS)
+    if is_foreign:
+        name = STAND_IN + name
+        binding.add_symbol(name, _address_of_nothing())
     signature = ir.FunctionType(result_type, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    if is_foreign and not isinstance(result_type, ir.VoidType):
+        function.attributes.add("readnone")  # as LLVM knows of the true ones
+    return builder.call(function, arguments)
+
+
+def _address_of_nothing() -> int | None:
+    return ctypes.cast(ctypes.pythonapi.Py_FatalError, ctypes.c_void_p).value
 
 
 class ArrayArgument:

@@ -1,4 +1,7 @@
-"""What this CPU is called and can execute: the host's features -> the kernel path to compile."""
+"""What this CPU is called and can execute: the host's features -> the kernel path to compile.
+
+Or what another CPU can: then the code is to be read, or to be carried there (`aim_at`).
+"""
 
 import os
 import platform
@@ -6,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codegen_cli.machine.arm_features import reported_features
 from codegen_cli.machine.system_files import lines_of
 from quantize.files.errors import UserError
 
@@ -21,23 +25,63 @@ _WIDER_THAN_AVX2 = ("avx512", "avx10", "amx")
 class KernelPath(NamedTuple):
     """A way to compute dot products of bytes; sums are exact, so all give the same bits.
 
-    needs    LLVM features without which it cannot run
-    without  prefixes of features that a CPU for which it is the best does not have
+    architecture  of the CPUs that can run it, as `architecture` has it; None: all
+    needs         LLVM features without which it cannot run
+    without       prefixes of features that a CPU for which it is the best does not have
     """
 
     name: str
+    architecture: str | None
     needs: frozenset[str]
     without: tuple[str, ...] = ()
 
 
 # Best first; of the rows of one name, the first that this CPU can run counts.
 KERNEL_PATHS = (
-    KernelPath("avx512vnni", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})),
-    KernelPath("avxvnni", _AVX2 | {"avxvnni"}, _WIDER_THAN_AVX2),
-    KernelPath("avxvnni", _AVX2 | {"avx512vl", "avx512vnni"}),
-    KernelPath("avx2", _AVX2, (*_WIDER_THAN_AVX2, "avxvnni")),
-    KernelPath("generic", frozenset()),
+    KernelPath("avx512vnni", "x86_64", _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}),
+    KernelPath("avxvnni", "x86_64", _AVX2 | {"avxvnni"}, _WIDER_THAN_AVX2),
+    KernelPath("avxvnni", "x86_64", _AVX2 | {"avx512vl", "avx512vnni"}),
+    KernelPath("avx2", "x86_64", _AVX2, (*_WIDER_THAN_AVX2, "avxvnni")),
+    KernelPath("i8mm", "aarch64", frozenset({"dotprod", "i8mm"})),
+    KernelPath("dotprod", "aarch64", frozenset({"dotprod"}), ("i8mm", "sve", "sme")),
+    KernelPath("generic", None, frozenset()),
 )
+
+
+class Aim(NamedTuple):
+    """A CPU other than this one, for which a path is the best."""
+
+    path: KernelPath
+    architecture: str
+
+
+_aim: Aim | None = None
+
+
+def aim_at(path: str, architecture: str | None = None) -> None:
+    """Let this process compile for another CPU from now on, whatever the one that it runs on is.
+
+    path          a name in KERNEL_PATHS
+    architecture  "x86_64" or "aarch64", where the path has none of its own
+    """
+    global _aim
+    row = next(each for each in KERNEL_PATHS if each.name == path)
+    _aim = Aim(row, row.architecture or architecture or _host_architecture())
+
+
+def is_aimed_elsewhere() -> bool:
+    """Tell whether code is compiled that this process could not run."""
+    return _aim is not None
+
+
+def architecture() -> str:
+    """Return what LLVM calls the architecture to compile for: "x86_64", "aarch64", ..."""
+    return _aim.architecture if _aim else _host_architecture()
+
+
+def triple() -> str:
+    """Return LLVM's name of the system to compile for."""
+    return f"{_aim.architecture}-unknown-linux-gnu" if _aim else str(_llvm().get_default_triple())
 
 
 def kernel_path() -> str:
@@ -46,6 +90,8 @@ def kernel_path() -> str:
     Raises UserError for a path that does not exist or that this CPU cannot execute: LLVM would end
     the process without a word.
     """
+    if _aim:
+        return _aim.path.name
     usable = usable_kernel_paths()
     forced = os.environ.get("CODEGEN_KERNELS")
     if not forced:
@@ -71,9 +117,11 @@ def target() -> tuple[str, str]:
     The best path gets all that this CPU has. Another one, which was forced, gets what a CPU has for
     which it is the best, so that what runs here is what runs there.
     """
+    if _aim:
+        return "", ",".join(f"+{feature}" for feature in sorted(_aim.path.needs))
     binding = _llvm()
     name, usable = kernel_path(), _usable()
-    features = binding.get_host_cpu_features()
+    features = _host_features()
     if name == usable[0].name:
         return binding.get_host_cpu_name(), features.flatten()
     if name == "generic":
@@ -84,10 +132,18 @@ def target() -> tuple[str, str]:
     return binding.get_host_cpu_name(), features.flatten()
 
 
+def features_for_numba() -> str:
+    """Return this CPU's features as "+dotprod,-i8mm,..."; "" where numba finds them all by itself.
+
+    It makes all that it compiles ready to run here, and asks LLVM alone what this CPU has.
+    """
+    is_arm64 = _host_architecture() == "aarch64"
+    return str(_host_features().flatten()) if is_arm64 else ""
+
+
 def converts_fp16() -> bool:
     """Tell whether the target has instructions between fp16 and fp32; x86 got them with F16C."""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return not is_x86 or "+f16c" in target()[1].split(",")
+    return architecture() != "x86_64" or "+f16c" in target()[1].split(",")
 
 
 def name() -> str:
@@ -100,7 +156,7 @@ def name() -> str:
 def telling_features() -> list[str]:
     """Return the features of this CPU that decide which kernel path it can run, sorted."""
     telling = frozenset().union(*(path.needs for path in KERNEL_PATHS))
-    return sorted(telling & _host_features())
+    return sorted(telling & _features_here())
 
 
 def _models_in_cpuinfo() -> list[str]:
@@ -110,13 +166,28 @@ def _models_in_cpuinfo() -> list[str]:
 
 
 def _usable() -> list[KernelPath]:
-    host = _host_features()
-    return [path for path in KERNEL_PATHS if path.needs <= host]
+    here = _features_here()
+    architectures = (None, _host_architecture())
+    return [
+        path for path in KERNEL_PATHS if path.architecture in architectures and path.needs <= here
+    ]
 
 
-def _host_features() -> frozenset[str]:
+def _host_architecture() -> str:
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def _features_here() -> frozenset[str]:
+    return frozenset(name for name, is_there in _host_features().items() if is_there)
+
+
+def _host_features() -> Any:
+    """Return LLVM's FeatureMap of this CPU: a name -> whether it has that."""
     features = _llvm().get_host_cpu_features()
-    return frozenset(name for name, is_there in features.items() if is_there)
+    if _host_architecture() == "aarch64":
+        features.update(reported_features())
+    return features
 
 
 def _llvm() -> Any:

@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from codegen_cli.machine import cpu
 from quantize.files.errors import UserError
 
 HINTS: dict[str, int | None] = {"none": None, "nta": 0, "t2": 1, "t1": 2, "t0": 3}
@@ -70,7 +71,7 @@ def prefetch_choice() -> Prefetch:
     """
     forced = os.environ.get("CODEGEN_PREFETCH")
     if not forced:
-        return best_for(cpu_model())
+        return _UNKNOWN if cpu.is_aimed_elsewhere() else best_for(cpu_model())
     hint, colon, distance = forced.partition(":")
     bytes_ahead = int(distance) if re.fullmatch("[0-9]{1,7}", distance) else 0
     if hint not in HINTS or (colon and not 0 < bytes_ahead <= _MOST_BYTES_AHEAD):
@@ -82,10 +83,10 @@ def prefetch_choice() -> Prefetch:
     return Prefetch(hint, bytes_ahead or _BYTES_AHEAD)
 
 
-def best_for(cpu: CpuModel) -> Prefetch:
+def best_for(model: CpuModel) -> Prefetch:
     """Return the best that is known for a CPU."""
     for row in _TABLE:
-        if row.vendor == cpu.vendor and cpu.family in row.families:
+        if row.vendor == model.vendor and model.family in row.families:
             return row.prefetch
     return _UNKNOWN
 

@@ -18,13 +18,13 @@ from codegen_cli.engine_cpu.compile import kernel_directory
 from codegen_cli.engine_cpu.compile.kernel_directory import directory, is_trusted
 from codegen_cli.engine_cpu.compile.linker import ForeignCode, link
 from codegen_cli.engine_cpu.threads import Step
-from codegen_cli.machine import cpu, prefetch, system_files
+from codegen_cli.machine import arm_features, cpu, prefetch, system_files
 from quantize.description import formats
 from quantize.files import errors
 from quantize.files.errors import UserError
 
 _PACKAGE = Path(__file__).parent.parent.parent
-_IMPORTED_BY_KERNELS = (formats, cpu, prefetch, system_files, errors)
+_IMPORTED_BY_KERNELS = (formats, arm_features, cpu, prefetch, system_files, errors)
 
 # What nothing but this process keeps, by _key().
 _steps_in_memory: dict[str, Step] = {}

@@ -86,6 +86,18 @@ def _with_frame_pointers(llvm_ir: str) -> str:
     return re.sub(first_line, r'\1 "frame-pointer"="all" {', llvm_ir, flags=re.MULTILINE)
 
 
+def _without_stand_ins(llvm_ir: str) -> str:
+    """Return the same module with what vector_ir has put aside for another CPU back in place."""
+    from codegen_cli.kernels.vector_ir import IN_ORDER, STAND_IN, in_order_constraints
+
+    def assembly(call: re.Match[str]) -> str:
+        return f'asm sideeffect "", "{in_order_constraints(call[1], int(call[2]))}"('
+
+    name = rf"@{re.escape(IN_ORDER)}(\w+)\.(\d+)\.\w+\("
+    llvm_ir = re.sub(rf"^declare .*{name}.*\n", "", llvm_ir, flags=re.MULTILINE)
+    return re.sub(name, assembly, llvm_ir).replace(f"@{STAND_IN}", "@")
+
+
 def _optimized(on_progress: OnProgress) -> tuple[Any, Any]:
     """Return LLVM's machine for this CPU, and the whole step as one module with one way in.
 
@@ -103,7 +115,10 @@ def _optimized(on_progress: OnProgress) -> tuple[Any, Any]:
         raise UserError(f"numba cannot be imported: {error}", cpu.REINSTALL) from error
     with _counting(on_progress):
         step = importlib.import_module("codegen_cli.kernels.step")
-    module = binding.parse_assembly(_with_frame_pointers(step.run_step.inspect_llvm()))
+    llvm_ir = step.run_step.inspect_llvm()
+    if cpu.is_aimed_elsewhere():
+        llvm_ir = _without_stand_ins(llvm_ir)
+    module = binding.parse_assembly(_with_frame_pointers(llvm_ir))
     for function in module.functions:
         if function.name == step.run_step.native_name:
             function.name = ENTRY
@@ -114,9 +129,13 @@ def _optimized(on_progress: OnProgress) -> tuple[Any, Any]:
             variable.linkage = "internal"
     # Position-independent, as the linker may put the code far from the C library; "small", as the
     # code itself is: some hundred kB.
-    machine = binding.Target.from_default_triple().create_target_machine(
+    if cpu.is_aimed_elsewhere():
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+    machine = binding.Target.from_triple(cpu.triple()).create_target_machine(
         cpu=name, features=features, opt=3, reloc="pic", codemodel="small"
     )
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
     options = binding.create_pipeline_tuning_options(speed_level=3)
     passes = binding.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
