@@ -55,6 +55,6 @@ def test_every_variable_is_said(help_of_complete):
     page = (ROOT / "docs" / "scripting.md").read_text("utf-8")
     variables = set(re.findall(r"CODEGEN_[A-Z_]+", help_of_complete))
     assert "CODEGEN_TEMPERATURE" in variables
-    assert variables | {"CODEGEN_HOME", "CODEGEN_KERNELS"} == set(
+    assert variables | {"CODEGEN_HOME", "CODEGEN_KERNELS", "CODEGEN_PREFETCH"} == set(
         re.findall(r"`(CODEGEN_[A-Z_]+)`", page)
     )

@@ -39,9 +39,11 @@ def _quantized_block(format, n_bands, n_tokens):
         sums = load_sums(out, token, band * BAND) if accumulate else zero_sums()
         for i in range(n_groups):
             if token == 0:  # later blocks of tokens find them in the caches
-                for line in range(0, group_bytes, LINE_BYTES):
-                    prefetch(codes, (first + i) * group_bytes + line + _BYTES_AHEAD)
-                prefetch(scales, (first + i) * BAND + scales_ahead)
+                for b in range(n_bands):
+                    index = first + b * n_groups + i
+                    for line in range(0, group_bytes, LINE_BYTES):
+                        prefetch(codes, index * group_bytes + line + _BYTES_AHEAD)
+                    prefetch(scales, index * BAND + scales_ahead)
             sums = add_group(
                 sums, codes, scales, first + i, n_groups, x.codes[i], x.scales[i], x.sums[i], token
             )

@@ -75,8 +75,6 @@ def _start() -> "subprocess.Popen[bytes] | None":
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")
     }
-    # All is optimized once, as one program: what numba would do to each function before is lost.
-    environment["NUMBA_OPT"] = "0"
     options = ["-I", "-X", "utf8", *(["-B"] if sys.dont_write_bytecode else [])]
     try:
         return subprocess.Popen(
