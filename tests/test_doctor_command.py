@@ -204,7 +204,7 @@ def test_a_forced_slower_path_is_named_with_the_better_one(tmp_path: Path) -> No
 def test_kernels_that_are_not_kept_say_why_or_where_they_are_missing(tmp_path: Path) -> None:
     obstacle = UserError("others can write to it", "Close it.")
     [problem] = kernel_problems(kernels(tmp_path, obstacle=obstacle, is_kept=False))
-    assert problem.sentence.endswith("about 15 seconds. Others can write to it.")
+    assert problem.sentence.endswith("for 20 to 60 seconds. Others can write to it.")
     assert problem.hint == "Close it."
     [problem] = kernel_problems(kernels(tmp_path, is_kept=False))
     assert f"is not in {tmp_path}" in problem.sentence

@@ -158,7 +158,7 @@ def test_the_sums_of_a_score_are_a_result(codegen, tmp_path):
 FILTER = """
 from codegen_cli.terminal import console
 console.keep_out_of_filters()
-console.note("compiling kernels for this CPU, about 15 s, once")
+console.note("compiling kernels for this CPU, 20 to 60 s, once")
 console.warn("cut")
 print("text", flush=True)
 """

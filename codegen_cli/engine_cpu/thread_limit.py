@@ -26,6 +26,6 @@ def most_threads(config: ModelConfig, format: MatrixFormat) -> int:
 
 
 def _n_pieces(n_bands: int, band_bytes: int) -> int:
-    """Return the pieces of a matrix, as kernels.step takes them."""
+    """Return the most pieces in which kernels.step takes a matrix."""
     in_piece = max(1, PIECE_BYTES // band_bytes)
     return -(-n_bands // in_piece)

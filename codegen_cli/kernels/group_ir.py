@@ -16,7 +16,6 @@ from quantize.description.formats import (
     GROUP,
     INT4_LOWEST_ZERO,
     INT4_ZERO_BITS,
-    MATRIX_FORMATS,
     WORD,
     MatrixFormat,
 )
@@ -73,8 +72,3 @@ def _high_nibbles(builder: ir.IRBuilder, packed: ir.Value) -> ir.Value:
     words = ir.VectorType(I32, packed.type.count // WORD)
     shifted = builder.lshr(builder.bitcast(packed, words), constant(words, 4))
     return _low_nibbles(builder, builder.bitcast(shifted, packed.type))
-
-
-def group_bytes(format: MatrixFormat) -> int:
-    """Return the bytes of a group's codes in a band."""
-    return MATRIX_FORMATS[format].group_bytes

@@ -20,6 +20,14 @@ I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
 F32 = ir.FloatType()
 _ELEMENTS = {"i32": I32, "f32": F32}
 
+STAND_IN = "elsewhere."
+"""What the names of intrinsic functions begin with while they stand for those of another CPU."""
+
+IN_ORDER = f"{STAND_IN}in_order."
+"""And those for empty assembly: then follow the register, how many of them, and what they hold."""
+
+_OF_CPUS = ("llvm.x86.", "llvm.aarch64.")
+
 Context = Any
 """numba's: what it knows of the machine that code is made for."""
 
@@ -82,15 +90,6 @@ def parts_of(builder: ir.IRBuilder, vector: ir.Value, n_parts: int) -> list[ir.V
     return [pick_lanes(builder, vector, range(start, start + count)) for start in starts]
 
 
-def join_parts(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
-    """The vector that parts_of takes apart; n_parts is a power of two."""
-    while len(parts) > 1:
-        lanes = lane_indices(range(2 * parts[0].type.count))
-        pairs = zip(parts[::2], parts[1::2], strict=True)
-        parts = [builder.shuffle_vector(low, high, lanes) for low, high in pairs]
-    return parts[0]
-
-
 def fold_halves(
     builder: ir.IRBuilder, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]
 ) -> ir.Value:
@@ -98,15 +97,6 @@ def fold_halves(
     while vector.type.count > 1:
         vector = combine(*parts_of(builder, vector, 2))
     return builder.extract_element(vector, ir.Constant(I32, 0))
-
-
-STAND_IN = "elsewhere."
-"""What the names of intrinsic functions begin with while they stand for those of another CPU."""
-
-IN_ORDER = f"{STAND_IN}in_order."
-"""And those for empty assembly: then follow the register, how many of them, and what they hold."""
-
-_OF_CPUS = ("llvm.x86.", "llvm.aarch64.")
 
 
 def joined(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:

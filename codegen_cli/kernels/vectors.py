@@ -133,13 +133,12 @@ def store_i8x16(typing_context, array, offset, value):
 
 @intrinsic
 def every_lane(typing_context, value):
-    """A vector with the same float32 or int32 in all 16 lanes."""
-    result = {types.float32: f32x16, types.int32: i32x16}[value]
+    """A vector with the same float32 in all 16 lanes."""
 
     def generate(context, builder, signature, arguments):
         return broadcast(builder, arguments[0], LANES)
 
-    return result(value), generate
+    return {types.float32: f32x16}[value](value), generate
 
 
 @intrinsic
@@ -168,7 +167,6 @@ _subtract_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fs
 _multiply_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fmul(a, b))
 _divide_f32 = _binary(f32x16, f32x16, f32x16, lambda builder, a, b: builder.fdiv(a, b))
 _add_i32 = _binary(i32x16, i32x16, i32x16, lambda builder, a, b: builder.add(a, b))
-_multiply_i32 = _binary(i32x16, i32x16, i32x16, lambda builder, a, b: builder.mul(a, b))
 
 
 @overload(operator.add)
@@ -187,11 +185,7 @@ def _subtract(a, b):
 
 @overload(operator.mul)
 def _multiply(a, b):
-    if a == f32x16 and b == f32x16:
-        return lambda a, b: _multiply_f32(a, b)
-    if a == i32x16 and b == i32x16:
-        return lambda a, b: _multiply_i32(a, b)
-    return None
+    return (lambda a, b: _multiply_f32(a, b)) if a == f32x16 and b == f32x16 else None
 
 
 @overload(operator.truediv)
@@ -235,16 +229,6 @@ def round_half_even(typing_context, value):
         return call_intrinsic(builder, "llvm.roundeven.v16f32", f32x16.llvm, arguments[0])
 
     return f32x16(f32x16), generate
-
-
-@intrinsic
-def to_f32(typing_context, value):
-    """int32 -> float32, to nearest."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.sitofp(arguments[0], f32x16.llvm)
-
-    return f32x16(i32x16), generate
 
 
 @intrinsic

@@ -33,7 +33,7 @@ def kernel_problems(kernels: Kernels) -> Iterator[Problem]:
         )
     if kernels.is_kept:
         return
-    cost = "every start compiles anew, for about 15 seconds"
+    cost = "every start compiles anew, for 20 to 60 seconds"
     if kernels.obstacle:
         reason = _sentence(kernels.obstacle)
         yield Problem(f"Compiled code is not kept, so {cost}. {reason}", kernels.obstacle.hint)

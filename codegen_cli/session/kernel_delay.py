@@ -8,7 +8,7 @@ from typing import Self
 from codegen_cli.contract.delay import Delay
 from codegen_cli.terminal import console, drawing
 
-_SECONDS = "about 15 s"
+_SECONDS = "20 to 60 s"
 _LABELS = {"compiling": "compiling kernels", "waiting": "waiting for another process"}
 
 

@@ -38,7 +38,7 @@ def load(
     threads       None: one per core that the process may use and the model keeps busy
     notes         show on stderr what `codegen complete` would: packing, compiling
 
-    The first load on a machine compiles the kernels, about 15 seconds. Raises UserError: an
+    The first load on a machine compiles the kernels, 20 to 60 seconds. Raises UserError: an
     unknown name, a model that is not on this machine, a file that is no valid model.
     """
     if threads is not None:
