@@ -10,7 +10,9 @@ packed/layout.py. A new format of matrices touches
     quantize/rounding/groups.py     its definition: quantize_*, dequantize_*
     quantize/packed/layout.py       the order of its codes: order_*, codes_view
     quantize/quantize_model.py      one function that puts these together
-    codegen_cli/kernels/matmul.py   how a kernel loads a group of it, and its case in `matmul`
+    codegen_cli/kernels/group_ir.py how its bytes become words, and what its scales tell
+    codegen_cli/kernels/dot_ir.py   how each kernel path multiplies its words
+    codegen_cli/kernels/matmul.py   its product in blocks, and its case in `matmul`
     models.toml                     the bytes that each size of model takes in it
 
 and nothing else: names, choices and forecasts follow from the row. Reading single rows
