@@ -94,7 +94,8 @@ def test_the_report_is_for_people(codegen, compiled_kernels, home):
     result = codegen("doctor", "--threads", "1")
     assert (result.returncode, result.stderr) == (0, b"")
     lines = result.stdout.decode().splitlines()
-    facts = dict(re.split(" {2,}", line, maxsplit=1) for line in lines[:9] if line[0] != " ")
+    above = lines[: lines.index("")]
+    facts = dict(re.split(" {2,}", line, maxsplit=1) for line in above if line[0] != " ")
     assert facts["CPU"] == cpu.name()
     assert facts["kernels"].startswith(cpu.kernel_path())
     assert facts["compiled code"].endswith(str(home / "cache" / "kernels"))
@@ -104,7 +105,8 @@ def test_the_report_is_for_people(codegen, compiled_kernels, home):
     row = next(line for line in lines[table:] if line.startswith("350M-nl/multi/mono "))
     assert row.split()[1] == "int4"
     assert sum(line.startswith(("nano", "350M", "2B", "6B", "16B")) for line in lines[table:]) == 5
-    if "Not good: Other programs kept" not in lines[-2]:
+    slow = "Not good: Other programs kept", "Not good: Kernels read weights at a share"
+    if not any(line.startswith(slow) for line in lines):
         assert lines[-1] == "Nothing is wrong."
 
 

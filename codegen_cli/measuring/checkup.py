@@ -86,9 +86,11 @@ def examine(
         problems=problems,
     )
     problems += thread_problems(n_readers, cores)
-    problems += disturbances(other_cores)
+    disturbed = list(disturbances(other_cores))
+    problems += disturbed
     if runs:
         problems += kernel_problems(checkup.kernels)
+    if runs and not disturbed:
         problems += reading_problems(reading, prefetches, checkup.kernels)
     problems += directory_problems()
     problems += default_problems()
