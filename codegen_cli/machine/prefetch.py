@@ -3,7 +3,7 @@
 A step reads its weights once, in order. The CPU foresees that only within a page of 4 KB, so the
 kernels ask further ahead. What an instruction then does differs between CPUs by more than a factor
 of two: `nta` goes past the second-level cache, through as few buffers as the first level has, and
-keeps Intel's prefetcher of the second level from running; on AMD's server cores it is the best.
+keeps Intel's prefetcher of the second level from running; on AMD's Zen 3 it is as good as `t1`.
 """
 
 import contextlib
@@ -56,7 +56,8 @@ class _Row(NamedTuple):
 # The best of those that were measured, in tokens/s of the 350M shape on two cores.
 _TABLE = (
     # Zen 3 (family 25, model 1): int4 after 32 ids nta 75, t1 76, none 67; after 1024 54, 53, 51;
-    # int8 43, 42, 41 and 30, 30, 30. Zen 5 (family 26): nta reads 0.96 of the limit.
+    # int8 43, 42, 41 and 30, 30, 30. Zen 5 (family 26): nta reads 0.96 of the limit, others were
+    # not tried; nor was any on Zen 4 (family 25).
     _Row("AuthenticAMD", range(25, 27), Prefetch("nta")),
     # Emerald Rapids, int4 and int8: t1 102-120 and 59-65, none 76-83 and 60-62, t0 83-98 and 53-59,
     # nta 42-44 and 26-27.
