@@ -68,6 +68,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Pat
         changes.setenv("PYTHONPYCACHEPREFIX", str(shared / "bytecode"))
     yield directory
     changes.undo()
+    left = [*directory.glob("hub/hub/models--*"), *directory.glob("models/*")]
+    assert not left, "a test left a model where all tests of this process look"
 
 
 @pytest.fixture(scope="session")

@@ -27,10 +27,11 @@ def models_home(tmp_path):
 
 @pytest.fixture
 def models(codegen, models_home):
-    """Run `codegen models ARGUMENTS...` in that home."""
+    """Run `codegen models ARGUMENTS...` in that home, with a hub cache of its own."""
+    places = {"CODEGEN_HOME": str(models_home), "HF_HOME": str(models_home / "hf")}
 
     def run(*arguments, **options):
-        return codegen("models", *arguments, CODEGEN_HOME=str(models_home), **options)
+        return codegen("models", *arguments, **places | options)
 
     return run
 
@@ -149,8 +150,8 @@ def test_path_prints_one_path_for_scripts(models, models_home, tmp_path):
     }
 
 
-def test_path_finds_a_downloaded_checkpoint(models, home):
-    repository = home / "hub" / "hub" / "models--Salesforce--codegen-2B-nl"
+def test_path_finds_a_downloaded_checkpoint(models, models_home):
+    repository = models_home / "hf" / "hub" / "models--Salesforce--codegen-2B-nl"
     snapshot = repository / "snapshots" / ("0" * 40)
     config = small_config()
     write_checkpoint(snapshot, config, random_tensors(config, 1), container="torch")
