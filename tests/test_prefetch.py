@@ -58,14 +58,14 @@ def test_without_a_word_of_the_system_the_cpu_is_unknown(tmp_path: Path) -> None
     [
         (CpuModel("AuthenticAMD", 25, 1), "nta"),
         (CpuModel("AuthenticAMD", 26, 2), "nta"),
-        (CpuModel("AuthenticAMD", 23, 49), "t1"),  # nobody measured it
+        (CpuModel("AuthenticAMD", 23, 49), "nta"),  # as AMD's CPUs that were measured
         (CpuModel("GenuineIntel", 6, 207), "t1"),
         (CpuModel("GenuineIntel", 6, 0), "t1"),
         (CpuModel("HygonGenuine", 24, 1), "t1"),
         (CpuModel("", 0, 0), "t1"),
     ],
 )
-def test_only_what_was_measured_gets_another_hint_than_t1(cpu: CpuModel, hint: str) -> None:
+def test_only_a_vendor_that_was_measured_gets_another_hint_than_t1(cpu: CpuModel, hint: str) -> None:
     assert best_for(cpu).hint == hint
 
 

