@@ -18,14 +18,12 @@ from checkpoints import (
 )
 from golden import GOLDEN_NAMES, Golden, read_golden
 from oracle import twin_logits
+from packed_values import packed_weights
 
 from codegen_cli.session.engines import open_engine
 from codegen_cli.session.one_part import logits_of
-from quantize.description.tensor_map import tensor_specs
-from quantize.packed import layout
-from quantize.packed.packed_file import PackedFile, PackedTensor, read_packed_file
+from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
-from quantize.rounding import groups
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
 
@@ -93,27 +91,6 @@ def model_logits(packed: Path, prompts: list[np.ndarray]) -> list[np.ndarray]:
         return [logits_of(model, ids, model.new_cache()) for ids in prompts]
     finally:
         model.close()
-
-
-def packed_weights(packed: PackedFile) -> dict[str, np.ndarray]:
-    """The values that a packed file stands for, f64, by the checkpoint's names and in its order."""
-    weights = {}
-    for spec in tensor_specs(packed.config):
-        values = dequantized(packed.tensors[spec.name])
-        rows = slice(None) if spec.row_order is None else spec.row_order
-        weights[spec.source] = np.empty(spec.shape)
-        weights[spec.source][rows] = values
-    return weights
-
-
-def dequantized(tensor: PackedTensor) -> np.ndarray:
-    """The values of a packed tensor, f32 of its shape without padding."""
-    payload, shape = tensor.payload, tensor.shape
-    if tensor.format == "f32":
-        return layout.unpack_f32(payload, shape)
-    if tensor.format == "int8":
-        return groups.dequantize_int8(*layout.unpack_int8(payload, shape))[:, : shape[1]]
-    return groups.dequantize_int4(*layout.unpack_int4(payload, shape))[:, : shape[1]]
 
 
 def rms(values: np.ndarray) -> float:

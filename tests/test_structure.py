@@ -44,9 +44,11 @@ quantize.quantize_model
 quantize
 codegen_cli.contract
 codegen_cli.contract.deadline
+codegen_cli.contract.device_name
 codegen_cli.contract.version
 codegen_cli.contract.delay
 codegen_cli.contract.engine
+codegen_cli.contract.part_checks
 codegen_cli.contract.interruption
 codegen_cli.contract.stream
 codegen_cli.terminal
@@ -101,6 +103,18 @@ codegen_cli.engine_cpu.buffers
 codegen_cli.engine_cpu.weights
 codegen_cli.engine_cpu.log_probabilities
 codegen_cli.engine_cpu.numba_engine
+codegen_cli.engine_torch
+codegen_cli.engine_torch.failures
+codegen_cli.engine_torch.devices
+codegen_cli.engine_torch.packed_matrix
+codegen_cli.engine_torch.weights
+codegen_cli.engine_torch.kv_cache
+codegen_cli.engine_torch.placement
+codegen_cli.engine_torch.model
+codegen_cli.engine_torch.log_probabilities
+codegen_cli.engine_torch.reading
+codegen_cli.engine_torch.torch_engine
+codegen_cli.engine_torch.opening
 codegen_cli.text
 codegen_cli.text.tokenizer_file
 codegen_cli.text.token_text
@@ -215,6 +229,7 @@ codegen_cli.terminal
 codegen_cli.machine
 codegen_cli.kernels
 codegen_cli.engine_cpu
+codegen_cli.engine_torch
 codegen_cli.text
 codegen_cli.decoding
 codegen_cli.scoring
@@ -248,7 +263,7 @@ DOORS = {
         "codegen_cli.measuring.prefetch_trial",
     ],
     "safetensors": ["quantize.packed.container_judge"],
-    "torch": [],
+    "torch": ["codegen_cli.engine_torch"],
     "transformers": [],
 }
 

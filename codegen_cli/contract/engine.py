@@ -93,6 +93,11 @@ class LogProbabilities(NamedTuple):
     likeliest_ids: npt.NDArray[np.int64]
     of_likeliest: Float64
 
+    @classmethod
+    def empty(cls, n_wanted: int) -> "LogProbabilities":
+        """Return room for those of so many rows."""
+        return cls(np.empty(n_wanted), np.empty(n_wanted, np.int64), np.empty(n_wanted))
+
     def put(self, at: int, other: "LogProbabilities") -> None:
         """Write those of another from a row on."""
         rows = slice(at, at + len(other.of_targets))

@@ -16,6 +16,7 @@ from codegen_cli.contract.engine import (
     Part,
     Result,
 )
+from codegen_cli.contract.part_checks import CheckedPart, Tokens, checked
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers, RotaryTables
 from codegen_cli.engine_cpu.kv_cache import KVCache, cache_bytes, position_bytes
 from codegen_cli.engine_cpu.log_probabilities import log_probabilities
@@ -35,7 +36,6 @@ _NUMERICS = 2
 # What a step is told of the config, as config.json calls it.
 _DIMENSIONS = ("n_layer", "n_head", "head_dim", "n_embd", "n_inner", "rotary_dim", "vocab_size")
 
-Tokens = npt.NDArray[np.integer]
 Arrays = Mapping[str, npt.NDArray[Any]]
 """What a step reads or writes for its caller, by names of step_table.STEP."""
 
@@ -127,47 +127,38 @@ class NumbaEngine:
 
     def _outcome(self, part: Part) -> Result | Exception:
         try:
-            cache, tokens = self._own(part.cache), self._check_ids(part.ids)
-            n_wanted = len(tokens) if part.n_wanted is None else part.n_wanted
-            _check_room(len(tokens), cache, n_wanted)
-            result = self._results(part, tokens, cache, n_wanted)
+            cache, sound = self._own(part.cache), checked(part, self.config.vocab_size)
+            result = self._results(part, sound, cache)
         except (TimeUp, Cancelled, ValueError, UserError) as error:
             return error
-        cache.n_past += len(tokens)
+        cache.n_past += len(sound.tokens)
         return result
 
-    def _results(self, part: Part, tokens: Tokens, cache: KVCache, n_wanted: int) -> Result:
+    def _results(self, part: Part, sound: CheckedPart, cache: KVCache) -> Result:
         if part.wanted == "log_probabilities":
-            return self._log_probabilities(part, tokens, cache, n_wanted)
+            return self._log_probabilities(part, sound, cache)
         if part.wanted == "hidden_states":
             output, n_padded, n = "states", int(self._table["normed"]["n"]), self.config.n_embd
         else:
             output, n_padded, n = "logits", self._head_rows, self.config.vocab_size
-        values = np.empty((n_wanted, n_padded), np.float32)
-        for chunk in self._chunks(len(tokens), n_wanted):
-            self._run_step(part, tokens, cache, chunk, {output: values[chunk.rows]})
+        values = np.empty((sound.n_wanted, n_padded), np.float32)
+        for chunk in self._chunks(sound):
+            self._run_step(part, sound.tokens, cache, chunk, {output: values[chunk.rows]})
         return values[:, :n]
 
     def _log_probabilities(
-        self, part: Part, tokens: Tokens, cache: KVCache, n_wanted: int
+        self, part: Part, sound: CheckedPart, cache: KVCache
     ) -> LogProbabilities:
         """Have each step sum up its logits, of which no row is ever whole."""
-        if len(part.targets) != n_wanted:
-            raise ValueError(f"{len(part.targets)} targets, need {n_wanted}")
-        if n_wanted:
-            self._check_ids(part.targets)
-        targets = np.asarray(part.targets, np.int64)
         never = np.zeros(self._head_rows, np.float32)
         never[np.fromiter(part.never, np.int64, len(part.never))] = -np.inf
-        found = LogProbabilities(
-            np.empty(n_wanted), np.empty(n_wanted, np.int64), np.empty(n_wanted)
-        )
+        found = LogProbabilities.empty(sound.n_wanted)
         n_spans = round_up(self._head_rows, SPAN) // SPAN
-        for chunk in self._chunks(len(tokens), n_wanted):
-            own = targets[chunk.rows]
+        for chunk in self._chunks(sound):
+            own = sound.targets[chunk.rows]
             summaries = np.empty((len(own), n_spans), SUMMARY)
             arrays = {"summaries": summaries, "targets": own, "never": never}
-            self._run_step(part, tokens, cache, chunk, arrays)
+            self._run_step(part, sound.tokens, cache, chunk, arrays)
             found.put(chunk.rows.start, log_probabilities(summaries, own, never))
         return found
 
@@ -176,9 +167,10 @@ class NumbaEngine:
         """Rows of lm_head, whose bands of 16 may reach beyond vocab_size."""
         return int(self._table["lm_head"]["n_bands"]) * BAND
 
-    def _chunks(self, n_tokens: int, n_wanted: int) -> Iterator[_Chunk]:
-        """Yield what each step takes and makes, of the last n_wanted of n_tokens ids."""
-        n_unwanted = n_tokens - n_wanted
+    def _chunks(self, sound: CheckedPart) -> Iterator[_Chunk]:
+        """Yield what each step takes and makes of a part."""
+        n_tokens = len(sound.tokens)
+        n_unwanted = n_tokens - sound.n_wanted
         for start in range(0, n_tokens, self._buffers.max_tokens):
             end = min(start + self._buffers.max_tokens, n_tokens)
             rows = slice(max(start - n_unwanted, 0), max(end - n_unwanted, 0))
@@ -196,18 +188,6 @@ class NumbaEngine:
         if not isinstance(cache, KVCache) or cache.identity != self.identity:
             raise ValueError("the cache was made for another model")
         return cache
-
-    def _check_ids(self, ids: Sequence[int] | Tokens) -> Tokens:
-        """The kernels check nothing: an id or a position out of range would read foreign memory."""
-        tokens = np.asarray(ids)
-        if tokens.ndim != 1 or len(tokens) == 0:
-            raise ValueError(f"ids must be a non-empty sequence, not of shape {tokens.shape}")
-        if tokens.dtype.kind not in "iu":
-            raise ValueError(f"ids must be whole numbers, not {tokens.dtype}")
-        values = tokens.tolist()  # of one id, NumPy's own minimum takes ten times as long
-        if min(values) < 0 or max(values) >= self.config.vocab_size:
-            raise ValueError(f"ids must lie in [0, {self.config.vocab_size})")
-        return tokens
 
     def _step_filler(
         self,
@@ -266,10 +246,3 @@ class NumbaEngine:
             f"{self.n_positions} positions, which this machine does not give",
             "Use a smaller model, or end other programs.",
         )
-
-
-def _check_room(n_tokens: int, cache: KVCache, n_wanted: int) -> None:
-    if not 0 <= n_wanted <= n_tokens:
-        raise ValueError(f"{n_wanted} results are wanted, of {n_tokens} ids")
-    if cache.n_past + n_tokens > cache.n_positions:
-        raise ValueError(f"{cache.n_past} + {n_tokens} ids exceed n_positions {cache.n_positions}")

@@ -1,20 +1,21 @@
 """A packed file -> an engine that runs it: the one place that knows which engines there are."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from codegen_cli.contract.deadline import Deadline
 from codegen_cli.contract.delay import OnDelay
+from codegen_cli.contract.device_name import AUTO, CPU, DeviceName, parse_device
 from codegen_cli.contract.engine import Engine
 from codegen_cli.contract.interruption import run_interruptibly
+from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import PackedFile, read_packed_file
-
-DEVICES = ("cpu",)
 
 
 def open_engine(
     source: Path | PackedFile,
-    device: str = "cpu",
+    device: str = CPU,
     n_threads: int | None = None,
     *,
     on_delay: OnDelay = lambda delay: None,
@@ -22,16 +23,21 @@ def open_engine(
 ) -> Engine:
     """Return the engine of a packed file, ready to run.
 
-    device     one of DEVICES
-    n_threads  None: default_threads
+    device     as contract.device_name has them
+    n_threads  None: default_threads; by PyTorch on the CPU, as many as it likes
     on_delay   told of what takes seconds: kernels that have to be compiled first
 
-    Raises UserError for an unknown device, a file that is no valid packed file, or needs more
-    memory than there is; TimeUp.
+    Raises UserError for an unknown device or one that cannot be used, a file that is no valid
+    packed file, or needs more memory than there is; TimeUp.
     """
-    if device not in DEVICES:
-        raise UserError(f"unknown device {device!r}", f"Devices: {', '.join(DEVICES)}.")
+    named = parse_device(device)
+    if named.needs_torch:
+        _require_torch(named)
     packed = read_packed_file(source) if isinstance(source, Path) else source
+    if named.kind == AUTO:
+        named = run_interruptibly(lambda: _automatic_device(packed), deadline)
+    if named.needs_torch:
+        return run_interruptibly(lambda: _open_torch(packed, named, n_threads), deadline)
     return _open_numba(packed, n_threads or default_threads(packed), on_delay, deadline)
 
 
@@ -54,3 +60,42 @@ def _open_numba(
 
     step = run_interruptibly(lambda: kernel_cache.load_step(on_delay), deadline)
     return NumbaEngine(packed, step, n_threads)
+
+
+def _open_torch(packed: PackedFile, name: DeviceName, n_threads: int | None) -> Engine:
+    try:
+        from codegen_cli.engine_torch.opening import open_torch_engine
+    except (ImportError, OSError) as error:  # a broken installation
+        raise _broken_torch(error) from error
+    return open_torch_engine(packed, name, n_threads)
+
+
+def _automatic_device(packed: PackedFile) -> DeviceName:
+    """Return a GPU that can be used and that the model fits, else the CPU; say which, and why."""
+    name, reason = None, "PyTorch is not installed"
+    if find_spec("torch") is not None:
+        try:
+            from codegen_cli.engine_torch.opening import automatic_device
+
+            name, reason = automatic_device(packed)
+        except (ImportError, OSError) as error:
+            reason = _broken_torch(error).message
+    console.note(f"running on {reason}" if name else f"running on the CPU: {reason}")
+    return name or DeviceName(CPU)
+
+
+def _require_torch(name: DeviceName) -> None:
+    if find_spec("torch") is None:
+        raise UserError(
+            f"{name} needs PyTorch, which is not installed",
+            "pip install torch, in the build for your GPU (https://pytorch.org/get-started/locally/"
+            "); --device cpu does without it.",
+        )
+
+
+def _broken_torch(error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()
+    return UserError(
+        f"PyTorch cannot be imported: {reason[0] if reason else type(error).__name__}",
+        "Install it again, or use --device cpu.",
+    )

@@ -1,0 +1,151 @@
+"""CodeGen in PyTorch: ids -> hidden states -> logits, for the rows of several texts at once.
+
+The residual stream, norms, softmax and logits are float32; products take their input in the compute
+dtype, and keys and values are stored in it. Shapes stand at the right.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codegen_cli.engine_torch.kv_cache import SPAN, Slot
+from codegen_cli.engine_torch.packed_matrix import PackedMatrix
+from codegen_cli.engine_torch.weights import LayerWeights, Weights
+from quantize.description.config import ModelConfig
+from quantize.description.formats import round_up
+
+Product = Callable[[PackedMatrix, Tensor], Tensor]
+"""A matrix and x [n, n_in] -> x @ weights.T [n, n_out] f32, as PackedMatrix.product gives it."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class TextRows(NamedTuple):
+    """The rows of a step that are one text's: ids that follow the first n_past of its slot."""
+
+    rows: slice
+    slot: Slot
+    n_past: int
+
+
+class _TextView(NamedTuple):
+    """A TextRows as the layers of one device see it.
+
+    positions  [n] i64
+    mask       [n, length] bool: which positions a row looks at; length is a multiple of SPAN
+    """
+
+    rows: slice
+    slot: Slot
+    positions: Tensor
+    mask: Tensor
+
+
+class _StepView(NamedTuple):
+    """What the layers of one device share in a step; cosines and sines [n, 1, rotary_dim / 2]."""
+
+    texts: list[_TextView]
+    cosines: Tensor
+    sines: Tensor
+
+
+class Block:
+    """h + attention(ln_1(h)) + mlp(ln_1(h))"""
+
+    def __init__(self, index: int, weights: LayerWeights, config: ModelConfig) -> None:
+        self.device = weights.ln_1_weight.device
+        self._index, self._weights, self._config = index, weights, config
+        self._activation = ACTIVATIONS[config.activation_function]
+
+    def __call__(self, h: Tensor, step: _StepView, dtype: torch.dtype, product: Product) -> Tensor:
+        w = self._weights
+        x = F.layer_norm(
+            h, h.shape[-1:], w.ln_1_weight, w.ln_1_bias, self._config.layer_norm_epsilon
+        ).to(dtype)  # [n, n_embd]
+        attended = self._attention(product(w.qkv_proj, x), step, dtype)  # [n, n_embd]
+        inner = self._activation(product(w.fc_in, x) + w.fc_in_bias).to(dtype)  # [n, n_inner]
+        return h + product(w.out_proj, attended) + product(w.fc_out, inner) + w.fc_out_bias
+
+    def _attention(self, qkv: Tensor, step: _StepView, dtype: torch.dtype) -> Tensor:
+        q, k, v = qkv.unflatten(-1, (self._config.n_head, 3, -1)).unbind(2)  # [n, n_head, head_dim]
+        q = _rotated(q, step.cosines, step.sines).to(dtype)
+        k = _rotated(k, step.cosines, step.sines).to(dtype)
+        v = v.to(dtype)
+        attended = torch.empty_like(q)
+        for rows, slot, positions, mask in step.texts:
+            keys, values = slot.keys[self._index], slot.values[self._index]
+            keys.index_copy_(1, positions, k[rows].transpose(0, 1))
+            values.index_copy_(1, positions, v[rows].transpose(0, 1))
+            length = mask.shape[1]
+            attended[rows] = F.scaled_dot_product_attention(
+                q[None, rows].transpose(1, 2),  # [1, n_head, n, head_dim]
+                keys[None, :, :length],  # [1, n_head, length, head_dim]
+                values[None, :, :length],
+                attn_mask=mask,
+            )[0].transpose(0, 1)  # [n, n_head, head_dim]
+        return attended.flatten(1)
+
+
+class Model:
+    """wte -> n_layer x Block -> ln_f -> lm_head
+
+    dtype    the compute dtype
+    product  how matrices are multiplied
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: Weights, dtype: torch.dtype, product: Product
+    ) -> None:
+        self.dtype, self.product = dtype, product
+        self._config, self._weights = config, weights
+        self._blocks = [Block(i, each, config) for i, each in enumerate(weights.layers)]
+        self._devices = list(dict.fromkeys(block.device for block in self._blocks))
+        exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
+        # Rounded to float32 as in transformers: at position 2000 a float64 angle differs by 1e-4.
+        self._frequencies = 1 / 10000**exponents  # [rotary_dim / 2]
+
+    def states(self, ids: Sequence[int], texts: Sequence[TextRows]) -> Tensor:
+        """Append ids to the slots of their texts; return what ln_f gives for each, [n, n_embd]."""
+        w = self._weights
+        first, last = self._devices[0], self._devices[-1]
+        steps = {device: self._step_view(texts, device) for device in self._devices}
+        h = w.wte.rows(torch.tensor(ids, device=first))  # [n, n_embd]
+        for block in self._blocks:
+            h = block(h.to(block.device), steps[block.device], self.dtype, self.product)
+        epsilon = self._config.layer_norm_epsilon
+        return F.layer_norm(h.to(last), h.shape[-1:], w.ln_f_weight, w.ln_f_bias, epsilon)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return lm_head of hidden states: [n, n_embd] -> [n, vocab_size] f32."""
+        return self.product(self._weights.lm_head, states.to(self.dtype)) + (
+            self._weights.lm_head_bias
+        )
+
+    def _step_view(self, texts: Sequence[TextRows], device: torch.device) -> _StepView:
+        views = []
+        for rows, slot, n_past in texts:
+            end = n_past + rows.stop - rows.start
+            positions = torch.arange(n_past, end, device=device)
+            columns = torch.arange(round_up(end, SPAN), device=device)
+            views.append(_TextView(rows, slot, positions, columns <= positions[:, None]))
+        positions = torch.cat([view.positions for view in views])
+        angles = positions[:, None, None] * self._frequencies.to(device)  # [n, 1, rotary_dim / 2]
+        return _StepView(views, angles.cos(), angles.sin())
+
+
+def _rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Return x [n, n_head, head_dim] with its first rotary_dim values turned, pair by pair."""
+    n_rotary = 2 * cosines.shape[-1]
+    even, odd = x[..., :n_rotary].unflatten(-1, (-1, 2)).unbind(-1)  # [n, n_head, rotary_dim / 2]
+    turned = torch.stack((even * cosines - odd * sines, odd * cosines + even * sines), -1)
+    return torch.cat((turned.flatten(-2), x[..., n_rotary:]), -1)

@@ -1,0 +1,52 @@
+"""A packed file and a device's name -> a TorchEngine there."""
+
+from collections.abc import Sequence
+
+import torch
+
+from codegen_cli.contract.device_name import TORCH_CPU, DeviceName
+from codegen_cli.engine_torch.devices import Device, find_devices, usable_devices
+from codegen_cli.engine_torch.placement import Placement, place, workspace_bytes
+from codegen_cli.engine_torch.torch_engine import CHUNK, TorchEngine
+from quantize.files.errors import UserError
+from quantize.packed.packed_file import PackedFile
+
+# The first is the one whose distributions are nearest to float32's (docs/gpu.md has the numbers).
+_GPU_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_CPU_DTYPES = (torch.float32,)
+
+
+def open_torch_engine(packed: PackedFile, name: DeviceName, n_threads: int | None) -> TorchEngine:
+    """Return the engine of a packed file on the devices of a name.
+
+    n_threads  that PyTorch computes with on the CPU; None: as many as it likes. It is a setting of
+               the whole process.
+
+    Raises UserError for devices that cannot be used, or have too little memory.
+    """
+    if n_threads is not None and name.kind == TORCH_CPU:
+        torch.set_num_threads(n_threads)
+    devices = find_devices(name)
+    dtypes = _CPU_DTYPES if name.kind == TORCH_CPU else _GPU_DTYPES
+    return TorchEngine(packed, _placed(packed, devices, dtypes[0]), dtypes)
+
+
+def automatic_device(packed: PackedFile) -> tuple[DeviceName | None, str]:
+    """Return a GPU that a model fits and what it is, or None and why there is no such."""
+    devices = usable_devices()
+    if not devices:
+        return None, f"PyTorch {torch.__version__} finds no GPU"
+    reasons = []
+    for device in devices:
+        try:
+            _placed(packed, [device], _GPU_DTYPES[0])
+        except UserError as error:
+            reasons.append(error.message)
+            continue
+        kind, number = device.device.type, device.device.index
+        return DeviceName(kind, () if number is None else (number,)), device.label
+    return None, reasons[0]
+
+
+def _placed(packed: PackedFile, devices: Sequence[Device], dtype: torch.dtype) -> Placement:
+    return place(packed, devices, dtype, workspace_bytes(packed.config, CHUNK))

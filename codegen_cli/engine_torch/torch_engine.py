@@ -1,0 +1,202 @@
+"""A packed file -> the contract's Engine, in PyTorch on the devices of its layers."""
+
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from codegen_cli.contract.deadline import TimeUp
+from codegen_cli.contract.engine import Cache, Cancelled, Identity, Part, Result
+from codegen_cli.contract.part_checks import check_in_time, checked
+from codegen_cli.engine_torch.failures import device_failures
+from codegen_cli.engine_torch.kv_cache import KVCache, Slots, cache_bytes, position_bytes
+from codegen_cli.engine_torch.model import Model, TextRows
+from codegen_cli.engine_torch.packed_matrix import PackedMatrix
+from codegen_cli.engine_torch.placement import Placement
+from codegen_cli.engine_torch.reading import Chunk, Reading
+from codegen_cli.engine_torch.weights import Weights
+from codegen_cli.terminal import console
+from quantize.files.errors import UserError
+from quantize.packed.packed_file import PackedFile
+from quantize.packed.sizes import bits_per_weight, weight_bytes
+
+# To be raised with any change of the arithmetic here.
+_NUMERICS = 1
+
+CHUNK = 512
+"""Most ids in a step: between steps Ctrl-C, deadlines and cancel flags are heard."""
+
+Outcomes = list[Result | Exception]
+
+
+class TorchEngine:
+    """The forward pass of one packed file in PyTorch; contract.engine tells the rest.
+
+    The ids of all parts of a step go through the matrices together, each text's through an
+    attention of its own. Several threads may call at once: they take turns.
+    """
+
+    n_read = CHUNK
+
+    def __init__(
+        self, packed: PackedFile, placement: Placement, dtypes: Sequence[torch.dtype]
+    ) -> None:
+        """Bring the weights to their devices.
+
+        dtypes  to compute in: the first, and once values grow beyond what it holds the next
+        """
+        self.config = packed.config
+        self.n_positions = packed.config.n_positions
+        self.format = packed.format
+        self.bits_per_weight = bits_per_weight(packed)
+        self.token_bytes = sum(weight_bytes(packed).values())
+        self.path = packed.path
+        self._header_sha256 = packed.header_sha256
+        self._placement = placement
+        self._turn = threading.Lock()
+        self._is_closed = False
+        with device_failures():
+            weights = Weights(packed, placement.devices)
+        self._model = Model(packed.config, weights, dtypes[0], PackedMatrix.product)
+        self._wider_dtypes = list(dtypes[1:])
+        self._slots = self._new_slots()
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of keys and values that a token reads for each position before it."""
+        return position_bytes(self.config, self._model.dtype)
+
+    @property
+    def device(self) -> str:
+        """Where it computes, and in what."""
+        return f"{self._placement}, {self.identity.dtype}"
+
+    @property
+    def identity(self) -> Identity:
+        """Of the caches that it makes now."""
+        return self._slots.identity
+
+    def new_cache(self, n_positions: int | None = None) -> KVCache:
+        """Return an empty cache for so many ids (None: all that the model can see)."""
+        n = self.n_positions if n_positions is None else n_positions
+        if not 0 < n <= self.n_positions:
+            raise ValueError(f"a cache for {n} positions, need 1 to {self.n_positions}")
+        cache = KVCache(n)
+        with device_failures():
+            cache.borrow(self._slots)
+        return cache
+
+    def cache_bytes(self, n_positions: int | None = None) -> int:
+        """Return the bytes of keys and values of such a cache."""
+        n = self.n_positions if n_positions is None else n_positions
+        return cache_bytes(self.config, n, self._model.dtype)
+
+    def copy_cache(self, cache: Cache, n_past: int, n_positions: int | None = None) -> KVCache:
+        """Return a new cache that begins with the first n_past ids of another."""
+        source = self._own(cache)
+        copy = self.new_cache(n_positions)
+        if not 0 <= n_past <= min(source.n_past, copy.n_positions):
+            raise ValueError(
+                f"{n_past} ids of a cache of {source.n_past}, for one of {copy.n_positions}"
+            )
+        copy.advance(source.ids[:n_past])
+        copy.keep(source.n_kept if source.identity == copy.identity else 0)
+        copy.slot.begin_with(source.slot, copy.n_kept)
+        return copy
+
+    def random_cache(self) -> KVCache:
+        """Return a full cache of random keys and values."""
+        cache = self.new_cache()
+        for tensor in (*cache.slot.keys, *cache.slot.values):
+            tensor.normal_()
+        cache.advance([0] * cache.n_positions)
+        return cache
+
+    def forward(self, parts: Sequence[Part]) -> Outcomes:
+        """Append each part's ids to its cache; return what it wanted, or why there is none."""
+        outcomes: dict[int, Result | Exception] = {}
+        readings: dict[int, Reading] = {}
+        with self._turn, torch.no_grad():
+            for index, part in enumerate(parts):
+                try:
+                    readings[index] = self._reading(part)
+                except ValueError as error:
+                    outcomes[index] = error
+            while readings:
+                ended = self._ended(readings) or self._stepped(readings)
+                outcomes |= ended
+                readings = {i: each for i, each in readings.items() if i not in ended}
+        return [outcomes[index] for index in range(len(parts))]
+
+    def close(self) -> None:
+        """Let go of weights and slots; the engine is of no use afterwards."""
+        with self._turn:
+            if not self._is_closed:
+                self._is_closed = True
+                del self._model, self._slots
+
+    def _reading(self, part: Part) -> Reading:
+        if self._is_closed:
+            raise ValueError("the engine is closed")
+        sound = checked(part, self.config.vocab_size)
+        return Reading(part, self._own(part.cache), sound, self.config)
+
+    def _ended(self, readings: dict[int, Reading]) -> dict[int, Result | Exception]:
+        """Return the errors of parts of which nothing more is to be computed."""
+        ended: dict[int, Result | Exception] = {}
+        for index, reading in readings.items():
+            try:
+                check_in_time(reading.part)
+            except (TimeUp, Cancelled) as error:
+                ended[index] = error
+        return ended
+
+    def _stepped(self, readings: dict[int, Reading]) -> dict[int, Result | Exception]:
+        """Run a step; return the outcomes of parts that are done, or the error of all."""
+        try:
+            with device_failures():
+                self._step(list(readings.values()))
+        except UserError as error:
+            return dict.fromkeys(readings, error)
+        return {i: reading.result for i, reading in readings.items() if reading.is_done}
+
+    def _step(self, readings: Sequence[Reading]) -> None:
+        ids: list[int] = []
+        taken: list[tuple[Reading, Chunk, slice]] = []
+        for reading in readings:
+            if reading.cache.identity != self.identity:  # of another dtype
+                reading.cache.borrow(self._slots)
+                reading.begin()
+            chunk = reading.next_chunk(CHUNK - len(ids))
+            if chunk.ids:
+                rows = slice(len(ids), len(ids) + len(chunk.ids))
+                taken.append((reading, chunk, rows))
+                ids += chunk.ids
+        texts = [TextRows(rows, each.cache.slot, chunk.n_past) for each, chunk, rows in taken]
+        states = self._model.states(ids, texts)
+        if self._wider_dtypes and not states.isfinite().all():
+            self._widen()
+            return
+        for reading, chunk, rows in taken:
+            reading.take(chunk, states[rows], self._model.logits)
+
+    def _widen(self) -> None:
+        """Compute in the next dtype from now on; caches of the old one are read again."""
+        old = self.identity.dtype
+        self._model.dtype = self._wider_dtypes.pop(0)
+        self._slots = self._new_slots()
+        console.warn(
+            f"this model's values grow beyond what {old} holds: going on in {self.identity.dtype}"
+        )
+
+    def _new_slots(self) -> Slots:
+        dtype = self._model.dtype
+        name = str(dtype).removeprefix("torch.")
+        identity = Identity(self._header_sha256, "torch", name, _NUMERICS)
+        return Slots(self.config, identity, dtype, self._placement.devices)
+
+    def _own(self, cache: Cache) -> KVCache:
+        same = self.identity._replace(dtype=cache.identity.dtype)
+        if not isinstance(cache, KVCache) or cache.identity != same:
+            raise ValueError("the cache was made for another model")
+        return cache

@@ -1,0 +1,254 @@
+"""What only the PyTorch engine does: dtypes, slots, devices, and where its weights lie."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import random_tensors, small_config, write_checkpoint
+
+from codegen_cli.contract.engine import Part
+from codegen_cli.session.one_part import logits_of, run_part
+from quantize.files.errors import UserError
+from quantize.packed.packed_file import read_packed_file
+from quantize.quantize_model import quantize
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed", exc_type=ImportError)
+
+from codegen_cli.engine_torch.devices import Device  # noqa: E402
+from codegen_cli.engine_torch.failures import device_failures  # noqa: E402
+from codegen_cli.engine_torch.placement import Placement, place  # noqa: E402
+from codegen_cli.engine_torch.torch_engine import CHUNK, TorchEngine  # noqa: E402
+
+CPU = Device(torch.device("cpu"), "CPU", None, None)
+CONFIG = small_config(n_positions=1100, vocab_size=100, n_layer=4)
+IDS = np.random.default_rng(5).integers(0, 100, 1100).tolist()
+
+
+def write_model(directory: Path, factor: float = 1.0) -> Path:
+    """Write a model in f16 whose fc_in is so many times as large."""
+    tensors = random_tensors(CONFIG, 3)
+    for name in tensors:
+        if "fc_in.weight" in name:
+            tensors[name] = tensors[name] * np.float32(factor)
+    checkpoint = write_checkpoint(directory / "checkpoint", CONFIG, tensors)
+    quantize(checkpoint, directory / "packed", "f16")
+    return directory / "packed"
+
+
+def new_engine(path: Path, *dtypes: torch.dtype) -> TorchEngine:
+    packed = read_packed_file(path)
+    return TorchEngine(packed, Placement((CPU,) * packed.config.n_layer), dtypes)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> TorchEngine:
+    return new_engine(path, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(engine: TorchEngine) -> np.ndarray:
+    return logits_of(engine, IDS, engine.new_cache())
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> bool:
+    return float(np.abs(found - expected).max()) < 1e-4
+
+
+def test_a_context_is_filled_to_its_end_and_rewound(
+    engine: TorchEngine, expected: np.ndarray
+) -> None:
+    cache = engine.new_cache()
+    assert len(IDS) > 2 * CHUNK  # more than two steps
+    run_part(engine, Part(IDS[:-1], cache, 0))
+    assert same(logits_of(engine, IDS[-1:], cache), expected[-1:])
+    with pytest.raises(ValueError, match="exceed n_positions 1100"):
+        logits_of(engine, [1], cache)
+    cache.n_past = 700
+    assert same(logits_of(engine, IDS[700:720], cache), expected[700:720])
+
+
+def test_what_a_slot_held_before_is_forgotten(engine: TorchEngine, expected: np.ndarray) -> None:
+    cache = engine.new_cache()
+    for tensor in (*cache.slot.keys, *cache.slot.values):
+        tensor.fill_(torch.nan)
+    addresses = [tensor.data_ptr() for tensor in cache.slot.keys]
+    del cache
+    cache = engine.new_cache()
+    assert [tensor.data_ptr() for tensor in cache.slot.keys] == addresses
+    assert same(logits_of(engine, IDS[:20], cache), expected[:20])
+
+
+def test_two_caches_never_share_a_slot(engine: TorchEngine) -> None:
+    caches = [engine.new_cache(300) for _ in range(6)]
+    addresses = {cache.slot.keys[0].data_ptr() for cache in caches}
+    assert len(addresses) == 6
+    del caches
+    again = [engine.new_cache(300) for _ in range(6)]
+    assert len({cache.slot.keys[0].data_ptr() for cache in again}) == 6
+
+
+def test_values_beyond_float16_are_computed_in_the_next_dtype(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_model(tmp_path, factor=1e5)
+    wide, narrow = new_engine(path, torch.float32), new_engine(path, torch.float16)
+    expected = logits_of(wide, IDS[:40], wide.new_cache())
+    assert not np.isfinite(logits_of(narrow, IDS[:40], narrow.new_cache())).all()
+    engine = new_engine(path, torch.float16, torch.float32)
+    first, second = engine.new_cache(), engine.new_cache()
+    first.ids, first.n_past = IDS[:20], 20  # as if read in float16 while that was enough
+    first.keep(20)
+    assert engine.identity.dtype == "float16"
+    assert same(logits_of(engine, IDS[20:40], first), expected[20:])
+    assert engine.identity.dtype == "float32"
+    assert same(logits_of(engine, IDS[:40], second), expected)
+    told = capsys.readouterr().err
+    assert told.count("grow beyond what float16 holds: going on in float32") == 1
+
+
+def test_a_cache_of_the_old_dtype_is_read_again_even_after_an_interruption(
+    path: Path, expected: np.ndarray
+) -> None:
+    engine = new_engine(path, torch.float16, torch.float32)
+    cache = engine.new_cache()
+    run_part(engine, Part(IDS[:600], cache, 0))
+    copied_before = engine.copy_cache(cache, 300)
+    engine._widen()
+    with pytest.raises(KeyboardInterrupt):
+        run_part(engine, Part(IDS[600:620], cache, 20)._replace(cancel=InterruptsAtSecond()))
+    assert cache.n_past == 600
+    copied_meanwhile = engine.copy_cache(cache, 580)
+    assert same(logits_of(engine, IDS[580:620], copied_meanwhile), expected[580:620])
+    assert same(logits_of(engine, IDS[600:620], cache), expected[600:620])
+    assert same(logits_of(engine, IDS[300:310], copied_before), expected[300:310])
+
+
+class InterruptsAtSecond:
+    """A cancel flag in whose second reading Ctrl-C comes: between two steps."""
+
+    n_read = 0
+
+    def is_set(self) -> bool:
+        self.n_read += 1
+        if self.n_read == 2:
+            raise KeyboardInterrupt
+        return False
+
+
+def test_float16_stays_near_float32(path: Path, expected: np.ndarray) -> None:
+    engine = new_engine(path, torch.float16)
+    found = logits_of(engine, IDS[:200], engine.new_cache())
+    assert 0 < np.abs(found - expected[:200]).max() / expected.std() < 0.02
+
+
+def test_weights_on_the_cpu_are_the_map_itself(path: Path) -> None:
+    packed = read_packed_file(path)
+    engine = TorchEngine(packed, Placement((CPU,) * CONFIG["n_layer"]), [torch.float32])
+    for index, layer in enumerate(engine._model._weights.layers):
+        payload = packed.tensors[f"h.{index}.mlp.fc_in.weight"].payload
+        assert layer.fc_in.codes.data_ptr() == payload.ctypes.data
+
+
+def test_a_closed_engine_computes_nothing(path: Path) -> None:
+    engine = new_engine(path, torch.float32)
+    cache = engine.new_cache()
+    engine.close()
+    engine.close()
+    with pytest.raises(ValueError, match="closed"):
+        logits_of(engine, [1], cache)
+
+
+# --- several devices ------------------------------------------------------------------------------
+
+
+def gpus(*free_mb: float) -> list[Device]:
+    return [
+        Device(torch.device("meta"), f"cuda:{i}", int(free * 1e6), int(free * 1e6))
+        for i, free in enumerate(free_mb)
+    ]
+
+
+def layers_on(placement: Placement) -> list[str]:
+    return [place.label for place in placement.places]
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "expected"),
+    [
+        ((100,), ["cuda:0"] * 4),
+        ((3.0, 100), ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]),
+        ((1.1, 100), ["cuda:1"] * 4),  # nothing fits beside the workspace
+        ((2.2, 2.2, 0.5, 2.2, 2.2), ["cuda:0", "cuda:1", "cuda:3", "cuda:4"]),
+    ],
+)
+def test_layers_fill_the_devices_in_order(
+    path: Path, free_mb: tuple[float, ...], expected: list[str]
+) -> None:
+    """A layer here is 0.11 MB, and 0.66 MB of keys and values; 1 MB are for the workspace."""
+    placement = place(read_packed_file(path), gpus(*free_mb), torch.float32, 1_000_000)
+    assert layers_on(placement) == expected
+    assert str(placement) == ", ".join(dict.fromkeys(expected))
+
+
+def test_a_model_that_does_not_fit_is_told_with_the_numbers(path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        place(read_packed_file(path), gpus(2, 1.5), torch.float32, 1_000_000)
+    assert "GB are free on cuda:0, cuda:1" in raised.value.message
+    assert "weights 0.0, keys and values 0.0" in raised.value.message
+
+
+def test_devices_share_the_layers_and_give_the_same(path: Path, expected: np.ndarray) -> None:
+    """Two of the CPU's: every h is handed on, and each has positions and masks of its own."""
+    packed = read_packed_file(path)
+    other = Device(torch.device("cpu", 0), "CPU 0", None, None)
+    engine = TorchEngine(packed, Placement((CPU, CPU, other, other)), [torch.float32])
+    assert engine._model._devices == [torch.device("cpu")] or len(engine._model._devices) == 2
+    assert same(logits_of(engine, IDS[:300], engine.new_cache()), expected[:300])
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "no memory"),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "has failed"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no memory"),
+    ],
+)
+def test_what_devices_report_is_one_line(error: Exception, told: str) -> None:
+    with pytest.raises(UserError) as raised, device_failures():
+        raise error
+    assert told in raised.value.message
+    assert "\n" not in raised.value.message
+    assert raised.value.hint
+
+
+def test_a_fault_of_ours_is_no_fault_of_the_device() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), device_failures():
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_a_device_that_fails_in_the_middle_leaves_the_text_so_far(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = new_engine(path, torch.float32)
+    cache = engine.new_cache()
+    logits_of(engine, IDS[:20], cache)
+    states = engine._model.states
+
+    def fail(*arguments: object) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    engine._model.states = fail
+    (outcome,) = engine.forward([Part(IDS[20:21], cache)])
+    assert isinstance(outcome, UserError)
+    assert cache.n_past == 20
+    engine._model.states = states
+    assert logits_of(engine, IDS[20:21], cache).shape == (1, 100)
