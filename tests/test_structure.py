@@ -170,6 +170,8 @@ codegen_cli.models.memory_need
 codegen_cli.models.inventory
 codegen_cli.session
 codegen_cli.session.kernel_delay
+codegen_cli.session.torch_presence
+codegen_cli.session.device_choice
 codegen_cli.session.engines
 codegen_cli.session.one_part
 codegen_cli.session.driver
@@ -195,6 +197,7 @@ codegen_cli.reports.embed_report
 codegen_cli.reports.bench_report
 codegen_cli.reports.doctor_report
 codegen_cli.commands
+codegen_cli.commands.device_names
 codegen_cli.commands.model_names
 codegen_cli.commands.help_text
 codegen_cli.commands.options

@@ -11,6 +11,7 @@ from codegen_cli.terminal import console, drawing
 def bench(
     model: options.Model = None,
     threads: options.Threads = None,
+    device: options.Device = None,
     rounds: Annotated[
         int | None,
         typer.Option(
@@ -32,6 +33,7 @@ def bench(
     \b
     codegen bench
     codegen bench -m 350M-mono:int8 --threads 1
+    codegen bench -m 2B-mono:int4 --device cuda
     codegen bench --json | jq '.measures[] | {phase, n_tokens, tokens_per_second}'
     """
     console.set_quiet(quiet)
@@ -41,14 +43,16 @@ def bench(
     from codegen_cli.measuring.speed import measure_speed
     from codegen_cli.models.model_choice import choose_model
     from codegen_cli.reports.bench_report import write_json, write_table
+    from codegen_cli.session.device_choice import choose_device
     from codegen_cli.session.engines import default_threads
     from codegen_cli.session.loading import load_engine
     from quantize.packed.packed_file import read_packed_file
 
+    device = choose_device(device)
     chosen = choose_model(model)
     packed = read_packed_file(chosen.path)
     n_threads = threads or default_threads(packed)
-    engine = load_engine(packed, chosen.name, n_threads)
+    engine = load_engine(packed, chosen.name, n_threads, device)
     try:
         with (
             MemoryReader(n_threads, available_bytes()) as reader,
@@ -58,6 +62,6 @@ def bench(
             measures = measure_speed(engine, reader, rounds, advance)
             other_cores = others.cores()
         write = write_json if as_json else write_table
-        write(engine, chosen, n_threads, measures, other_cores)
+        write(engine, chosen, measures, other_cores)
     finally:
         engine.close()

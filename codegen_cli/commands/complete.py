@@ -113,6 +113,7 @@ def complete(
     as_json: AsJson = False,
     usage: Usage = False,
     threads: options.Threads = None,
+    device: options.Device = None,
     max_time: MaxTime = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -163,7 +164,7 @@ def complete(
     sink: Sink = JsonSink() if as_json else StdoutSink()
     try:
         asked = read_prompt(prompt or [], file, generate_options.deadline)
-        for text in run.texts(asked, model, threads):
+        for text in run.texts(asked, model, threads, device):
             sink.write(text)
     except TimeUp:
         run.end_by_time()

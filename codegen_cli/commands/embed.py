@@ -27,6 +27,7 @@ def embed(
     special_tokens: options.SpecialTokens = False,
     model: options.Model = None,
     threads: options.Threads = None,
+    device: options.Device = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Turn texts into vectors.
@@ -59,7 +60,7 @@ def embed(
     if output is not None:
         judge_output(output)
     named = zip(files, texts, strict=True)
-    with load(model, threads, notes=True) as language_model:
+    with load(model, threads, device=device, notes=True) as language_model:
         write_vectors(
             language_model,
             named,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from codegen_cli.commands import options
+from codegen_cli.commands.device_names import device_names
 from codegen_cli.commands.help_text import Command, Group
 from codegen_cli.commands.model_names import model_names
 from codegen_cli.terminal import console, streams, tables
@@ -153,35 +154,55 @@ def default(
             autocompletion=model_names,
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="DEVICE",
+            help="Make this the device that is used without --device.",
+            autocompletion=device_names,
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show or set the model that runs without -m.
+    """Show or set the model that runs without -m, and the device it runs on without --device.
 
-    Without a choice it is the first model that was packed or imported, and once that has gone the
-    bundled one.
+    Without a choice the model is the first that was packed or imported, and once that has gone the
+    bundled one; the device is the CPU.
 
     \b
     codegen models default
     codegen models default 350M-mono
-    codegen models default 2B-mono:int4
+    codegen models default 2B-mono:int4 --device cuda
+    codegen models default --device cpu
     """
+    from codegen_cli.contract.device_name import CPU
     from codegen_cli.hub.entries import BUNDLED
     from codegen_cli.models import settings
     from codegen_cli.models.model_default import default_for, default_that_runs
+    from codegen_cli.session.device_choice import judge_device
 
     console.set_quiet(quiet)
+    if device is not None:
+        judge_device(device)  # before anything is changed
     if name is None:
         chosen = default_that_runs()
     else:
         chosen = default_for(name)
         settings.set_default_model(chosen)
         console.tip(f"{console.printable(chosen)} is now the default model")
-    if chosen is None:
+    if device is not None:
+        settings.set_default_device(device)
+        console.tip(f"{device} is now the default device")
+    if name is None and device is None and (other := settings.default_device()):
+        console.tip(f"it runs on the default device, {console.printable(other)}")
+    if chosen is None and device is None:
         console.tip(f"no default was chosen: {BUNDLED}, the bundled model, answers")
     if as_json:
-        streams.write_json({"default": chosen or BUNDLED, "is_chosen": chosen is not None})
-    elif name is None:
+        defaults = {"default": chosen or BUNDLED, "is_chosen": chosen is not None}
+        streams.write_json(defaults | {"device": settings.default_device() or CPU})
+    elif name is None and device is None:
         streams.write_line(os.fsencode(chosen or BUNDLED))
 
 

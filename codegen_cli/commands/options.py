@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from codegen_cli.commands.device_names import device_names
 from codegen_cli.commands.model_names import model_names
 
 Model = Annotated[
@@ -23,7 +24,17 @@ Threads = Annotated[
         min=1,
         max=1024,
         envvar="CODEGEN_THREADS",
-        help="Default: one per usable core that the model keeps busy.",
+        help="On the CPU. Default: one per usable core that the model keeps busy.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        envvar="CODEGEN_DEVICE",
+        help="Where to compute: cpu, or by PyTorch on a GPU: auto, cuda, cuda:1, mps, xpu.",
+        autocompletion=device_names,
     ),
 ]
 Quiet = Annotated[

@@ -24,6 +24,7 @@ def score(
     special_tokens: options.SpecialTokens = False,
     model: options.Model = None,
     threads: options.Threads = None,
+    device: options.Device = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure how likely texts are.
@@ -51,7 +52,7 @@ def score(
     from codegen_cli.session.loading import load
 
     texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
-    with load(model, threads, notes=True) as language_model:
+    with load(model, threads, device=device, notes=True) as language_model:
         named = zip(files, texts, strict=True)
         write_scores(
             language_model,

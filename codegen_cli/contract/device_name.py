@@ -18,10 +18,10 @@ CPU = "cpu"
 AUTO = "auto"
 TORCH_CPU = "torch:cpu"
 
-_KINDS = (CPU, AUTO, "cuda", "mps", "xpu", TORCH_CPU)
+KINDS = (CPU, AUTO, "cuda", "mps", "xpu", TORCH_CPU)
 _NUMBERED = re.compile(r"(cuda|xpu)(?::([0-9]{1,4}))?")
 _HINT = (
-    f"A device is one of {', '.join(_KINDS)}; a GPU may have a number (cuda:1), and several be "
+    f"A device is one of {', '.join(KINDS)}; a GPU may have a number (cuda:1), and several be "
     "named (cuda:0,cuda:1)."
 )
 
@@ -47,7 +47,7 @@ class DeviceName(NamedTuple):
 
 def parse_device(text: str) -> DeviceName:
     """Return the device that a text names; raises UserError where it names none."""
-    if text in _KINDS:
+    if text in KINDS:
         return DeviceName(text)
     found = [_NUMBERED.fullmatch(name) for name in text.split(",")]
     names = [match for match in found if match]

@@ -165,6 +165,13 @@ class Engine(Protocol):
         """
         ...
 
+    def read_speed(self) -> float | None:
+        """Return the bytes per second that the device's memory gives to a plain copy, measured now.
+
+        None where that is the memory of the host, which measuring/read_limit.py measures.
+        """
+        ...
+
     def random_cache(self) -> Cache:
         """Return a full cache of random keys and values, for measuring."""
         ...

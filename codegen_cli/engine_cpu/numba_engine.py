@@ -70,7 +70,8 @@ class NumbaEngine:
         self.bits_per_weight = bits_per_weight(packed)
         self.token_bytes = sum(weight_bytes(packed).values())
         self.position_bytes = position_bytes(packed.config)
-        self.device = f"CPU, {cpu.kernel_path()} kernels"
+        threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
+        self.device = f"{threads}, {cpu.kernel_path()} kernels, {cpu.name()}"
         self.identity = Identity(packed.header_sha256, "numba", "float16", _NUMERICS)
         self.path = packed.path
         try:
@@ -116,6 +117,10 @@ class NumbaEngine:
                 layer[:] = random.standard_normal(layer.shape, np.float32).astype("<f2").view("<u2")
         cache.n_past = cache.n_positions
         return cache
+
+    def read_speed(self) -> float | None:
+        """Return None: it computes in the memory of the host."""
+        return None
 
     def forward(self, parts: Sequence[Part]) -> list[Result | Exception]:
         """Append each part's ids to its cache; return what it wanted, or why there is none."""

@@ -8,6 +8,7 @@ import torch
 from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.contract.engine import Cache, Cancelled, Identity, Part, Result
 from codegen_cli.contract.part_checks import check_in_time, checked
+from codegen_cli.engine_torch.devices import copy_bytes_per_second
 from codegen_cli.engine_torch.failures import device_failures
 from codegen_cli.engine_torch.kv_cache import KVCache, Slots, cache_bytes, position_bytes
 from codegen_cli.engine_torch.model import Model, TextRows
@@ -111,6 +112,11 @@ class TorchEngine:
             tensor.normal_()
         cache.advance([0] * cache.n_positions)
         return cache
+
+    def read_speed(self) -> float | None:
+        """Return the bytes per second that a copy reads and writes on the first device."""
+        device = self._placement.devices[0]
+        return None if device.type == "cpu" else copy_bytes_per_second(device)
 
     def forward(self, parts: Sequence[Part]) -> Outcomes:
         """Append each part's ids to its cache; return what it wanted, or why there is none."""

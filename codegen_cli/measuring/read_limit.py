@@ -53,12 +53,6 @@ class MemoryReader:
             speeds.append(self.bytes_per_second())
         return median(speeds)
 
-    def around(self, work: Callable[[], float]) -> tuple[float, float]:
-        """Return work() and the bytes per second that memory gave just before and after it."""
-        before = self.bytes_per_second()
-        result = work()
-        return result, (before + self.bytes_per_second()) / 2
-
     def __enter__(self) -> Self:
         return self
 

@@ -6,7 +6,6 @@ Only the forward pass is timed: no tokenizer, no sampling, no start of a process
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import median
 from typing import Literal
 
@@ -79,9 +78,9 @@ def measure_speed(
         if n_rounds is None and number >= _LEAST_ROUNDS and time.monotonic() > end:
             break
         for index, measure in enumerate(measures):
-            speed, limit = reader.around(partial(_trial, engine, measure, ids, cache))
-            measure.speeds.append(speed)
-            measure.limits.append(limit)
+            before = _read_speed(engine, reader)
+            measure.speeds.append(_trial(engine, measure, ids, cache))
+            measure.limits.append((before + _read_speed(engine, reader)) / 2)
             done = number * len(measures) + index + 1
             on_progress(done, (n_rounds or _MOST_ROUNDS) * len(measures))
     return measures
@@ -108,6 +107,11 @@ def prefill_speed(engine: Engine, ids: npt.NDArray[np.integer]) -> float:
     started = time.perf_counter()
     logits_of(engine, ids, engine.new_cache(len(ids)), 1)
     return len(ids) / (time.perf_counter() - started)
+
+
+def _read_speed(engine: Engine, reader: MemoryReader) -> float:
+    """Return the bytes per second that the engine's memory gives just now."""
+    return engine.read_speed() or reader.bytes_per_second()
 
 
 def _trial(engine: Engine, measure: Measure, ids: npt.NDArray[np.integer], cache: Cache) -> float:

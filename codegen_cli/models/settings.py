@@ -1,6 +1,6 @@
-"""settings.json in the data directory -> the default model, and back; the file is optional.
+"""settings.json in the data directory -> the default model and device; the file is optional.
 
-    {"default_model": "350M-mono", "automatic_default": "350M-mono"}
+    {"default_model": "350M-mono", "automatic_default": "350M-mono", "default_device": "cuda"}
 
 automatic_default is there if nobody chose: the first model of all became the default by itself. As
 it names the model, a default that is written into the file by hand, or by an older release, counts
@@ -25,6 +25,7 @@ from quantize.files.errors import UserError
 
 DEFAULT_MODEL = "default_model"
 AUTOMATIC_DEFAULT = "automatic_default"
+DEFAULT_DEVICE = "default_device"
 # A change takes milliseconds; whoever holds the lock for longer is stopped or stuck.
 LOCK_SECONDS = 10.0
 
@@ -42,13 +43,7 @@ def read_default() -> Default | None:
 
     Raises UserError if settings.json does not hold what it should.
     """
-    try:
-        return _default_in(_read_settings())
-    except NoHome:
-        return None
-    except PermissionError as error:
-        console.warn(f"cannot read {error.filename}: {error.strerror}; no default model is known")
-        return None
+    return _default_in(_known_settings("no default model is known"))
 
 
 def default_model() -> str | None:
@@ -77,21 +72,49 @@ def forget_default_model(model: str) -> bool:
 
 def change_default(change: Callable[[Default | None], Default | None]) -> bool:
     """Replace the default by change(default), under the lock; tell whether it is another one."""
+
+    def changed(settings: dict[str, object]) -> dict[str, object]:
+        old = _default_in(settings)
+        new = change(old)
+        if new == old:
+            return settings
+        kept = {
+            key: value
+            for key, value in settings.items()
+            if key not in (DEFAULT_MODEL, AUTOMATIC_DEFAULT)
+        }
+        if new is not None:
+            kept[DEFAULT_MODEL] = new.model
+            if not new.is_chosen:
+                kept[AUTOMATIC_DEFAULT] = new.model
+        return kept
+
+    return _change(changed)
+
+
+def default_device() -> str | None:
+    """Return the device to compute on by default, or None; as read_default."""
+    device = _known_settings("no default device is known").get(DEFAULT_DEVICE)
+    if device is None or (isinstance(device, str) and device):
+        return device
+    raise _broken_settings(f"{DEFAULT_DEVICE} is {device!r}, not a device's name")
+
+
+def set_default_device(device: str) -> None:
+    """Make `device` the default; raises as set_default_model."""
+    _change(lambda settings: settings | {DEFAULT_DEVICE: device})
+
+
+def _change(change: Callable[[dict[str, object]], dict[str, object]]) -> bool:
+    """Replace the settings by change(settings), under the lock; tell whether they are others."""
     path = _settings_path()
     try:
         with _locked(path):
-            settings = _read_settings()
-            old = _default_in(settings)
+            old = _read_settings()
             new = change(old)
             if new == old:
                 return False
-            settings.pop(DEFAULT_MODEL, None)
-            settings.pop(AUTOMATIC_DEFAULT, None)
-            if new is not None:
-                settings[DEFAULT_MODEL] = new.model
-                if not new.is_chosen:
-                    settings[AUTOMATIC_DEFAULT] = new.model
-            _write_settings(path, settings)
+            _write_settings(path, new)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}", CHOOSE_HOME) from error
     return True
@@ -125,6 +148,17 @@ def _default_in(settings: dict[str, object]) -> Default | None:
     if isinstance(model, str) and model:
         return Default(model, is_chosen=settings.get(AUTOMATIC_DEFAULT) != model)
     raise _broken_settings(f"{DEFAULT_MODEL} is {model!r}, not a model's name")
+
+
+def _known_settings(otherwise: str) -> dict[str, object]:
+    """Return the settings; nothing, and say what follows from it, where they may not be read."""
+    try:
+        return _read_settings()
+    except NoHome:
+        return {}
+    except PermissionError as error:
+        console.warn(f"cannot read {error.filename}: {error.strerror}; {otherwise}")
+        return {}
 
 
 def _settings_path() -> Path:

@@ -24,11 +24,11 @@ _LEGEND = [
         "after N",
         "how fast a text is continued, one token at a time, when N tokens stand before it",
     ),
-    ("MB/token", "weights and cached keys and values that one such token makes the CPU read"),
+    ("MB/token", "weights and cached keys and values that one such token makes the device read"),
     (
         "GB/s, limit",
         "what was read so, and what the same threads read from memory just before and after, "
-        "in a plain loop",
+        "in a plain loop; on a GPU, what a copy within its memory reads and writes",
     ),
     (
         "share",
@@ -41,7 +41,6 @@ _LEGEND = [
 def write_table(
     engine: Engine,
     chosen: PackedModel,
-    n_threads: int,
     measures: Sequence[Measure],
     other_cores: float | None,
 ) -> None:
@@ -52,8 +51,7 @@ def write_table(
     n_rounds = len(measures[0].speeds)
     title = (
         f"{chosen.name}: {engine.format}, {engine.bits_per_weight:.1f} bits per weight; "
-        f"{_counted(n_threads, 'thread')}, {cpu.kernel_path()} kernels, {cpu.name()}; "
-        f"{_counted(n_rounds, 'round')}"
+        f"{engine.device}; {n_rounds} round{'s' * (n_rounds > 1)}"
     )
     tables.prose(f"{title}\n")
     tables.table([_row(measure) for measure in measures], _HEADERS, wraps_last=True)
@@ -70,7 +68,6 @@ def write_table(
 def write_json(
     engine: Engine,
     chosen: PackedModel,
-    n_threads: int,
     measures: Sequence[Measure],
     other_cores: float | None,
 ) -> None:
@@ -81,8 +78,8 @@ def write_json(
         "format": engine.format,
         "bits_per_weight": engine.bits_per_weight,
         "n_positions": engine.n_positions,
-        "threads": n_threads,
-        "kernels": cpu.kernel_path(),
+        "device": engine.device,
+        "engine": engine.identity.engine,
         "cpu": cpu.name(),
         "python": platform.python_version(),
         "codegen": __version__,
@@ -125,7 +122,3 @@ def _object(measure: Measure) -> dict[str, object]:
 
 def _shown(speed: float) -> str:
     return f"{speed:.0f}" if speed >= 100 else f"{speed:.1f}"
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -8,6 +8,7 @@ from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.models.model_choice import choose_model
 from codegen_cli.models.registry import name_with_format
+from codegen_cli.session.device_choice import choose_device
 from codegen_cli.session.loading import load_model
 from codegen_cli.terminal import console
 from codegen_cli.text.text_side import Prompt, TextSide
@@ -50,13 +51,21 @@ class CompletionRun:
             return self._generation.summary("interrupted")
         return self._end
 
-    def texts(self, prompt: str, model_option: str | None, n_threads: int | None) -> Iterator[str]:
+    def texts(
+        self,
+        prompt: str,
+        model_option: str | None,
+        n_threads: int | None,
+        device_option: str | None,
+    ) -> Iterator[str]:
         """Yield the completion of a prompt, piece by piece; once.
 
         Raises UserError, TimeUp before there is a model, and whatever a signal handler raises.
         """
         try:
-            self._generation = generation = self._begin(prompt, model_option, n_threads)
+            self._generation = generation = self._begin(
+                prompt, model_option, n_threads, device_option
+            )
             yield prompt if self._echo else ""
             for item in generation:
                 if isinstance(item, Piece):
@@ -71,9 +80,16 @@ class CompletionRun:
         """Have a summary of a run whose time was up before there was a model."""
         self._end = Summary(end_reason="time", seed=self.options.seed)
 
-    def _begin(self, text: str, model_option: str | None, n_threads: int | None) -> "Generation":
+    def _begin(
+        self,
+        text: str,
+        model_option: str | None,
+        n_threads: int | None,
+        device_option: str | None,
+    ) -> "Generation":
         started = time.monotonic()
         deadline = self.options.deadline
+        device = choose_device(device_option)
         chosen = choose_model(model_option, deadline)
         prompt = Prompt(text, self.options.max_tokens, self._special_tokens)
         self.model = chosen.name
@@ -83,7 +99,7 @@ class CompletionRun:
 
         keep_freed_memory()
         self.model = name_with_format(chosen.name, self._text.packed.format)
-        self._loaded = load_model(self._text, chosen.name, n_threads, deadline)
+        self._loaded = load_model(self._text, chosen.name, n_threads, device, deadline)
         self.load_seconds = time.monotonic() - started
         fitted, generation = self._loaded.begin(prompt, self.options)
         if fitted.n_dropped_characters:

@@ -1,6 +1,5 @@
 """A packed file -> an engine that runs it: the one place that knows which engines there are."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from codegen_cli.contract.deadline import Deadline
@@ -8,6 +7,7 @@ from codegen_cli.contract.delay import OnDelay
 from codegen_cli.contract.device_name import AUTO, CPU, DeviceName, parse_device
 from codegen_cli.contract.engine import Engine
 from codegen_cli.contract.interruption import run_interruptibly
+from codegen_cli.session.torch_presence import importing_torch, is_installed, require_devices
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import PackedFile, read_packed_file
@@ -32,7 +32,7 @@ def open_engine(
     """
     named = parse_device(device)
     if named.needs_torch:
-        _require_torch(named)
+        require_devices(named)
     packed = read_packed_file(source) if isinstance(source, Path) else source
     if named.kind == AUTO:
         named = run_interruptibly(lambda: _automatic_device(packed), deadline)
@@ -63,39 +63,20 @@ def _open_numba(
 
 
 def _open_torch(packed: PackedFile, name: DeviceName, n_threads: int | None) -> Engine:
-    try:
+    with importing_torch():
         from codegen_cli.engine_torch.opening import open_torch_engine
-    except (ImportError, OSError) as error:  # a broken installation
-        raise _broken_torch(error) from error
     return open_torch_engine(packed, name, n_threads)
 
 
 def _automatic_device(packed: PackedFile) -> DeviceName:
     """Return a GPU that can be used and that the model fits, else the CPU; say which, and why."""
     name, reason = None, "PyTorch is not installed"
-    if find_spec("torch") is not None:
+    if is_installed():
         try:
-            from codegen_cli.engine_torch.opening import automatic_device
-
+            with importing_torch():
+                from codegen_cli.engine_torch.opening import automatic_device
             name, reason = automatic_device(packed)
-        except (ImportError, OSError) as error:
-            reason = _broken_torch(error).message
+        except UserError as error:
+            reason = error.message
     console.note(f"running on {reason}" if name else f"running on the CPU: {reason}")
     return name or DeviceName(CPU)
-
-
-def _require_torch(name: DeviceName) -> None:
-    if find_spec("torch") is None:
-        raise UserError(
-            f"{name} needs PyTorch, which is not installed",
-            "pip install torch, in the build for your GPU (https://pytorch.org/get-started/locally/"
-            "); --device cpu does without it.",
-        )
-
-
-def _broken_torch(error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()
-    return UserError(
-        f"PyTorch cannot be imported: {reason[0] if reason else type(error).__name__}",
-        "Install it again, or use --device cpu.",
-    )

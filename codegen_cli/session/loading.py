@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codegen_cli.contract.deadline import Deadline
+from codegen_cli.contract.device_name import CPU, TORCH_CPU
 from codegen_cli.decoding.option_values import whole_number
 from codegen_cli.models.model_choice import choose_model
+from codegen_cli.session.device_choice import choose_device
 from codegen_cli.terminal import console
 from codegen_cli.text.text_side import TextSide
 from quantize.packed.packed_header import read_packed_header
@@ -28,6 +30,7 @@ def load(
     name_or_path: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     *,
+    device: str | None = None,
     notes: bool = False,
 ) -> "LanguageModel":
     """Return a model ready to run.
@@ -35,7 +38,9 @@ def load(
     name_or_path  as after `codegen complete -m`: a name such as 350M-mono or 2B-multi:int4, a
                   packed file, or a checkpoint directory, which is packed first; a Path is never
                   a name; None: the default model
-    threads       None: one per core that the process may use and the model keeps busy
+    threads       None: one per core that the process may use and the model keeps busy; a GPU needs
+                  none of them
+    device        as after `--device`: cpu, auto, cuda, cuda:1, ...; None: the default device
     notes         show on stderr what `codegen complete` would: packing, compiling
 
     The first load on a machine compiles the kernels, 20 to 60 seconds. Raises UserError: an
@@ -48,15 +53,20 @@ def load(
         raise TypeError(f"name_or_path is {name_or_path!r}, need text or a path")
     if not notes:
         with console.silence():
-            return load(name_or_path, threads, notes=True)
+            return load(name_or_path, threads, device=device, notes=True)
     if isinstance(name_or_path, os.PathLike):
         name_or_path = str(Path(name_or_path).absolute())
+    device = choose_device(device)
     chosen = choose_model(name_or_path)
-    return load_model(TextSide(read_packed_header(chosen.path)), chosen.name, threads)
+    return load_model(TextSide(read_packed_header(chosen.path)), chosen.name, threads, device)
 
 
 def load_model(
-    text: TextSide, name: str, n_threads: int | None = None, deadline: Deadline = None
+    text: TextSide,
+    name: str,
+    n_threads: int | None,
+    device: str,
+    deadline: Deadline = None,
 ) -> "LanguageModel":
     """Return the model of a packed file whose text side is there already.
 
@@ -69,11 +79,15 @@ def load_model(
     packed = packed_file(text.header)
     if not text.is_ahead:
         text.tokenizer  # noqa: B018  what is wrong with it is told before the engine takes its time
-    return LanguageModel(load_engine(packed, name, n_threads, deadline), text, name)
+    return LanguageModel(load_engine(packed, name, n_threads, device, deadline), text, name)
 
 
 def load_engine(
-    packed: "PackedFile", name: str, n_threads: int | None = None, deadline: Deadline = None
+    packed: "PackedFile",
+    name: str,
+    n_threads: int | None = None,
+    device: str = CPU,
+    deadline: Deadline = None,
 ) -> "Engine":
     """Return the engine of a model; n_threads None: session.engines.default_threads.
 
@@ -85,6 +99,7 @@ def load_engine(
     from codegen_cli.session.engines import open_engine
     from codegen_cli.session.kernel_delay import KernelDelay
 
-    warn_if_short(packed, name, available_bytes())
+    if device in (CPU, TORCH_CPU):
+        warn_if_short(packed, name, available_bytes())
     with KernelDelay() as on_delay:
-        return open_engine(packed, n_threads=n_threads, on_delay=on_delay, deadline=deadline)
+        return open_engine(packed, device, n_threads, on_delay=on_delay, deadline=deadline)
