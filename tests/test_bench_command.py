@@ -31,8 +31,8 @@ def test_json_says_what_was_measured_on_what(report):
     assert report["model"] == "nano"
     assert Path(report["path"]).name == bundled_model().name
     assert (report["format"], report["bits_per_weight"]) == ("int8", 8.5)
-    assert (report["threads"], report["kernels"]) == (1, cpu.kernel_path())
-    assert report["cpu"] == cpu.name()
+    assert report["device"] == f"1 thread, {cpu.kernel_path()} kernels, {cpu.name()}"
+    assert (report["engine"], report["cpu"]) == ("numba", cpu.name())
     measured = [(each["phase"], each["n_tokens"]) for each in report["measures"]]
     last = read_packed_file(bundled_model()).config.n_positions - 32
     assert measured[:2] == [("prefill", 64), ("prefill", 512)]

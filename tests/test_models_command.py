@@ -171,7 +171,7 @@ def test_the_default_is_set_shown_and_used(models, models_home):
     assert result.stderr == b""
     assert stdout_of(models("default")) == "350M-mono:int4\n"
     shown = json.loads(stdout_of(models("default", "--json")))
-    assert shown == {"default": "350M-mono:int4", "is_chosen": True}
+    assert shown == {"default": "350M-mono:int4", "is_chosen": True, "device": "cpu"}
     assert "* 350M-mono" in stdout_of(models("list"))
 
 

@@ -185,6 +185,7 @@ codegen_cli.measuring.prefetch_trial
 codegen_cli.measuring.speed
 codegen_cli.measuring.forecast
 codegen_cli.measuring.findings
+codegen_cli.measuring.gpus
 codegen_cli.measuring.problems
 codegen_cli.measuring.checkup
 codegen_cli.reports

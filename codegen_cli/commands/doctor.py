@@ -10,6 +10,7 @@ from codegen_cli.terminal import console, drawing
 
 def doctor(
     threads: options.Threads = None,
+    device: options.Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -17,12 +18,13 @@ def doctor(
 
     Shows the CPU and its kernels, threads, memory and files, measures for some seconds how fast
     memory is read and what the kernels make of it, and from that tells of every model and format
-    whether it fits and the speed to expect, without having it here. Exits with 1 if something is
-    broken.
+    whether it fits and the speed to expect, without having it here. With --device, asks PyTorch for
+    GPUs, too, which takes seconds. Exits with 1 if something is broken.
 
     \b
     codegen doctor
     codegen doctor --threads 1
+    codegen doctor --device auto
     codegen doctor --json | jq '.problems'
     """
     console.set_quiet(quiet)
@@ -35,7 +37,7 @@ def doctor(
     with KernelDelay() as on_delay:
         runs = load_kernels(on_delay, problems)
     with drawing.progress("examining this machine") as advance:
-        checkup = examine(threads, runs, problems, advance)
+        checkup = examine(threads, device, runs, problems, advance)
     write = write_json if as_json else write_report
     write(checkup)
     if checkup.is_broken:

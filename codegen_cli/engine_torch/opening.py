@@ -6,10 +6,13 @@ import torch
 
 from codegen_cli.contract.device_name import TORCH_CPU, DeviceName
 from codegen_cli.engine_torch.devices import Device, find_devices, usable_devices
+from codegen_cli.engine_torch.kv_cache import cache_bytes
 from codegen_cli.engine_torch.placement import Placement, place, workspace_bytes
 from codegen_cli.engine_torch.torch_engine import CHUNK, TorchEngine
+from quantize.description.config import ModelConfig
 from quantize.files.errors import UserError
 from quantize.packed.packed_file import PackedFile
+from quantize.packed.sizes import packed_bytes
 
 # The first is the one whose distributions are nearest to float32's (docs/gpu.md has the numbers).
 _GPU_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -46,6 +49,12 @@ def automatic_device(packed: PackedFile) -> tuple[DeviceName | None, str]:
         kind, number = device.device.type, device.device.index
         return DeviceName(kind, () if number is None else (number,)), device.label
     return None, reasons[0]
+
+
+def needed_bytes(config: ModelConfig, format: str) -> int:
+    """Return what a model in a format takes of one GPU's memory, for all its positions."""
+    caches = cache_bytes(config, config.n_positions, _GPU_DTYPES[0])
+    return packed_bytes(config, format) + caches + workspace_bytes(config, CHUNK)
 
 
 def _placed(packed: PackedFile, devices: Sequence[Device], dtype: torch.dtype) -> Placement:

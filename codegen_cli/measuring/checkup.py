@@ -20,6 +20,7 @@ from codegen_cli.machine.disturbance import OtherPrograms
 from codegen_cli.machine.prefetch import prefetch_choice
 from codegen_cli.measuring.findings import Checkup, Forecast, Kernels, Problem
 from codegen_cli.measuring.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
+from codegen_cli.measuring.gpus import examine_gpus
 from codegen_cli.measuring.prefetch_trial import bytes_per_second_by_hint
 from codegen_cli.measuring.problems import (
     damaged_models,
@@ -53,11 +54,16 @@ Progress = Callable[[float, float], None]
 
 
 def examine(
-    n_threads: int | None, runs: bool, problems: list[Problem], on_progress: Progress
+    n_threads: int | None,
+    device: str | None,
+    runs: bool,
+    problems: list[Problem],
+    on_progress: Progress,
 ) -> Checkup:
     """Look at everything and measure what is to be measured, in a few seconds.
 
     n_threads  None: what a model would run on by default
+    device     what to ask PyTorch for; None: nothing
     runs       what `load_kernels` told, and the problems that it met
     """
     cores, available = usable_cores(), memory.available_bytes()
@@ -70,6 +76,8 @@ def examine(
         else:
             reading = ReadSpeeds(reader.median_bytes_per_second(_READ_SECONDS))
     other_cores = others.cores()
+    with console.silence():  # what keeps models from being found is a problem below
+        states = all_models()
     checkup = Checkup(
         versions=_versions(),
         cpu_name=cpu.name(),
@@ -83,6 +91,7 @@ def examine(
         reading=reading,
         prefetches=prefetches,
         other_cores=other_cores,
+        gpus=examine_gpus(device, states, problems),
         problems=problems,
     )
     problems += thread_problems(n_readers, cores)
@@ -94,8 +103,6 @@ def examine(
         problems += reading_problems(reading, prefetches, checkup.kernels)
     problems += directory_problems()
     problems += default_problems()
-    with console.silence():  # what keeps models from being found is a problem above
-        states = all_models()
     problems += damaged_models(states)
     for state in states:
         checkup.forecasts += _forecasts(state, checkup, n_threads, runs)

@@ -67,6 +67,39 @@ class Forecast:
     tokens_per_second: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that PyTorch can use.
+
+    free_bytes, total_bytes  of its memory; None: not known
+    copy_bytes_per_second    that a copy within its memory reads and writes
+    fits                     by format, the models for which its free memory is enough; {} where
+                             that is not known
+    """
+
+    name: str
+    free_bytes: int | None
+    total_bytes: int | None
+    copy_bytes_per_second: float
+    fits: dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """What there is to compute on beside the CPU.
+
+    driver    whose driver is loaded, as far as that is known without PyTorch
+    torch     the version of PyTorch; None: it is not installed
+    found     by PyTorch, if it was asked; None: it was not
+    obstacle  why it cannot use what was asked for
+    """
+
+    driver: str | None
+    torch: str | None
+    found: list[Gpu] | None = None
+    obstacle: str = ""
+
+
 @dataclass(slots=True)
 class Checkup:
     """All that `codegen doctor` tells.
@@ -88,6 +121,7 @@ class Checkup:
     reading: ReadSpeeds
     prefetches: dict[str, float]
     other_cores: float | None
+    gpus: Gpus
     forecasts: list[Forecast] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from codegen_cli.measuring.findings import Checkup, Forecast, Kernels, Problem
+from codegen_cli.measuring.findings import Checkup, Forecast, Gpus, Kernels, Problem
 from codegen_cli.terminal import console, streams, tables
 from codegen_cli.terminal.screen import USUAL_COLUMNS
 
@@ -55,6 +55,32 @@ def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
         ways = [f"{hint} {speed / 1e9:.1f}" for hint, speed in checkup.prefetches.items()]
         yield "", f"by prefetch {', '.join(ways)}"
     yield "models in", str(checkup.models_dir or "nowhere")
+    yield from _gpu_facts(checkup.gpus)
+
+
+def _gpu_facts(gpus: Gpus) -> Iterator[tuple[str, str]]:
+    """Nothing where there is nothing to tell: most machines have no GPU for this."""
+    if gpus.torch is not None:
+        asked = "" if gpus.found is not None else "; codegen doctor --device auto asks it for GPUs"
+        yield "PyTorch", f"{gpus.torch}{asked}"
+    for gpu in gpus.found or ():
+        memory = (
+            ""
+            if gpu.free_bytes is None or gpu.total_bytes is None
+            else (f"{console.size(gpu.free_bytes)} free of {console.size(gpu.total_bytes)}, ")
+        )
+        speed = f"a copy reads and writes {gpu.copy_bytes_per_second / 1e9:.0f} GB/s"
+        yield "GPU", f"{gpu.name}: {memory}{speed}"
+        for format, names in gpu.fits.items():
+            yield "", f"fits in {format}: {_by_size(names) or 'none'}"
+    if gpus.found == []:
+        yield "GPU", f"none{f': {gpus.obstacle}' * bool(gpus.obstacle)}"
+
+
+def _by_size(names: list[str]) -> str:
+    """Return models of one size as one: 350M-nl/multi/mono, 2B-nl/multi/mono."""
+    sizes = itertools.groupby(names, key=lambda name: name.partition("-")[0])
+    return ", ".join(_joined(list(some)) for _, some in sizes)
 
 
 def _legend(checkup: Checkup) -> Iterator[tuple[str, str]]:

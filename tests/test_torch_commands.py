@@ -1,0 +1,103 @@
+"""The commands with --device torch:cpu beside those without, and doctor about PyTorch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codegen_cli.contract.device_name import DeviceName
+from quantize.files.errors import UserError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed", exc_type=ImportError)
+
+from codegen_cli.engine_torch import devices  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
+PROMPT = "def area(width, height):\n"
+
+
+@pytest.mark.parametrize("options", [["-t", "0"], ["--seed", "3"], ["--seed", "4", "--draft", "0"]])
+def test_completions_draw_the_same_numbers(codegen, options: list[str]) -> None:
+    """The same seeds on both engines: texts differ only where two tokens are as good as equal."""
+    both = [
+        codegen("complete", "--json", "-n", "40", *options, "--device", device, PROMPT)
+        for device in ("cpu", "torch:cpu")
+    ]
+    texts = [json.loads(result.stdout)["choices"][0]["text"] for result in both]
+    assert texts[0]
+    assert texts[0] == texts[1]
+
+
+def test_scores_and_vectors_agree(codegen) -> None:
+    file = str(Path(__file__).parent / "oracle.py")
+    scores, vectors = [], []
+    for device in ("cpu", "torch:cpu"):
+        result = codegen("score", "--json", "--device", device, file)
+        scores.append(json.loads(result.stdout)["total"]["bits_per_byte"])
+        result = codegen("embed", "--json", "--device", device, file)
+        vectors.append(json.loads(result.stdout)["embedding"])
+    assert abs(scores[0] - scores[1]) < 2e-3  # measured: 2e-4
+    found, expected = map(np.array, vectors)
+    assert np.dot(found, expected) > 0.999 * np.linalg.norm(found) * np.linalg.norm(expected)
+
+
+def test_a_deadline_ends_a_completion(codegen) -> None:
+    result = codegen(
+        "complete",
+        "--device",
+        "torch:cpu",
+        "--until",
+        "none",
+        "-n",
+        "1000",
+        "--max-time",
+        "5",
+        "-t",
+        "2",
+        "--usage",
+        PROMPT,
+    )
+    assert result.returncode == 0
+    assert b", time, seed" in result.stderr
+
+
+def test_doctor_tells_of_pytorch_and_of_what_it_finds(codegen) -> None:
+    report = json.loads(codegen("doctor", "--json").stdout)["gpus"]
+    assert report == {
+        "driver": report["driver"],
+        "torch": torch.__version__,
+        "found": None,
+        "obstacle": "",
+    }
+    report = json.loads(codegen("doctor", "--json", "--device", "torch:cpu").stdout)["gpus"]
+    [gpu] = report["found"]
+    assert gpu["name"] == "CPU by PyTorch"
+    assert gpu["copy_bytes_per_second"] > 1e8
+
+
+# --- devices that are not here: what PyTorch would say of them is said by the test ---------------
+
+
+def test_a_build_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(devices._STATES, "cuda", (lambda: False, lambda: False, str))
+    with pytest.raises(UserError, match="was built without CUDA or ROCm") as raised:
+        devices.find_devices(DeviceName("cuda"))
+    assert devices.PYTORCH_PAGE in raised.value.hint
+
+
+def test_what_the_driver_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def why() -> str:
+        return "The NVIDIA driver on your system is too old (found version 11040)."
+
+    monkeypatch.setitem(devices._STATES, "cuda", (lambda: True, lambda: False, why))
+    with pytest.raises(UserError, match=r"finds no GPU for cuda: The NVIDIA driver .* too old"):
+        devices.find_devices(DeviceName("cuda"))
+
+
+def test_a_number_beyond_the_devices_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(devices._STATES, "cuda", (lambda: True, lambda: True, str))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="there is no cuda:2: PyTorch finds cuda:0 to cuda:1"):
+        devices.find_devices(DeviceName("cuda", (0, 2)))
