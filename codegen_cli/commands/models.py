@@ -166,7 +166,7 @@ def default(
     as_json: AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show or set the model that runs without -m, and the device it runs on without --device.
+    """Show or set what runs without -m and --device.
 
     Without a choice the model is the first that was packed or imported, and once that has gone the
     bundled one; the device is the CPU.
