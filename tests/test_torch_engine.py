@@ -149,7 +149,7 @@ def test_float16_stays_near_float32(path: Path, expected: np.ndarray) -> None:
 def test_weights_on_the_cpu_are_the_map_itself(path: Path) -> None:
     packed = read_packed_file(path)
     engine = TorchEngine(packed, Placement((CPU,) * CONFIG["n_layer"]), [torch.float32])
-    for index, layer in enumerate(engine._model._weights.layers):
+    for index, layer in enumerate(engine._loaded._weights.layers):
         payload = packed.tensors[f"h.{index}.mlp.fc_in.weight"].payload
         assert layer.fc_in.codes.data_ptr() == payload.ctypes.data
 
@@ -207,7 +207,7 @@ def test_devices_share_the_layers_and_give_the_same(path: Path, expected: np.nda
     packed = read_packed_file(path)
     other = Device(torch.device("cpu", 0), "CPU 0", None, None)
     engine = TorchEngine(packed, Placement((CPU, CPU, other, other)), [torch.float32])
-    assert engine._model._devices == [torch.device("cpu")] or len(engine._model._devices) == 2
+    assert engine._loaded._devices == [torch.device("cpu")] or len(engine._loaded._devices) == 2
     assert same(logits_of(engine, IDS[:300], engine.new_cache()), expected[:300])
 
 
@@ -241,14 +241,14 @@ def test_a_device_that_fails_in_the_middle_leaves_the_text_so_far(
     engine = new_engine(path, torch.float32)
     cache = engine.new_cache()
     logits_of(engine, IDS[:20], cache)
-    states = engine._model.states
+    states = engine._loaded.states
 
     def fail(*arguments: object) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    engine._model.states = fail
+    engine._loaded.states = fail
     (outcome,) = engine.forward([Part(IDS[20:21], cache)])
     assert isinstance(outcome, UserError)
     assert cache.n_past == 20
-    engine._model.states = states
+    engine._loaded.states = states
     assert logits_of(engine, IDS[20:21], cache).shape == (1, 100)

@@ -103,7 +103,8 @@ class Slots:
         devices: Sequence[torch.device],
     ) -> None:
         self.identity = identity
-        self._config, self._dtype, self._devices = config, dtype, devices
+        self.dtype = dtype
+        self._config, self._devices = config, devices
         self._free: list[Slot] = []
 
     def take(self, n_positions: int) -> Slot:
@@ -114,7 +115,7 @@ class Slots:
                 self._free.remove(slot)
                 slot.clear()
                 return slot
-        return Slot(self._config, self.identity, capacity, self._dtype, self._devices)
+        return Slot(self._config, self.identity, capacity, self.dtype, self._devices)
 
     def give_back(self, slot: Slot) -> None:
         """Keep a slot for the next text of its size; let go of the one that waited longest."""

@@ -97,39 +97,33 @@ class Block:
 
 
 class Model:
-    """wte -> n_layer x Block -> ln_f -> lm_head
+    """wte -> n_layer x Block -> ln_f -> lm_head"""
 
-    dtype    the compute dtype
-    product  how matrices are multiplied
-    """
-
-    def __init__(
-        self, config: ModelConfig, weights: Weights, dtype: torch.dtype, product: Product
-    ) -> None:
-        self.dtype, self.product = dtype, product
-        self._config, self._weights = config, weights
+    def __init__(self, config: ModelConfig, weights: Weights, product: Product) -> None:
+        self._config, self._weights, self._product = config, weights, product
         self._blocks = [Block(i, each, config) for i, each in enumerate(weights.layers)]
         self._devices = list(dict.fromkeys(block.device for block in self._blocks))
         exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
         # Rounded to float32 as in transformers: at position 2000 a float64 angle differs by 1e-4.
         self._frequencies = 1 / 10000**exponents  # [rotary_dim / 2]
 
-    def states(self, ids: Sequence[int], texts: Sequence[TextRows]) -> Tensor:
-        """Append ids to the slots of their texts; return what ln_f gives for each, [n, n_embd]."""
+    def states(self, ids: Sequence[int], texts: Sequence[TextRows], dtype: torch.dtype) -> Tensor:
+        """Append ids to the slots of their texts; return what ln_f gives for each, [n, n_embd].
+
+        dtype  the compute dtype, which is also that of the slots
+        """
         w = self._weights
         first, last = self._devices[0], self._devices[-1]
         steps = {device: self._step_view(texts, device) for device in self._devices}
         h = w.wte.rows(torch.tensor(ids, device=first))  # [n, n_embd]
         for block in self._blocks:
-            h = block(h.to(block.device), steps[block.device], self.dtype, self.product)
+            h = block(h.to(block.device), steps[block.device], dtype, self._product)
         epsilon = self._config.layer_norm_epsilon
         return F.layer_norm(h.to(last), h.shape[-1:], w.ln_f_weight, w.ln_f_bias, epsilon)
 
-    def logits(self, states: Tensor) -> Tensor:
+    def logits(self, states: Tensor, dtype: torch.dtype) -> Tensor:
         """Return lm_head of hidden states: [n, n_embd] -> [n, vocab_size] f32."""
-        return self.product(self._weights.lm_head, states.to(self.dtype)) + (
-            self._weights.lm_head_bias
-        )
+        return self._product(self._weights.lm_head, states.to(dtype)) + self._weights.lm_head_bias
 
     def _step_view(self, texts: Sequence[TextRows], device: torch.device) -> _StepView:
         views = []

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -34,7 +35,7 @@ class TorchEngine:
     """The forward pass of one packed file in PyTorch; contract.engine tells the rest.
 
     The ids of all parts of a step go through the matrices together, each text's through an
-    attention of its own. Several threads may call at once: they take turns.
+    attention of its own. Several threads may call at once: they take turns, a step a turn.
     """
 
     n_read = CHUNK
@@ -55,17 +56,16 @@ class TorchEngine:
         self._header_sha256 = packed.header_sha256
         self._placement = placement
         self._turn = threading.Lock()
-        self._is_closed = False
         with device_failures():
             weights = Weights(packed, placement.devices)
-        self._model = Model(packed.config, weights, dtypes[0], PackedMatrix.product)
+        self._loaded: Model | None = Model(packed.config, weights, PackedMatrix.product)
+        self._slots = self._new_slots(dtypes[0])
         self._wider_dtypes = list(dtypes[1:])
-        self._slots = self._new_slots()
 
     @property
     def position_bytes(self) -> int:
         """Bytes of keys and values that a token reads for each position before it."""
-        return position_bytes(self.config, self._model.dtype)
+        return position_bytes(self.config, self._slots.dtype)
 
     @property
     def device(self) -> str:
@@ -90,7 +90,7 @@ class TorchEngine:
     def cache_bytes(self, n_positions: int | None = None) -> int:
         """Return the bytes of keys and values of such a cache."""
         n = self.n_positions if n_positions is None else n_positions
-        return cache_bytes(self.config, n, self._model.dtype)
+        return cache_bytes(self.config, n, self._slots.dtype)
 
     def copy_cache(self, cache: Cache, n_past: int, n_positions: int | None = None) -> KVCache:
         """Return a new cache that begins with the first n_past ids of another."""
@@ -122,7 +122,7 @@ class TorchEngine:
         """Append each part's ids to its cache; return what it wanted, or why there is none."""
         outcomes: dict[int, Result | Exception] = {}
         readings: dict[int, Reading] = {}
-        with self._turn, torch.no_grad():
+        with torch.no_grad():
             for index, part in enumerate(parts):
                 try:
                     readings[index] = self._reading(part)
@@ -137,13 +137,10 @@ class TorchEngine:
     def close(self) -> None:
         """Let go of weights and slots; the engine is of no use afterwards."""
         with self._turn:
-            if not self._is_closed:
-                self._is_closed = True
-                del self._model, self._slots
+            self._loaded = None
+            self._slots = self._new_slots(self._slots.dtype)
 
     def _reading(self, part: Part) -> Reading:
-        if self._is_closed:
-            raise ValueError("the engine is closed")
         sound = checked(part, self.config.vocab_size)
         return Reading(part, self._own(part.cache), sound, self.config)
 
@@ -159,14 +156,17 @@ class TorchEngine:
 
     def _stepped(self, readings: dict[int, Reading]) -> dict[int, Result | Exception]:
         """Run a step; return the outcomes of parts that are done, or the error of all."""
-        try:
-            with device_failures():
-                self._step(list(readings.values()))
-        except UserError as error:
-            return dict.fromkeys(readings, error)
+        with self._turn:
+            if self._loaded is None:
+                return dict.fromkeys(readings, ValueError("the engine is closed"))
+            try:
+                with device_failures():
+                    self._step(self._loaded, list(readings.values()))
+            except UserError as error:
+                return dict.fromkeys(readings, error)
         return {i: reading.result for i, reading in readings.items() if reading.is_done}
 
-    def _step(self, readings: Sequence[Reading]) -> None:
+    def _step(self, model: Model, readings: Sequence[Reading]) -> None:
         ids: list[int] = []
         taken: list[tuple[Reading, Chunk, slice]] = []
         for reading in readings:
@@ -179,24 +179,23 @@ class TorchEngine:
                 taken.append((reading, chunk, rows))
                 ids += chunk.ids
         texts = [TextRows(rows, each.cache.slot, chunk.n_past) for each, chunk, rows in taken]
-        states = self._model.states(ids, texts)
+        dtype = self._slots.dtype
+        states = model.states(ids, texts, dtype)
         if self._wider_dtypes and not states.isfinite().all():
             self._widen()
             return
         for reading, chunk, rows in taken:
-            reading.take(chunk, states[rows], self._model.logits)
+            reading.take(chunk, states[rows], partial(model.logits, dtype=dtype))
 
     def _widen(self) -> None:
         """Compute in the next dtype from now on; caches of the old one are read again."""
         old = self.identity.dtype
-        self._model.dtype = self._wider_dtypes.pop(0)
-        self._slots = self._new_slots()
+        self._slots = self._new_slots(self._wider_dtypes.pop(0))
         console.warn(
             f"this model's values grow beyond what {old} holds: going on in {self.identity.dtype}"
         )
 
-    def _new_slots(self) -> Slots:
-        dtype = self._model.dtype
+    def _new_slots(self, dtype: torch.dtype) -> Slots:
         name = str(dtype).removeprefix("torch.")
         identity = Identity(self._header_sha256, "torch", name, _NUMERICS)
         return Slots(self.config, identity, dtype, self._placement.devices)
