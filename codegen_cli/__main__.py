@@ -58,7 +58,7 @@ def _use_utf8() -> None:
 
 
 def _forget_numba_settings() -> None:
-    """Where no clean process can be started, numba works in this one: as on Windows.
+    """For where no clean process is to be had, so that numba works in this one: as on Windows.
 
     Some settings change numbers or speed, print to stdout, or end the process inside LLVM.
     """

@@ -40,27 +40,33 @@ def nobody_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is set for another numba ----------------------------------------------------------------
 
 PACK = """
-import sys
+import os, signal, sys
 from pathlib import Path
 import quantize
 
-quantize.quantize(sys.argv[1], sys.argv[2], "int4")
+def press_ctrl_c(report):
+    if report.format == "int4":
+        os.killpg(0, signal.SIGINT)
+
+signal.signal(signal.SIGINT, lambda number, frame: None)
+quantize.quantize(sys.argv[1], sys.argv[2], "int4", on_tensor=press_ctrl_c)
 assert "numba" not in sys.modules
 assert not any(file.read_text() for file in Path("/proc/self/task").glob("*/children"))
 """
-# Without DISABLE_JIT, which would hide what the others do: test_clean_process.py has it.
+# Code is the same with most of them, but slow. A dump fills the pipe, so that nothing goes on.
 FOR_ANOTHER_NUMBA = {
     "NUMBA_CPU_NAME": "generic",
     "NUMBA_ENABLE_AVX": "0",
     "NUMBA_OPT": "0",
     "NUMBA_BOUNDSCHECK": "1",
+    "NUMBA_DUMP_ASSEMBLY": "1",
 }
 
 
-def test_a_program_that_packs_keeps_its_numba_and_gets_the_same_bytes(
+def test_a_program_that_packs_keeps_its_numba_and_its_signals_and_gets_the_same_bytes(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / ".numba_config.yaml").write_text("cpu_name: generic\nenable_avx: 0\nopt: 0\n")
+    (tmp_path / ".numba_config.yaml").write_text("cpu_name: generic\ndump_assembly: 1\n")
     target = tmp_path / "hostile"
     ran = subprocess.run(
         [sys.executable, "-c", PACK, str(checkpoint), str(target)],
@@ -68,11 +74,27 @@ def test_a_program_that_packs_keeps_its_numba_and_gets_the_same_bytes(
         env=os.environ | FOR_ANOTHER_NUMBA,
         capture_output=True,
         text=True,
+        timeout=100,
+        start_new_session=True,
         check=False,
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     quantize(checkpoint, tmp_path / "sound", "int4")
     assert target.read_bytes() == (tmp_path / "sound").read_bytes()
+
+
+def test_a_command_without_another_python_forgets_what_is_set(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    code = "import sys; sys.executable = ''; from codegen_cli.__main__ import main; main()"
+    arguments = ["quantize", "-q", str(checkpoint), "--format", "int4", "-o", str(tmp_path / "x")]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"NUMBA_DUMP_ASSEMBLY": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, b"")
 
 
 # --- when there is one ----------------------------------------------------------------------------

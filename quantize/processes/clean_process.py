@@ -50,6 +50,7 @@ def start_clean(line: str) -> "subprocess.Popen[bytes] | None":
             stderr=subprocess.PIPE,
             env=environment,
             cwd=Path(__file__).parent,  # no settings lie there, and it exists
+            process_group=0,  # Ctrl-C is for this process, which then ends the other
         )
     except OSError:
         return None
@@ -60,7 +61,6 @@ def settle() -> BinaryIO:
 
     It has to end when its stdin does, for then nobody is there any more to take an answer.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asks, who then ends it
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no answer
     gc.set_threshold(100_000)  # as in __main__: nearly all that numba makes stays
