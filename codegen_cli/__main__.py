@@ -58,10 +58,9 @@ def _use_utf8() -> None:
 
 
 def _forget_numba_settings() -> None:
-    """Pack to int4 as this release was tested, whatever is set for another program's numba.
+    """For where no clean process is to be had, so that numba works in this one: as on Windows.
 
-    Some settings change numbers or speed, print to stdout, or end the process inside LLVM. Kernels
-    are compiled elsewhere (compile_process.py).
+    Some settings change numbers or speed, print to stdout, or end the process inside LLVM.
     """
     for name in [name for name in os.environ if name.startswith("NUMBA_")]:
         del os.environ[name]

@@ -45,11 +45,15 @@ from quantize.rounding.groups import (
     quantize_int4,
     quantize_int8,
 )
+from quantize.rounding.search_process import shared_process
 
 # Weights of a portion of rows: about 4 MB as float32, of which a thread holds a handful at a time.
 _PORTION_WEIGHTS = 1 << 20
 # Beyond this, reading the checkpoint and not the arithmetic takes the time.
 _MOST_THREADS = 16
+
+Search = Callable[[Float32], Float16]
+"""Weights [n_out, n_in] -> scales [n_out, n_groups], as scale_search finds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +121,9 @@ def quantize(
     reports: list[TensorReport] = []
     threads = ThreadPoolExecutor(_usable_cores())
 
-    def payloads() -> Iterator[Bytes]:
+    def payloads(search: Search) -> Iterator[Bytes]:
         for (spec, tensor), entry in zip(pairs, entries, strict=True):
-            payload, error = _pack_tensor(spec, tensor, entry.format, threads)
+            payload, error = _pack_tensor(spec, tensor, entry.format, threads, search)
             index = len(reports) + 1
             reports.append(
                 TensorReport(index, len(specs), spec.name, entry.format, spec.shape, error)
@@ -128,11 +132,13 @@ def quantize(
                 on_tensor(reports[-1])
             yield payload
 
-    try:
-        size_bytes = write_packed_file(target, model, entries, payloads(), _files(checkpoint))
-    finally:
-        # Whoever interrupts does not wait for portions in work, nor for the search to be compiled.
-        threads.shutdown(wait=False, cancel_futures=True)
+    with shared_process() as process:
+        try:
+            parts = payloads(process.search)
+            size_bytes = write_packed_file(target, model, entries, parts, _files(checkpoint))
+        finally:
+            # Whoever interrupts does not wait for portions in work.
+            threads.shutdown(wait=False, cancel_futures=True)
     return QuantizeSummary(
         path=target,
         bytes=size_bytes,
@@ -163,7 +169,7 @@ class _Rows(NamedTuple):
 
 
 def _pack_tensor(
-    spec: TensorSpec, tensor: SourceTensor, format: Format, threads: Executor
+    spec: TensorSpec, tensor: SourceTensor, format: Format, threads: Executor, search: Search
 ) -> tuple[Bytes, float]:
     """Return a tensor's payload and relative error."""
     if format == "f32":
@@ -175,7 +181,7 @@ def _pack_tensor(
     def pack_rows(start: int) -> tuple[float, float]:
         """Fill the payload from row `start` on; return the sums of squared errors and weights."""
         weights = _read_rows(spec, tensor, start, start + n_rows)
-        rows = _QUANTIZERS[format](weights)
+        rows = _QUANTIZERS[format](weights, search)
         bands = slice(start // BAND, start // BAND + len(rows.codes))
         codes_view(format, spec.shape, payload)[bands] = rows.codes
         if rows.scales is not None:
@@ -209,25 +215,23 @@ def _judged(weights: Float32, spec: TensorSpec) -> Float32:
     )
 
 
-def _quantize_rows_int8(weights: Float32) -> _Rows:
+def _quantize_rows_int8(weights: Float32, _: Search) -> _Rows:
     codes, scales = quantize_int8(weights)
     return _Rows(order_int8_codes(codes), order_scales(scales), dequantize_int8(codes, scales))
 
 
-def _quantize_rows_int4(weights: Float32) -> _Rows:
-    from quantize.rounding.scale_search import search_int4_scales  # brings numba
-
-    scales = search_int4_scales(weights)
+def _quantize_rows_int4(weights: Float32, search: Search) -> _Rows:
+    scales = search(weights)
     codes = quantize_int4(weights, scales)
     return _Rows(order_int4_codes(codes), order_scales(scales), dequantize_int4(codes, scales))
 
 
-def _quantize_rows_f16(weights: Float32) -> _Rows:
+def _quantize_rows_f16(weights: Float32, _: Search) -> _Rows:
     rounded = quantize_f16(weights)
     return _Rows(order_f16(rounded), None, dequantize_f16(rounded))
 
 
-_QUANTIZERS: dict[MatrixFormat, Callable[[Float32], _Rows]] = {
+_QUANTIZERS: dict[MatrixFormat, Callable[[Float32, Search], _Rows]] = {
     "int8": _quantize_rows_int8,
     "int4": _quantize_rows_int4,
     "f16": _quantize_rows_f16,

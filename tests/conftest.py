@@ -72,6 +72,15 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Pat
     assert not left, "a test left a model where all tests of this process look"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def search_process(home: Path) -> Iterator[None]:
+    """The search for int4 scales is compiled once for all that this process packs."""
+    from quantize.rounding.search_process import shared_process
+
+    with shared_process():
+        yield
+
+
 @pytest.fixture(scope="session")
 def codegen() -> Codegen:
     """Run `codegen ARGUMENTS...` to its end, in this process's environment with changes."""

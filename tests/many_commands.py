@@ -39,9 +39,12 @@ def lead(stream: int, file: int, kind: str | None) -> None:
 def keep_search(directory: str) -> None:
     """Compile the search for int4 scales once for all processes that name this directory."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as main has it, before NumPy
-    numba = importlib.import_module("numba")
-    numba.config.CACHE_DIR = directory
-    importlib.import_module("quantize.rounding.scale_search")._search.enable_caching()
+    search_process = importlib.import_module("quantize.rounding.search_process")
+    search_process._SERVE = (
+        f"import numba; numba.config.CACHE_DIR = {directory!r}; "
+        "from quantize.rounding import scale_search; scale_search._search.enable_caching(); "
+        f"{search_process._SERVE}"
+    )
 
 
 def outcome(arguments: list[str]) -> tuple[int, str, str]:

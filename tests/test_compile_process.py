@@ -80,20 +80,6 @@ def test_what_it_meets_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "ulimit -v" in raised.value.hint
 
 
-def test_it_imports_from_where_this_process_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a checkout that is not installed, where "" stands for the working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", "packages", *sys.path])
-    monkeypatch.setattr(compile_process, "_SERVE", "import sys; sys.exit(repr(sys.argv[1:3]))")
-    with pytest.raises(RuntimeError) as raised:
-        compile_process.compile_apart()
-    assert str(raised.value).endswith(repr([str(tmp_path), str(tmp_path / "packages")]))
-    tmp_path.rmdir()
-    assert [*compile_process._import_paths()] == sys.path[2:]
-
-
 def test_without_another_python_it_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_process, "compile_kernels", lambda on_progress: b"code")
     for executable in ("", "/nowhere/python"):

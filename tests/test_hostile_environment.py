@@ -81,8 +81,10 @@ HARMLESS = [
     {"TMPDIR": "/nowhere", "TZ": "nowhere", "OPENBLAS_NUM_THREADS": "abc", "OMP_NUM_THREADS": "-1"},
     {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "always"},
 ]
-# What numba and NumPy read, and what starts the process anew: there packing in int4 compiles.
-SEEN_BY_NUMBA = ("NUMBA_", "OPENBLAS_", "PYTHONWARNINGS", "LC_ALL")
+# What numba reads, and what starts the process anew: there packing in int4 compiles.
+COMPILING = ("NUMBA_", "LC_ALL")
+# In the working directory, wherever NUMBA_* is set.
+NUMBA_CONFIG = "disable_jit: 1\ncpu_name: generic\nenable_avx: 0\nopt: 0\nboundscheck: 1\n"
 # What only a command that talks to the hub reads.
 OF_THE_HUB = [
     {"HF_HUB_DOWNLOAD_TIMEOUT": "abc", "HF_HUB_ETAG_TIMEOUT": "abc"},
@@ -104,11 +106,14 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     config = small_config(vocab_size=51200, n_positions=64)
     (tmp / "text").write_text("import os\n# é\n")
     (tmp / "work").mkdir()
+    (tmp / "configured").mkdir()
+    (tmp / "configured" / ".numba_config.yaml").write_text(NUMBA_CONFIG)
     return {
         "text": str(tmp / "text"),
         "packed": str(write_packed(tmp / "mine.int8.safetensors")),
         "checkpoint": str(write_checkpoint(tmp / "tiny", config, random_tensors(config, 1))),
         "work": str(tmp / "work"),
+        "configured": str(tmp / "configured"),
         "home": str(tmp / "home"),
         "search": str(tmp / "search"),
     }
@@ -121,8 +126,9 @@ def run(names: dict[str, str], compiled_kernels: None, home: Path):
 
     def run(commands: list[list[str]], **changes: str) -> list[Outcome]:
         # Elsewhere once is enough for all environments.
-        if not any(name.startswith(SEEN_BY_NUMBA) for name in changes):
+        if not any(name.startswith(COMPILING) for name in changes):
             changes["CODEGEN_TEST_SEARCH"] = names["search"]
+        is_for_numba = any(name.startswith("NUMBA_") for name in changes)
         lines = [[part.format(**names) for part in each] for each in commands]
         ran = subprocess.run(
             [sys.executable, str(RUNNER)],
@@ -130,7 +136,7 @@ def run(names: dict[str, str], compiled_kernels: None, home: Path):
             capture_output=True,
             text=True,
             encoding="utf-8",
-            cwd=names["work"],
+            cwd=names["configured" if is_for_numba else "work"],
             env=os.environ | own | changes,
             timeout=600,
             check=True,

@@ -23,7 +23,7 @@ from quantize.packed import layout
 from quantize.packed.packed_file import PackedTensor, read_packed_file
 from quantize.quantize_model import TensorReport, quantize
 from quantize.rounding import groups
-from quantize.rounding.scale_search import search_int4_scales
+from quantize.rounding.search_process import shared_process
 
 FORMATS = ("int8", "int4", "f16")
 # Neither bands nor groups are filled: qkv_proj is [120, 40], fc_in [160, 40], lm_head [97, 40].
@@ -53,7 +53,8 @@ def rounded(weights: np.ndarray, format: str) -> np.ndarray:
         return weights.astype(np.float16).astype(np.float32)
     if format == "int8":
         return groups.dequantize_int8(*groups.quantize_int8(weights))[:, : weights.shape[1]]
-    scales = search_int4_scales(weights)
+    with shared_process() as process:
+        scales = process.search(weights)
     codes = groups.quantize_int4(weights, scales)
     return groups.dequantize_int4(codes, scales)[:, : weights.shape[1]]
 

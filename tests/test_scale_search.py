@@ -16,6 +16,7 @@ from quantize.rounding.groups import (
     split_groups,
 )
 from quantize.rounding.scale_search import SHIFTS, STRETCHES, search_int4_scales
+from quantize.rounding.search_process import SearchProcess, shared_process
 
 F32 = np.float32
 
@@ -171,6 +172,21 @@ def test_threads_do_not_disturb_each_other():
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(search_int4_scales, [weights] * 8))
     assert all(np.array_equal(scales, found[0]) for scales in found)
+
+
+def test_a_process_of_its_own_finds_the_same_and_answers_whoever_asked():
+    weights = weights_of_every_kind()
+    parts = [weights[: 1 + i, : 16 * (1 + i)] for i in range(8)]
+    with shared_process() as process, ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(process.search, parts))
+    for scales, part in zip(found, parts, strict=True):
+        assert np.array_equal(scales, search_int4_scales(part))
+
+
+def test_without_another_python_it_is_found_here(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+    weights = weights_of_every_kind()
+    assert np.array_equal(SearchProcess().search(weights), search_int4_scales(weights))
 
 
 def test_all_zero_group_has_scale_zero():

@@ -16,6 +16,8 @@ quantize.files.input_file
 quantize.files.json_object
 quantize.files.partial_file
 quantize.files.whole_file
+quantize.processes
+quantize.processes.clean_process
 quantize.containers
 quantize.containers.source_tensor
 quantize.containers.inert_pickle
@@ -33,6 +35,7 @@ quantize.checkpoint.reading
 quantize.rounding
 quantize.rounding.groups
 quantize.rounding.scale_search
+quantize.rounding.search_process
 quantize.packed
 quantize.packed.packed_header
 quantize.packed.layout
@@ -222,6 +225,7 @@ codegen_cli.__main__
 # Low to high; a folder below another counts with it, and a package's root as a folder of its own.
 FOLDERS = """
 quantize.files
+quantize.processes
 quantize.containers
 quantize.description
 quantize.checkpoint

@@ -55,9 +55,10 @@ class _Row(NamedTuple):
 
 # The best of those that were measured, in tokens/s of the 350M shape on two cores.
 _TABLE = (
-    # Zen 3 (family 25, model 1): int4 after 32 ids nta 75, t1 76, none 67; after 1024 54, 53, 51;
-    # int8 43, 42, 41 and 30, 30, 30. Zen 5 (family 26): nta reads 0.96 of the limit, others were
-    # not tried. Of AMD's other families nothing is known that speaks against it.
+    # Zen 3 (family 25, model 1): int4 after 32 ids nta 77, t1 76, t2 77, t0 54, none 65; int8 49,
+    # 50, 49, 43, 46; after 1024 no way stands out (docs/performance.md). Zen 5 (family 26): nta
+    # reads 0.96 of the limit, others were not tried. Of AMD's other families nothing is known that
+    # speaks against it.
     _Row("AuthenticAMD", range(256), Prefetch("nta")),
     # Emerald Rapids, int4 and int8: t1 102-120 and 59-65, none 76-83 and 60-62, t0 83-98 and 53-59,
     # nta 42-44 and 26-27.
