@@ -114,6 +114,7 @@ codegen_cli.engine_torch.weights
 codegen_cli.engine_torch.kv_cache
 codegen_cli.engine_torch.placement
 codegen_cli.engine_torch.model
+codegen_cli.engine_torch.steps
 codegen_cli.engine_torch.log_probabilities
 codegen_cli.engine_torch.reading
 codegen_cli.engine_torch.torch_engine

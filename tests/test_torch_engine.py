@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed", exc_type
 from codegen_cli.engine_torch.devices import Device  # noqa: E402
 from codegen_cli.engine_torch.failures import device_failures  # noqa: E402
 from codegen_cli.engine_torch.placement import Placement, place  # noqa: E402
+from codegen_cli.engine_torch.steps import Compute, Record  # noqa: E402
 from codegen_cli.engine_torch.torch_engine import CHUNK, TorchEngine  # noqa: E402
 
 CPU = Device(torch.device("cpu"), "CPU", None, None)
@@ -35,9 +36,9 @@ def write_model(directory: Path, factor: float = 1.0) -> Path:
     return directory / "packed"
 
 
-def new_engine(path: Path, *dtypes: torch.dtype) -> TorchEngine:
+def new_engine(path: Path, *dtypes: torch.dtype, record: Record | None = None) -> TorchEngine:
     packed = read_packed_file(path)
-    return TorchEngine(packed, Placement((CPU,) * packed.config.n_layer), dtypes)
+    return TorchEngine(packed, Placement((CPU,) * packed.config.n_layer), dtypes, record)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_float16_stays_near_float32(path: Path, expected: np.ndarray) -> None:
 def test_weights_on_the_cpu_are_the_map_itself(path: Path) -> None:
     packed = read_packed_file(path)
     engine = TorchEngine(packed, Placement((CPU,) * CONFIG["n_layer"]), [torch.float32])
-    for index, layer in enumerate(engine._loaded._weights.layers):
+    for index, layer in enumerate(engine._steps.model._weights.layers):
         payload = packed.tensors[f"h.{index}.mlp.fc_in.weight"].payload
         assert layer.fc_in.codes.data_ptr() == payload.ctypes.data
 
@@ -161,6 +162,81 @@ def test_a_closed_engine_computes_nothing(path: Path) -> None:
     engine.close()
     with pytest.raises(ValueError, match="closed"):
         logits_of(engine, [1], cache)
+
+
+# --- recorded steps: on the CPU a "recording" computes anew, from the same tensors ---------------
+
+
+class Recorder:
+    """Counts what is recorded and replayed; as a graph does, it keeps the place of the result."""
+
+    def __init__(self) -> None:
+        self.n_recorded = self.n_replayed = 0
+
+    def __call__(self, compute: Compute) -> Compute:
+        self.n_recorded += 1
+        result = compute()
+
+        def replay() -> torch.Tensor:
+            self.n_replayed += 1
+            return result.copy_(compute())
+
+        return replay
+
+
+def test_recorded_steps_give_the_same(path: Path, expected: np.ndarray) -> None:
+    """Single ids and drafts of every length, across the end of a span and to the last position."""
+    recorder = Recorder()
+    engine = new_engine(path, torch.float32, record=recorder)
+    cache = engine.new_cache()
+    for n in [*[1] * 40, *range(1, 18), *range(1, 18)] * 6:
+        start = cache.n_past
+        if start + n > len(IDS):
+            break
+        found = logits_of(engine, IDS[start : start + n], cache)
+        assert same(found, expected[start : start + n]), (start, n)
+        if n > 3:
+            cache.n_past -= n - 3  # as after a draft of which three ids held
+    assert recorder.n_replayed > 300
+    assert recorder.n_recorded < 30
+    full = engine.new_cache(256)
+    run_part(engine, Part(IDS[:253], full, 0))
+    for _ in range(8):  # padded to four, the three last ids would need a place too many
+        assert same(logits_of(engine, IDS[253:256], full), expected[253:256])
+        full.n_past -= 3
+
+
+def test_a_recording_serves_the_next_text_in_its_slot(path: Path, expected: np.ndarray) -> None:
+    recorder = Recorder()
+    engine = new_engine(path, torch.float32, record=recorder)
+    for _ in range(3):
+        cache = engine.new_cache(300)
+        for id, logits in zip(IDS[:20], expected, strict=False):
+            assert same(logits_of(engine, [id], cache)[0], logits)
+        del cache
+    assert (recorder.n_recorded, recorder.n_replayed) == (1, 60 - 4)
+
+
+def test_short_completions_record_nothing_and_prompts_never(path: Path) -> None:
+    recorder = Recorder()
+    engine = new_engine(path, torch.float32, record=recorder)
+    cache = engine.new_cache()
+    for n in (100, 1, 1, 1, 1):
+        logits_of(engine, IDS[:n], cache)
+    for _ in range(8):
+        cache.n_past = 0
+        logits_of(engine, IDS[:17], cache)
+    assert recorder.n_recorded == 0
+
+
+def test_several_texts_in_a_step_are_not_recorded(path: Path, expected: np.ndarray) -> None:
+    recorder = Recorder()
+    engine = new_engine(path, torch.float32, record=recorder)
+    caches = [engine.new_cache(50) for _ in range(3)]
+    for id, logits in zip(IDS[:12], expected, strict=False):
+        for outcome in engine.forward([Part([id], cache) for cache in caches]):
+            assert same(outcome[0], logits)
+    assert recorder.n_recorded == 0
 
 
 # --- several devices ------------------------------------------------------------------------------
@@ -207,7 +283,10 @@ def test_devices_share_the_layers_and_give_the_same(path: Path, expected: np.nda
     packed = read_packed_file(path)
     other = Device(torch.device("cpu", 0), "CPU 0", None, None)
     engine = TorchEngine(packed, Placement((CPU, CPU, other, other)), [torch.float32])
-    assert engine._loaded._devices == [torch.device("cpu")] or len(engine._loaded._devices) == 2
+    assert (
+        engine._steps.model._devices == [torch.device("cpu")]
+        or len(engine._steps.model._devices) == 2
+    )
     assert same(logits_of(engine, IDS[:300], engine.new_cache()), expected[:300])
 
 
@@ -241,14 +320,14 @@ def test_a_device_that_fails_in_the_middle_leaves_the_text_so_far(
     engine = new_engine(path, torch.float32)
     cache = engine.new_cache()
     logits_of(engine, IDS[:20], cache)
-    states = engine._loaded.states
+    states = engine._steps.states
 
     def fail(*arguments: object) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    engine._loaded.states = fail
+    engine._steps.states = fail
     (outcome,) = engine.forward([Part(IDS[20:21], cache)])
     assert isinstance(outcome, UserError)
     assert cache.n_past == 20
-    engine._loaded.states = states
+    engine._steps.states = states
     assert logits_of(engine, IDS[20:21], cache).shape == (1, 100)

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codegen_cli.engine_torch.kv_cache import SPAN, Slot
+from codegen_cli.engine_torch.kv_cache import Slot
 from codegen_cli.engine_torch.packed_matrix import PackedMatrix
 from codegen_cli.engine_torch.weights import LayerWeights, Weights
 from quantize.description.config import ModelConfig
-from quantize.description.formats import round_up
 
 Product = Callable[[PackedMatrix, Tensor], Tensor]
 """A matrix and x [n, n_in] -> x @ weights.T [n, n_out] f32, as PackedMatrix.product gives it."""
@@ -31,18 +30,24 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class TextRows(NamedTuple):
-    """The rows of a step that are one text's: ids that follow the first n_past of its slot."""
+    """The rows of a step that are one text's.
+
+    slot       where its keys and values are
+    positions  [n] i64: where the keys and values of these rows go
+    length     how many positions of the slot are looked at, those of these rows among them
+    """
 
     rows: slice
     slot: Slot
-    n_past: int
+    positions: Tensor
+    length: int
 
 
 class _TextView(NamedTuple):
     """A TextRows as the layers of one device see it.
 
     positions  [n] i64
-    mask       [n, length] bool: which positions a row looks at; length is a multiple of SPAN
+    mask       [n, length] bool: which positions a row looks at
     """
 
     rows: slice
@@ -105,17 +110,24 @@ class Model:
         self._devices = list(dict.fromkeys(block.device for block in self._blocks))
         exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
         # Rounded to float32 as in transformers: at position 2000 a float64 angle differs by 1e-4.
-        self._frequencies = 1 / 10000**exponents  # [rotary_dim / 2]
+        frequencies = 1 / 10000**exponents  # [rotary_dim / 2]
+        self._frequencies = {device: frequencies.to(device) for device in self._devices}
 
-    def states(self, ids: Sequence[int], texts: Sequence[TextRows], dtype: torch.dtype) -> Tensor:
-        """Append ids to the slots of their texts; return what ln_f gives for each, [n, n_embd].
+    @property
+    def first_device(self) -> torch.device:
+        """Where ids and positions have to be."""
+        return self._devices[0]
 
-        dtype  the compute dtype, which is also that of the slots
+    def states(self, ids: Tensor, texts: Sequence[TextRows], dtype: torch.dtype) -> Tensor:
+        """Append ids to the slots of their texts; return what ln_f gives for each.
+
+        ids     [n] i64
+        dtype   the compute dtype, which is also that of the slots
+        result  [n, n_embd] f32
         """
-        w = self._weights
-        first, last = self._devices[0], self._devices[-1]
+        w, last = self._weights, self._devices[-1]
         steps = {device: self._step_view(texts, device) for device in self._devices}
-        h = w.wte.rows(torch.tensor(ids, device=first))  # [n, n_embd]
+        h = w.wte.rows(ids)  # [n, n_embd]
         for block in self._blocks:
             h = block(h.to(block.device), steps[block.device], dtype, self._product)
         epsilon = self._config.layer_norm_epsilon
@@ -127,13 +139,12 @@ class Model:
 
     def _step_view(self, texts: Sequence[TextRows], device: torch.device) -> _StepView:
         views = []
-        for rows, slot, n_past in texts:
-            end = n_past + rows.stop - rows.start
-            positions = torch.arange(n_past, end, device=device)
-            columns = torch.arange(round_up(end, SPAN), device=device)
-            views.append(_TextView(rows, slot, positions, columns <= positions[:, None]))
-        positions = torch.cat([view.positions for view in views])
-        angles = positions[:, None, None] * self._frequencies.to(device)  # [n, 1, rotary_dim / 2]
+        for rows, slot, positions, length in texts:
+            own = positions.to(device)
+            columns = torch.arange(length, device=device)
+            views.append(_TextView(rows, slot, own, columns <= own[:, None]))
+        all_positions = torch.cat([view.positions for view in views])
+        angles = all_positions[:, None, None] * self._frequencies[device]
         return _StepView(views, angles.cos(), angles.sin())
 
 

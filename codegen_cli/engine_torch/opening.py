@@ -8,6 +8,7 @@ from codegen_cli.contract.device_name import TORCH_CPU, DeviceName
 from codegen_cli.engine_torch.devices import Device, find_devices, usable_devices
 from codegen_cli.engine_torch.kv_cache import cache_bytes
 from codegen_cli.engine_torch.placement import Placement, place, workspace_bytes
+from codegen_cli.engine_torch.steps import cuda_graphs
 from codegen_cli.engine_torch.torch_engine import CHUNK, TorchEngine
 from quantize.description.config import ModelConfig
 from quantize.files.errors import UserError
@@ -31,7 +32,8 @@ def open_torch_engine(packed: PackedFile, name: DeviceName, n_threads: int | Non
         torch.set_num_threads(n_threads)
     devices = find_devices(name)
     dtypes = _CPU_DTYPES if name.kind == TORCH_CPU else _GPU_DTYPES
-    return TorchEngine(packed, _placed(packed, devices, dtypes[0]), dtypes)
+    record = cuda_graphs() if [each.device.type for each in devices] == ["cuda"] else None
+    return TorchEngine(packed, _placed(packed, devices, dtypes[0]), dtypes, record)
 
 
 def automatic_device(packed: PackedFile) -> tuple[DeviceName | None, str]:

@@ -12,10 +12,11 @@ from codegen_cli.contract.part_checks import check_in_time, checked
 from codegen_cli.engine_torch.devices import copy_bytes_per_second
 from codegen_cli.engine_torch.failures import device_failures
 from codegen_cli.engine_torch.kv_cache import KVCache, Slots, cache_bytes, position_bytes
-from codegen_cli.engine_torch.model import Model, TextRows
+from codegen_cli.engine_torch.model import Model
 from codegen_cli.engine_torch.packed_matrix import PackedMatrix
 from codegen_cli.engine_torch.placement import Placement
 from codegen_cli.engine_torch.reading import Chunk, Reading
+from codegen_cli.engine_torch.steps import Record, Steps, Text
 from codegen_cli.engine_torch.weights import Weights
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
@@ -41,11 +42,16 @@ class TorchEngine:
     n_read = CHUNK
 
     def __init__(
-        self, packed: PackedFile, placement: Placement, dtypes: Sequence[torch.dtype]
+        self,
+        packed: PackedFile,
+        placement: Placement,
+        dtypes: Sequence[torch.dtype],
+        record: Record | None = None,
     ) -> None:
         """Bring the weights to their devices.
 
         dtypes  to compute in: the first, and once values grow beyond what it holds the next
+        record  records steps; None: none is recorded
         """
         self.config = packed.config
         self.n_positions = packed.config.n_positions
@@ -58,7 +64,8 @@ class TorchEngine:
         self._turn = threading.Lock()
         with device_failures():
             weights = Weights(packed, placement.devices)
-        self._loaded: Model | None = Model(packed.config, weights, PackedMatrix.product)
+        model = Model(packed.config, weights, PackedMatrix.product)
+        self._steps: Steps | None = Steps(model, record)
         self._slots = self._new_slots(dtypes[0])
         self._wider_dtypes = list(dtypes[1:])
 
@@ -137,7 +144,7 @@ class TorchEngine:
     def close(self) -> None:
         """Let go of weights and slots; the engine is of no use afterwards."""
         with self._turn:
-            self._loaded = None
+            self._steps = None
             self._slots = self._new_slots(self._slots.dtype)
 
     def _reading(self, part: Part) -> Reading:
@@ -157,35 +164,35 @@ class TorchEngine:
     def _stepped(self, readings: dict[int, Reading]) -> dict[int, Result | Exception]:
         """Run a step; return the outcomes of parts that are done, or the error of all."""
         with self._turn:
-            if self._loaded is None:
+            if self._steps is None:
                 return dict.fromkeys(readings, ValueError("the engine is closed"))
             try:
                 with device_failures():
-                    self._step(self._loaded, list(readings.values()))
+                    self._step(self._steps, list(readings.values()))
             except UserError as error:
                 return dict.fromkeys(readings, error)
         return {i: reading.result for i, reading in readings.items() if reading.is_done}
 
-    def _step(self, model: Model, readings: Sequence[Reading]) -> None:
-        ids: list[int] = []
-        taken: list[tuple[Reading, Chunk, slice]] = []
+    def _step(self, steps: Steps, readings: Sequence[Reading]) -> None:
+        taken: list[tuple[Reading, Chunk]] = []
+        room = CHUNK
         for reading in readings:
             if reading.cache.identity != self.identity:  # of another dtype
                 reading.cache.borrow(self._slots)
                 reading.begin()
-            chunk = reading.next_chunk(CHUNK - len(ids))
+            chunk = reading.next_chunk(room)
             if chunk.ids:
-                rows = slice(len(ids), len(ids) + len(chunk.ids))
-                taken.append((reading, chunk, rows))
-                ids += chunk.ids
-        texts = [TextRows(rows, each.cache.slot, chunk.n_past) for each, chunk, rows in taken]
+                taken.append((reading, chunk))
+                room -= len(chunk.ids)
+        texts = [Text(chunk.ids, chunk.n_past, each.cache.slot) for each, chunk in taken]
         dtype = self._slots.dtype
-        states = model.states(ids, texts, dtype)
+        states = steps.states(texts, dtype)
         if self._wider_dtypes and not states.isfinite().all():
             self._widen()
             return
-        for reading, chunk, rows in taken:
-            reading.take(chunk, states[rows], partial(model.logits, dtype=dtype))
+        own = states.split([len(chunk.ids) for _, chunk in taken])
+        for (reading, chunk), rows in zip(taken, own, strict=True):
+            reading.take(chunk, rows, partial(steps.model.logits, dtype=dtype))
 
     def _widen(self) -> None:
         """Compute in the next dtype from now on; caches of the old one are read again."""
