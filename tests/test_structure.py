@@ -110,6 +110,9 @@ codegen_cli.engine_torch
 codegen_cli.engine_torch.failures
 codegen_cli.engine_torch.devices
 codegen_cli.engine_torch.packed_matrix
+codegen_cli.engine_torch.triton_product
+codegen_cli.engine_torch.kernel_check
+codegen_cli.engine_torch.products
 codegen_cli.engine_torch.weights
 codegen_cli.engine_torch.kv_cache
 codegen_cli.engine_torch.placement

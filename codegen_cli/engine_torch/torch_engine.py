@@ -13,8 +13,8 @@ from codegen_cli.engine_torch.devices import copy_bytes_per_second
 from codegen_cli.engine_torch.failures import device_failures
 from codegen_cli.engine_torch.kv_cache import KVCache, Slots, cache_bytes, position_bytes
 from codegen_cli.engine_torch.model import Model
-from codegen_cli.engine_torch.packed_matrix import PackedMatrix
 from codegen_cli.engine_torch.placement import Placement
+from codegen_cli.engine_torch.products import Products
 from codegen_cli.engine_torch.reading import Chunk, Reading
 from codegen_cli.engine_torch.steps import Record, Steps, Text
 from codegen_cli.engine_torch.weights import Weights
@@ -64,7 +64,8 @@ class TorchEngine:
         self._turn = threading.Lock()
         with device_failures():
             weights = Weights(packed, placement.devices)
-        model = Model(packed.config, weights, PackedMatrix.product)
+            products = Products(weights.matrices(), dtypes[0])
+        model = Model(packed.config, weights, products)
         self._steps: Steps | None = Steps(model, record)
         self._slots = self._new_slots(dtypes[0])
         self._wider_dtypes = list(dtypes[1:])

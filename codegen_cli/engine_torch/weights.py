@@ -1,7 +1,7 @@
 """A packed file -> its tensors on the devices of their layers, one after another."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,12 @@ class Weights:
         else:
             self.lm_head = self.wte if first == last else self._matrix("wte.weight", last)
         self.lm_head_bias = self._vector("lm_head.bias", last)
+
+    def matrices(self) -> Iterator[PackedMatrix]:
+        """Yield every matrix that activations are multiplied by."""
+        for layer in self.layers:
+            yield from (layer.qkv_proj, layer.fc_in, layer.out_proj, layer.fc_out)
+        yield self.lm_head
 
     def _layer(self, prefix: str, device: torch.device) -> LayerWeights:
         def vector(name: str) -> Tensor:
