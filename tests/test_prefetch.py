@@ -65,7 +65,9 @@ def test_without_a_word_of_the_system_the_cpu_is_unknown(tmp_path: Path) -> None
         (CpuModel("", 0, 0), "t1"),
     ],
 )
-def test_only_a_vendor_that_was_measured_gets_another_hint_than_t1(cpu: CpuModel, hint: str) -> None:
+def test_only_a_vendor_that_was_measured_gets_another_hint_than_t1(
+    cpu: CpuModel, hint: str
+) -> None:
     assert best_for(cpu).hint == hint
 
 

@@ -101,6 +101,8 @@ codegen_cli.engine_cpu.buffers
 codegen_cli.engine_cpu.weights
 codegen_cli.engine_cpu.log_probabilities
 codegen_cli.engine_cpu.numba_engine
+codegen_cli.engine_torch
+codegen_cli.engine_torch.triton_product
 codegen_cli.text
 codegen_cli.text.tokenizer_file
 codegen_cli.text.token_text
@@ -215,6 +217,7 @@ codegen_cli.terminal
 codegen_cli.machine
 codegen_cli.kernels
 codegen_cli.engine_cpu
+codegen_cli.engine_torch
 codegen_cli.text
 codegen_cli.decoding
 codegen_cli.scoring
@@ -248,7 +251,8 @@ DOORS = {
         "codegen_cli.measuring.prefetch_trial",
     ],
     "safetensors": ["quantize.packed.container_judge"],
-    "torch": [],
+    "torch": ["codegen_cli.engine_torch"],
+    "triton": ["codegen_cli.engine_torch.triton_product"],
     "transformers": [],
 }
 

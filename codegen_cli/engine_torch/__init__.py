@@ -1,0 +1,1 @@
+"""A packed file's forward pass in PyTorch, for GPUs."""
