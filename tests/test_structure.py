@@ -276,6 +276,7 @@ DOORS = {
     ],
     "safetensors": ["quantize.packed.container_judge"],
     "torch": ["codegen_cli.engine_torch"],
+    "triton": ["codegen_cli.engine_torch.triton_product"],
     "transformers": [],
 }
 
