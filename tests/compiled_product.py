@@ -43,8 +43,8 @@ def compiled_product(arch: str, format: str, n: int, n_out: int):
     return triton.compile(source, target=target, options={"num_warps": warps})
 
 
-def facts_of(asm) -> dict[str, int]:
-    """Return the wide loads, the barriers of all and bytes that registers spill to memory."""
+def facts_of(asm) -> dict[str, int | str]:
+    """Return wide loads, barriers, bytes that registers spill, and which lane sums what."""
     if "amdgcn" in asm:
         text = asm["amdgcn"]
         spilled = re.findall(r"[sv]gpr_spill_count: +(\d+)", text)
@@ -58,6 +58,8 @@ def facts_of(asm) -> dict[str, int]:
         "wide_loads": text.count(wide),
         "barriers": text.count(barriers),
         "spilled": sum(map(int, spilled)),
+        "layout": re.search(r"^#blocked = (.*)", asm["ttgir"], re.MULTILINE)[1],
+        "summed": re.search(r"\}\) : \((tensor<[\dx]+f32, #blocked>)\)", asm["ttgir"])[1],
     }
 
 

@@ -1,5 +1,7 @@
 """Triton's kernels against float64, in Triton's interpreter; and compiled for GPUs, not run there.
 
+    TRITON_INTERPRET=1 pytest -n0 tests/test_triton_product.py
+
 The interpreter takes a tenth of a second and more for each band of a matrix, so these are small.
 """
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantize.description.formats import BAND, groups_of
+from quantize.description.formats import BAND
 from quantize.packed import layout
 from quantize.rounding import groups
 
@@ -31,7 +33,7 @@ UNPACK = {"int8": layout.unpack_int8, "int4": layout.unpack_int4}
 DEQUANTIZE = {"int8": groups.dequantize_int8, "int4": groups.dequantize_int4}
 
 BOUND = 4 * 2.0**-24
-"""Of the sum of |x * weight|; 1.9 * 2**-24 was the most in 60 products of these shapes."""
+"""Of the sum of |x * weight|; 2.02 * 2**-24 was the most in products of these shapes."""
 
 
 @pytest.fixture(autouse=True)
@@ -102,11 +104,12 @@ def test_x_of_half_the_bits_is_taken_as_it_is(format, dtype):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_pairs_of_bands_give_what_single_bands_give(format, monkeypatch):
-    """A program takes two bands where there are many; the last has one, if their number is odd."""
-    monkeypatch.setattr(module, "_MANY_BANDS", 3)
-    assert programs_read(format, 1, 48, 96)["BANDS"] == 2
-    assert_product(format, 40, 96, random_x(1, 96))
+def test_products_of_many_bands_are_those_of_float64(format, monkeypatch):
+    """They are as many as fill a GPU, and then the programs are smaller."""
+    few = programs_read(format, 1, 17, 1056)
+    monkeypatch.setattr(module, "_MANY_BANDS", 2)
+    assert programs_read(format, 1, 17, 1056) != few
+    assert_product(format, 17, 1056, random_x(1, 1056))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -116,17 +119,6 @@ def test_a_token_gives_the_same_bits_alone_and_among_others(format):
     together = product(x, codes, scales, format, 16)
     for first, last in [(0, 1), (3, 4), (9, 11), (15, 16), (2, 6)]:
         assert torch.equal(product(x[first:last], codes, scales, format, 16), together[first:last])
-
-
-@pytest.mark.parametrize("n_out", [16, 8191, 8192, 51200])
-def test_the_order_of_sums_does_not_depend_on_the_number_of_tokens(n_out):
-    """On a GPU it follows from these two."""
-    for format in FORMATS:
-        orders = {
-            (read["GROUPS"], read["num_warps"])
-            for read in (programs_read(format, n, n_out, 1024) for n in range(1, 17))
-        }
-        assert len(orders) == 1
 
 
 @pytest.mark.parametrize("format", ["int8", "int4"])
@@ -172,43 +164,42 @@ def test_too_many_tokens_are_refused(n):
         product(torch.zeros(n, 32), codes, scales, "int8", 16)
 
 
-def test_the_padding_of_these_matrices_is_odd():
-    """As of the shapes above: else the tests would hold without a mask."""
-    assert groups_of(40) * 32 > 40
-    _, codes, _ = random_matrix("int8", 17, 40)
-    assert len(np.unique(codes[:, 10:])) > 50
+def compiled(tmp_path, *arguments):
+    script = Path(__file__).parent / "compiled_product.py"
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    del environment["TRITON_INTERPRET"]
+    command = [sys.executable, script, *map(str, arguments)]
+    return json.loads(
+        subprocess.run(command, capture_output=True, env=environment, check=True).stdout
+    )
 
 
 @pytest.mark.parametrize(
-    ("arch", "format", "n", "n_out", "wide_loads"),
+    ("arch", "format", "n", "wide_loads"),
     [
-        ("80", "int4", 1, 2560, 4),
-        ("90", "int4", 1, 2560, 4),
-        ("gfx942", "int4", 1, 2560, 4),
-        ("90", "int4", 1, 10240, 8),  # in pairs of bands
-        ("90", "int4", 8, 2560, 1),  # has arithmetic enough to do meanwhile
-        ("90", "int8", 1, 2560, 8),
-        ("90", "f16", 1, 2560, 4),
+        ("80", "int4", 1, 8),
+        ("90", "int4", 1, 8),
+        ("90", "int4", 8, 2),  # has arithmetic enough to do meanwhile
+        ("90", "int8", 1, 16),
+        ("90", "f16", 1, 4),
+        ("gfx942", "int4", 1, 8),
     ],
 )
 def test_kernels_compile_for_gpus_with_wide_loads_and_no_spills(
-    arch, format, n, n_out, wide_loads, tmp_path
+    arch, format, n, wide_loads, tmp_path
 ):
     """Each lane asks for 16 bytes of codes at a time, and for all of a group before it waits.
 
     Barriers are of the final sums, up to five a token: there is none within the loop.
     """
-    script = Path(__file__).parent / "compiled_product.py"
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
-    del environment["TRITON_INTERPRET"]
-    run = subprocess.run(
-        [sys.executable, script, arch, format, str(n), str(n_out)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
-    facts = json.loads(run.stdout)
+    facts = compiled(tmp_path, arch, format, n, 2560)
     assert facts["spilled"] == 0
     assert facts["wide_loads"] >= wide_loads
     assert facts["barriers"] <= 5 * n
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_sums_are_laid_out_alike_for_any_number_of_tokens(format, tmp_path):
+    """So that on a GPU too a token's sums have one order; the interpreter cannot tell."""
+    one, eight = (compiled(tmp_path, "90", format, n, 10240) for n in (1, 8))
+    assert (one["layout"], one["summed"]) == (eight["layout"], eight["summed"])

@@ -36,7 +36,7 @@ _TOKENS_AT_ONCE = 8
 find the codes in the GPU's cache."""
 
 _MANY_BANDS = 512
-"""So many bands are programs enough to fill a GPU; of fewer, each gets twice the warps."""
+"""So many bands are programs enough to fill a GPU; of fewer bands, each has twice the warps."""
 
 _LANES = 64 if torch.version.hip else 32
 """Of a warp."""
@@ -83,7 +83,7 @@ def triton_product(
     x = x.contiguous()
     sizes = n, n_in, n_out, n_groups
     at_once = programs_read(format, n, n_out, n_in)
-    grid = triton.cdiv(bands_of(n_out), at_once["BANDS"]), triton.cdiv(n, at_once["TOKENS"])
+    grid = bands_of(n_out), triton.cdiv(n, at_once["TOKENS"])
     if scales is None:
         _product_f16[grid](y, x, codes, *sizes, **at_once)
     else:
@@ -97,15 +97,15 @@ def programs_read(
 ) -> dict[str, int]:
     """Return what a kernel's programs are compiled for, by the names of its arguments.
 
-    GROUPS and num_warps, on which the order of a token's sums depends, do not depend on n.
+    GROUPS and num_warps, on which the order of a token's sums depends, do not depend on n. A lane
+    takes 8 rows of a group: so many products for each of the x that it reads.
     """
-    many = bands_of(n_out) >= _MANY_BANDS
+    groups = 32 if bands_of(n_out) >= _MANY_BANDS else 64
     tokens = min(triton.next_power_of_2(n), _TOKENS_AT_ONCE)
-    groups = 32 if many else 64
-    read = {"TOKENS": tokens, "BANDS": 2 if many and tokens <= 2 else 1, "GROUPS": groups}
+    read = {"TOKENS": tokens, "GROUPS": groups}
     if format != "f16":
         read |= {"BITS": MATRIX_FORMATS[format].code_bits, "WHOLE": n_in % GROUP == 0}
-    return read | {"num_warps": groups * 4 // lanes}  # a lane takes 4 rows of a group
+    return read | {"num_warps": groups * 2 // lanes}
 
 
 @triton.jit(
@@ -124,11 +124,10 @@ def _product_grouped(
     unit,
     BITS: tl.constexpr,
     TOKENS: tl.constexpr,
-    BANDS: tl.constexpr,
     GROUPS: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Multiply by BANDS bands of int8 or int4; programs are [bands, tokens], in parts.
+    """Multiply by a band of int8 or int4; programs are [n_bands, tokens in parts of TOKENS].
 
     words   [n_bands, n_groups, BITS, 16]  i32  the BITS words of a group hold its codes
     scales  [n_bands, n_groups, 16]        i16  the bits of fp16
@@ -142,14 +141,14 @@ def _product_grouped(
     """
     LOWEST: tl.constexpr = 4 if BITS == 4 else 0
     WORDS: tl.constexpr = BITS if TOKENS <= 2 else BITS // 4  # at a time: else registers run out
-    band = tl.program_id(0).to(tl.int64) * BANDS + tl.arange(0, BANDS)[:, None, None]
+    band = tl.program_id(0).to(tl.int64)
     row = tl.arange(0, _ROWS)[None, None, :]
     out = band * _ROWS + row
     token = tl.program_id(1) * TOKENS
-    total = (tl.zeros((BANDS, GROUPS, _ROWS), tl.float32),) * TOKENS
+    total = (tl.zeros((1, GROUPS, _ROWS), tl.float32),) * TOKENS
     for first in range(0, n_groups, GROUPS):
         group = first + tl.arange(0, GROUPS)[None, :, None]
-        inside = (group < n_groups) & (band * _ROWS < n_out)
+        inside = group < n_groups
         block = band * n_groups + group
         bits = tl.load(scales + block * _ROWS + row, mask=inside, other=0)
         scale = bits.to(tl.float16, bitcast=True).to(tl.float32)
@@ -157,8 +156,8 @@ def _product_grouped(
             scale *= 4.0
             zero = ((bits & _INT4_ZERO_MASK) + _INT4_LOWEST_ZERO).to(tl.float32) * 0.25
         else:
-            zero = tl.full((BANDS, GROUPS, _ROWS), _INT8_ZERO, tl.float32)
-        partial = (tl.zeros((BANDS, GROUPS, _ROWS), tl.float32),) * TOKENS
+            zero = tl.full((1, GROUPS, _ROWS), _INT8_ZERO, tl.float32)
+        partial = (tl.zeros((1, GROUPS, _ROWS), tl.float32),) * TOKENS
         for begin in range(0, BITS, WORDS):
             for step in tl.static_range(WORDS):
                 # Neighbouring groups begin elsewhere, so as to read x from other banks.
@@ -176,7 +175,7 @@ def _product_grouped(
                             partial, level, x, start, beyond, there, token, n, n_in, TOKENS
                         )
                     word = (word << 16) | ((word >> 16) & 0xFFFF)
-        scaled = ()
+        scaled = total[:0]
         for t in tl.static_range(TOKENS):
             scaled += (total[t] + partial[t] * scale,)
         total = scaled
@@ -196,23 +195,21 @@ def _product_f16(
     n_out,
     n_groups,
     TOKENS: tl.constexpr,
-    BANDS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
-    """Multiply by BANDS bands of f16 weights [n_bands, n_groups * 32, 16]; programs as above."""
-    COLUMNS: tl.constexpr = 2 * GROUPS  # for lanes take 8 rows of a column
-    band = tl.program_id(0).to(tl.int64) * BANDS + tl.arange(0, BANDS)[:, None, None]
+    """Multiply by a band of f16 weights [n_bands, n_groups * 32, 16]; programs as above."""
+    COLUMNS: tl.constexpr = GROUPS
+    band = tl.program_id(0).to(tl.int64)
     row = tl.arange(0, _ROWS)[None, None, :]
     out = band * _ROWS + row
     token = tl.program_id(1) * TOKENS
-    total = (tl.zeros((BANDS, COLUMNS, _ROWS), tl.float32),) * TOKENS
+    total = (tl.zeros((1, COLUMNS, _ROWS), tl.float32),) * TOKENS
     for first in range(0, n_in, COLUMNS * _F16_PARTS):
         for part in tl.static_range(_F16_PARTS):  # so that their reads are under way together
             column = first + part * COLUMNS + tl.arange(0, COLUMNS)[None, :, None]
             there = column < n_in
             block = band * n_groups * _GROUP + column
-            inside = there & (band * _ROWS < n_out)
-            weight = tl.load(weights + block * _ROWS + row, mask=inside, other=0).to(tl.float32)
+            weight = tl.load(weights + block * _ROWS + row, mask=there, other=0).to(tl.float32)
             total = _add(total, weight, x, column, 0, there, token, n, n_in, TOKENS)
     _store(y, total, out, token, n, n_out, TOKENS)
 
@@ -223,7 +220,7 @@ def _add(sums, weights, x, start, beyond, there, token, n, n_in, TOKENS: tl.cons
 
     Addresses are of start; beyond, a constant, is in the instruction that reads.
     """
-    more = ()
+    more = sums[:0]
     for t in tl.static_range(TOKENS):
         values = tl.load(
             x + (token + t) * n_in + start + beyond, mask=there & (token + t < n), other=0
@@ -234,7 +231,7 @@ def _add(sums, weights, x, start, beyond, there, token, n, n_in, TOKENS: tl.cons
 
 @triton.jit
 def _store(y, sums, out, token, n, n_out, TOKENS: tl.constexpr):
-    """Write the sums [bands, columns, 16] of each token, added up over columns, to rows out."""
+    """Write the sums [1, columns, 16] of each token, added up over columns, to rows out."""
     for t in tl.static_range(TOKENS):
         there = (out < n_out) & (token + t < n)
         tl.store(y + (token + t) * n_out + out, tl.sum(sums[t], axis=1, keep_dims=True), mask=there)
