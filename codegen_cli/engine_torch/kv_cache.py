@@ -110,7 +110,7 @@ class Slots:
     def take(self, n_positions: int) -> Slot:
         """Return an empty slot with room for so many ids."""
         capacity = round_up(n_positions, SPAN)
-        for slot in self._free:
+        for slot in reversed(self._free):  # the last one used has most that was captured
             if slot.capacity == capacity:
                 self._free.remove(slot)
                 slot.clear()
