@@ -64,6 +64,7 @@ codegen_cli.terminal.drawing
 codegen_cli.machine
 codegen_cli.machine.child_process
 codegen_cli.machine.places
+codegen_cli.machine.closed_directory
 codegen_cli.machine.allocator
 codegen_cli.machine.system_files
 codegen_cli.machine.cores
@@ -108,6 +109,7 @@ codegen_cli.engine_cpu.log_probabilities
 codegen_cli.engine_cpu.numba_engine
 codegen_cli.engine_torch
 codegen_cli.engine_torch.failures
+codegen_cli.engine_torch.compiler_cache
 codegen_cli.engine_torch.devices
 codegen_cli.engine_torch.packed_matrix
 codegen_cli.engine_torch.triton_product

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from codegen_cli.engine_torch.packed_matrix import PackedMatrix
-from quantize.description.formats import MatrixFormat
+from quantize.description.formats import MATRIX_FORMATS, MatrixFormat
 from quantize.packed.layout import new_payload, scales_view
 from quantize.packed.packed_file import PackedTensor
 
@@ -22,6 +22,9 @@ N_TOKENS = (1, 2, 4, 8, 16)
 BOUND = 1e-4
 """The largest difference from the definition in float32, as a share of the largest result. Sums of
 some thousand float32 numbers in another order differ by 1e-6; a wrong code or scale by far more."""
+
+
+_SHAPE = (1024, 1024)
 
 
 class KernelCheck(NamedTuple):
@@ -56,6 +59,11 @@ def check_kernel(matrix: PackedMatrix, dtype: torch.dtype) -> KernelCheck:
         reason = str(error).strip().splitlines()
         return KernelCheck(matrix.format, np.nan, reason[-1] if reason else type(error).__name__)
     return KernelCheck(matrix.format, max(differences, key=lambda each: (each != each, each)))
+
+
+def check_kernels(device: torch.device, dtype: torch.dtype) -> list[KernelCheck]:
+    """Try the kernel on a random matrix of each format."""
+    return [check_kernel(random_matrix(format, _SHAPE, device), dtype) for format in MATRIX_FORMATS]
 
 
 def random_matrix(

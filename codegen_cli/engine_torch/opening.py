@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from codegen_cli.contract.device_name import TORCH_CPU, DeviceName
+from codegen_cli.engine_torch.compiler_cache import keep_compiled_code
 from codegen_cli.engine_torch.devices import Device, find_devices, usable_devices
+from codegen_cli.engine_torch.kernel_check import check_kernels
 from codegen_cli.engine_torch.kv_cache import cache_bytes
 from codegen_cli.engine_torch.placement import Placement, place, workspace_bytes
+from codegen_cli.engine_torch.products import kernel_runs_on
 from codegen_cli.engine_torch.steps import cuda_graphs
 from codegen_cli.engine_torch.torch_engine import CHUNK, TorchEngine
 from quantize.description.config import ModelConfig
@@ -30,6 +33,7 @@ def open_torch_engine(packed: PackedFile, name: DeviceName, n_threads: int | Non
     """
     if n_threads is not None and name.kind == TORCH_CPU:
         torch.set_num_threads(n_threads)
+    keep_compiled_code()
     devices = find_devices(name)
     dtypes = _CPU_DTYPES if name.kind == TORCH_CPU else _GPU_DTYPES
     record = cuda_graphs() if [each.device.type for each in devices] == ["cuda"] else None
@@ -51,6 +55,14 @@ def automatic_device(packed: PackedFile) -> tuple[DeviceName | None, str]:
         kind, number = device.device.type, device.device.index
         return DeviceName(kind, () if number is None else (number,)), device.label
     return None, reasons[0]
+
+
+def tried_kernels(device: torch.device) -> list[str]:
+    """Return in words what the kernel gives for each format; [] where none runs."""
+    keep_compiled_code()
+    if not kernel_runs_on(device):
+        return []
+    return [str(check) for check in check_kernels(device, _GPU_DTYPES[0])]
 
 
 def needed_bytes(config: ModelConfig, format: str) -> int:

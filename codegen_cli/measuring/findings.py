@@ -73,6 +73,7 @@ class Gpu:
 
     free_bytes, total_bytes  of its memory; None: not known
     copy_bytes_per_second    that a copy within its memory reads and writes
+    kernels                  what came of trying the kernel for each format; [] without Triton
     fits                     by format, the models for which its free memory is enough; {} where
                              that is not known
     """
@@ -81,6 +82,7 @@ class Gpu:
     free_bytes: int | None
     total_bytes: int | None
     copy_bytes_per_second: float
+    kernels: list[str]
     fits: dict[str, list[str]]
 
 

@@ -48,12 +48,14 @@ def _devices(text: str) -> "list[Device]":
 
 def _examined(device: "Device", states: Sequence[ModelState]) -> Gpu:
     from codegen_cli.engine_torch.devices import copy_bytes_per_second
+    from codegen_cli.engine_torch.opening import tried_kernels
 
     return Gpu(
         name=device.label,
         free_bytes=device.free_bytes,
         total_bytes=device.total_bytes,
         copy_bytes_per_second=copy_bytes_per_second(device.device),
+        kernels=tried_kernels(device.device),
         fits=_fitting(device.free_bytes, states) if device.free_bytes else {},
     )
 

@@ -71,6 +71,7 @@ def _gpu_facts(gpus: Gpus) -> Iterator[tuple[str, str]]:
         )
         speed = f"a copy reads and writes {gpu.copy_bytes_per_second / 1e9:.0f} GB/s"
         yield "GPU", f"{gpu.name}: {memory}{speed}"
+        yield "", f"kernels: {'; '.join(gpu.kernels) or 'none, as there is no Triton for it'}"
         for format, names in gpu.fits.items():
             yield "", f"fits in {format}: {_by_size(names) or 'none'}"
     if gpus.found == []:

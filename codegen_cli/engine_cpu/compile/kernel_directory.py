@@ -4,7 +4,6 @@ Cached code is executed, so the directory must be the user's own and closed to o
 """
 
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codegen_cli.machine import places
+from codegen_cli.machine.closed_directory import ELSEWHERE, require_closed
 from quantize.files.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 STUCK_SECONDS = 120.0
 """How long another process may show no progress: it is taken for stopped then, or stuck."""
 
-_ELSEWHERE = "CODEGEN_HOME chooses another place."
 _POLL_SECONDS = 0.1
 _ROOM_BYTES = 1 << 20  # for object code, of which there are 75 to 610 kB
 
@@ -34,7 +33,7 @@ def directory() -> Path:
 def is_trusted() -> bool:
     """Tell whether the directory exists, belongs to this user, and only this user may write it."""
     try:
-        _judge(directory())
+        require_closed(directory())
     except (UserError, OSError):
         return False
     return True
@@ -48,28 +47,14 @@ def require_room() -> Path:
     place = directory()
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _judge(place)
+        require_closed(place)
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(_ROOM_BYTES))
     except FileExistsError as error:
-        raise UserError(f"{place} is not a directory", _ELSEWHERE) from error
+        raise UserError(f"{place} is not a directory", ELSEWHERE) from error
     except OSError as error:
-        raise UserError(f"cannot write to {place}: {error.strerror}", _ELSEWHERE) from error
+        raise UserError(f"cannot write to {place}: {error.strerror}", ELSEWHERE) from error
     return place
-
-
-def _judge(place: Path) -> None:
-    """Raise a UserError for a directory that others could put code into, OSError if it is none."""
-    status = place.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        kind = "a link" if stat.S_ISLNK(status.st_mode) else "not a directory"
-        raise UserError(f"{place} is {kind}", _ELSEWHERE)
-    if os.name == "nt":  # has other means than owner and mode
-        return
-    if status.st_uid != os.geteuid():
-        raise UserError(f"{place} belongs to another user", _ELSEWHERE)
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UserError(f"others can write to {place}", f"chmod 700 closes it, or {_ELSEWHERE}")
 
 
 @contextmanager
