@@ -7,7 +7,7 @@ in 8 words of 4 columns, and a register of sums takes a word of as many rows as 
     activations  i8 [n_rows, 4]   the same word for all rows
 
 What an instruction cannot take as it is, such as a weight that is signed, is changed where it is
-used: LLVM does that once for all tokens of a block.
+used: LLVM does that once for all tokens of a block. (Pairs of tokens are pair_ir's.)
 """
 
 from typing import Protocol
