@@ -46,20 +46,25 @@ class Expected(NamedTuple):
     product    the instruction of its dot products, and on which registers; None: any
     n_parts    how many of them make 16 lanes
     registers  vector registers in use
+    paired     the instruction of blocks of tokens, which takes two of them and two rows
     """
 
     product: str | None
     n_parts: int
     registers: set[str]
+    paired: str | None = None
 
+
+# With a word of activations from a lane of a register.
+ARM = r"{}\tv\d+\.4s, v\d+\.16b, v\d+\.4b\["
 
 EXPECTED = {
     ("avx512vnni", "x86_64"): Expected(r"vpdpbusd\t.*%zmm", 1, {"zmm", "ymm", "xmm"}),
     ("avxvnni", "x86_64"): Expected(r"vpdpbusd\t.*%ymm", 2, {"ymm", "xmm"}),
     ("avx2", "x86_64"): Expected(r"vpmaddubsw\t.*%ymm", 2, {"ymm", "xmm"}),
     ("generic", "x86_64"): Expected(None, 0, {"xmm"}),
-    ("i8mm", "aarch64"): Expected(r"usdot\tv\d+\.4s", 4, {"q", "v"}),
-    ("dotprod", "aarch64"): Expected(r"sdot\tv\d+\.4s", 4, {"q", "v"}),
+    ("i8mm", "aarch64"): Expected(ARM.format("usdot"), 4, {"q", "v"}, r"usmmla\tv\d+\.4s"),
+    ("dotprod", "aarch64"): Expected(ARM.format("sdot"), 4, {"q", "v"}),
     ("generic", "aarch64"): Expected(None, 0, {"q", "v"}),
 }
 ELSEWHERE = sorted(set(EXPECTED) - {(path, cpu.architecture()) for path in PATHS})
@@ -73,16 +78,24 @@ print(kernel_compiler.kernel_assembly())
 """
 
 
+def count(instruction, assembly):
+    return len(re.findall(rf"^\t(?:{{vex}}\s*)?{instruction}", assembly, re.MULTILINE))
+
+
 def check_instructions(assembly, path, architecture, ignored_registers=frozenset()):
     expected = EXPECTED[path, architecture]
     for product in {each.product for each in EXPECTED.values() if each.product}:
-        n_found = len(re.findall(rf"^\t(?:{{vex}}\s*)?{product}", assembly, re.MULTILINE))
+        n_found = count(product, assembly)
         if product == expected.product:
             # A group of 32 columns takes eight dot products, wherever groups are multiplied.
             assert n_found > 0
             assert n_found % (8 * expected.n_parts) == 0
         else:
             assert n_found == 0
+    for paired in {each.paired for each in EXPECTED.values() if each.paired}:
+        # Of each format: blocks of 8 tokens take 128, those of 2 and 1 take 64 + 32 others.
+        n_others = count(expected.product, assembly) if paired == expected.paired else 0
+        assert count(paired, assembly) == n_others * 128 / 96
     pattern = r"%([xyz]mm)\d" if architecture == "x86_64" else r"\b([vqz])\d+\b"
     registers = set(re.findall(pattern, assembly)) - ignored_registers
     assert registers == expected.registers - ignored_registers
@@ -135,6 +148,17 @@ def test_a_path_that_cannot_run_here_has_its_instructions_too(path, architecture
     check_instructions(ran.stdout, path, architecture)
     assert called_from_outside(ran.stdout) <= ALLOWED_SYMBOLS
     assert STAND_IN not in ran.stdout
+    if architecture == "aarch64" and path != "generic":
+        check_registers_suffice(ran.stdout)
+
+
+def check_registers_suffice(assembly):
+    """Left alone LLVM would mix up what a group does to its rows, and so need the stack for more.
+
+    Sums of 16 rows and 8 tokens fill all 32 registers: they have to leave them once a group.
+    """
+    on_stack = count(r"(?:ld|st)u?[rp]\tq\d+, (?:q\d+, )?\[(?:sp|x29)", assembly)
+    assert 0 < on_stack < count("u?sdot", assembly) / 2 + count("usmmla", assembly)
 
 
 READS_X86 = pytest.mark.skipif(cpu.architecture() != "x86_64", reason="reads x86 assembly")

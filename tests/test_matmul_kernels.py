@@ -124,7 +124,7 @@ def test_a_token_gives_the_same_bits_alone_and_among_others(format):
         assert np.array_equal(alone[0], together[token])
 
 
-@pytest.mark.parametrize("shape", [(2, 3)])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 4)])
 @pytest.mark.parametrize("format", KERNELS)
 def test_blocks_of_every_shape_give_the_same_bits(format, shape):
     """As of a path that this CPU cannot run."""

@@ -80,6 +80,7 @@ codegen_cli.kernels.vector_ir
 codegen_cli.kernels.vectors
 codegen_cli.kernels.dot_ir
 codegen_cli.kernels.group_ir
+codegen_cli.kernels.pair_ir
 codegen_cli.kernels.block_ir
 codegen_cli.kernels.block_product
 codegen_cli.kernels.threading_primitives

@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 
 from codegen_cli.kernels import block_ir
 from codegen_cli.kernels.fp16 import fp16_bits_to_f32
+from codegen_cli.kernels.group_ir import Group
 from codegen_cli.kernels.vector_ir import (
     F32,
     I16,
@@ -151,7 +152,7 @@ def group_adder(format: MatrixFormat, n_bands: int, n_tokens: int) -> Any:
             indices = [
                 builder.add(index, builder.mul(n_groups, intp(band))) for band in range(n_bands)
             ]
-            group = block_ir.Group(
+            group = Group(
                 *arrays,
                 first_codes=[builder.mul(each, intp(group_bytes)) for each in indices],
                 first_scales=[builder.mul(each, intp(BAND)) for each in indices],

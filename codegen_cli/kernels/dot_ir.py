@@ -7,7 +7,7 @@ in 8 words of 4 columns, and a register of sums takes a word of as many rows as 
     activations  i8 [n_rows, 4]   the same word for all rows
 
 What an instruction cannot take as it is, such as a weight that is signed, is changed where it is
-used: LLVM does that once for all tokens of a block.
+used: LLVM does that once for all tokens of a block. (Pairs of tokens are pair_ir's.)
 """
 
 from typing import Protocol
@@ -28,12 +28,14 @@ class Dot(Protocol):
     int8_zero  what int8's codes are too large by in these products: 128, or 0
     begin      the sums before the first word
     register   what inline assembly calls such a register; "": there is no need to
+    by_lane    whether the instruction takes a word of activations from a lane of a register
     """
 
     n_rows: int
     int8_zero: int
     begin: ir.Constant
     register: str
+    by_lane: bool
 
     def add(
         self, builder: ir.IRBuilder, sums: ir.Value, weights: ir.Value, activations: ir.Value
@@ -49,7 +51,7 @@ class Dot(Protocol):
 class _Vnni:
     """Four products of bytes and their sum in one instruction, for 16 rows (AVX-512) or 8."""
 
-    int8_zero, register = INT8_ZERO, "v"
+    int8_zero, register, by_lane = INT8_ZERO, "v", False
 
     def __init__(self, n_rows: int) -> None:
         self.n_rows = n_rows
@@ -71,7 +73,7 @@ class _Avx2Int8:
     Two such products are at most 2 * 128 * 127, which 16 bits just hold.
     """
 
-    n_rows, int8_zero, register = 8, 0, "v"
+    n_rows, int8_zero, register, by_lane = 8, 0, "v", False
     begin = constant(_AVX2_SUMS, 0)
 
     def add(
@@ -91,7 +93,7 @@ class _Avx2Int8:
 class _Avx2Int4:
     """All 8 words add up in 16 bits, as 8 * 2 * 15 * 127 fits."""
 
-    n_rows, int8_zero, register = 8, INT8_ZERO, "v"
+    n_rows, int8_zero, register, by_lane = 8, INT8_ZERO, "v", False
     begin = constant(_AVX2_PAIRS, 0)
 
     def add(
@@ -122,7 +124,7 @@ class _Arm:
     int8's become what they stand for by a flip of their top bit.
     """
 
-    n_rows, register = 4, "w"
+    n_rows, register, by_lane = 4, "w", True
     begin = constant(ir.VectorType(I32, 4), 0)
 
     def __init__(self, instruction: str, int8_zero: int, *, flips: bool = False) -> None:
@@ -144,7 +146,7 @@ class _Arm:
 class _Generic:
     """Bytes 0 and 2 of each word, then 1 and 3, widened to 16 bits and multiplied as those."""
 
-    n_rows, int8_zero, register = 4, INT8_ZERO, ""
+    n_rows, int8_zero, register, by_lane = 4, INT8_ZERO, "", False
     begin = constant(ir.VectorType(I32, 4), 0)
 
     def add(

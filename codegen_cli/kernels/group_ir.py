@@ -5,13 +5,13 @@
 What a kernel sees of a format: how its bytes become words, and which numbers stand for its codes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from llvmlite import ir
 
 from codegen_cli.kernels.fp16 import fp16_bits_to_f32
-from codegen_cli.kernels.vector_ir import F32, I32, constant
+from codegen_cli.kernels.vector_ir import F32, I32, ArrayArgument, constant
 from quantize.description.formats import (
     GROUP,
     INT4_LOWEST_ZERO,
@@ -22,6 +22,24 @@ from quantize.description.formats import (
 
 Unpack = Callable[[ir.IRBuilder, ir.Value], ir.Value]
 """Packed bytes -> a word of 4 codes, u8, for each row."""
+
+
+class Group(NamedTuple):
+    """A group of columns in a block's bands, and the activations of its tokens.
+
+    first_codes   of each band, the group's first byte in codes
+    first_scales  of each band, the group's first number in scales
+    tokens        numbers of the tokens
+    """
+
+    codes: ArrayArgument
+    scales: ArrayArgument
+    x_codes: ArrayArgument
+    x_scales: ArrayArgument
+    x_sums: ArrayArgument
+    first_codes: Sequence[ir.Value]
+    first_scales: Sequence[ir.Value]
+    tokens: Sequence[ir.Value]
 
 
 class RowFactors(NamedTuple):

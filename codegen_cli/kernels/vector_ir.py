@@ -16,7 +16,7 @@ from quantize.description.formats import LANES
 if features := cpu.features_for_numba():
     config.CPU_FEATURES = features  # type: ignore[attr-defined]
 
-I8, I16, I32 = (ir.IntType(bits) for bits in (8, 16, 32))
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32 = ir.FloatType()
 _ELEMENTS = {"i32": I32, "f32": F32}
 
@@ -108,6 +108,13 @@ def joined(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
     return parts[0]
 
 
+def interleaved(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """Lanes of two vectors in turn, in one vector: a[0], b[0], a[1], ..."""
+    n = a.type.count
+    lanes = [lane for i in range(n) for lane in (i, n + i)]
+    return builder.shuffle_vector(a, b, lane_indices(lanes))
+
+
 def in_order(builder: ir.IRBuilder, register: str, values: Sequence[ir.Value]) -> list[ir.Value]:
     """The same values, which LLVM computes before whatever comes later, and keeps in registers.
 
@@ -121,7 +128,7 @@ def in_order(builder: ir.IRBuilder, register: str, values: Sequence[ir.Value]) -
     signature = ir.FunctionType(ir.LiteralStructType(types), types)
     if cpu.is_aimed_elsewhere():  # the register may be none of this CPU's
         lanes = types[0]
-        name = f"{IN_ORDER}{register}.{len(values)}.{lanes.count}x{lanes.element.width}"
+        name = f"{IN_ORDER}{register}.{len(values)}.{lanes.count}x{lanes.element.intrinsic_name}"
         binding.add_symbol(name, _address_of_nothing())
         function = cgutils.get_or_insert_function(builder.module, signature, name)
     else:
