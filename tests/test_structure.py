@@ -193,6 +193,7 @@ codegen_cli.measuring
 codegen_cli.measuring.read_limit
 codegen_cli.measuring.prefetch_trial
 codegen_cli.measuring.speed
+codegen_cli.measuring.random_weights
 codegen_cli.measuring.forecast
 codegen_cli.measuring.findings
 codegen_cli.measuring.gpus

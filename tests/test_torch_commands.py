@@ -1,6 +1,9 @@
 """The commands with --device torch:cpu beside those without, and doctor about PyTorch."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +78,17 @@ def test_doctor_tells_of_pytorch_and_of_what_it_finds(codegen) -> None:
     [gpu] = report["found"]
     assert gpu["name"] == "CPU by PyTorch"
     assert gpu["copy_bytes_per_second"] > 1e8
+
+
+def test_the_benchmark_for_gpus_writes_its_table(tmp_path: Path) -> None:
+    """On a model of two narrow layers: its numbers mean nothing, but all that makes them runs."""
+    script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+    options = ["--device", "torch:cpu", "--sizes", "tiny", "--rounds", "1"]
+    places = ["--directory", str(tmp_path), "-o", str(tmp_path / "table.md")]
+    subprocess.run([sys.executable, str(script), *options, *places], check=True, timeout=120)
+    table = (tmp_path / "table.md").read_text()
+    assert re.findall(r"^\| codegen (\w+) \|", table, re.M) == ["int8", "int4", "f16"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "table.md"]
 
 
 # --- devices that are not here: what PyTorch would say of them is said by the test ---------------

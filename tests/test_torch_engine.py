@@ -1,5 +1,6 @@
 """What only the PyTorch engine does: dtypes, slots, devices, and where its weights lie."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from quantize.quantize_model import quantize
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed", exc_type=ImportError)
 
+from codegen_cli.engine_torch.compiler_cache import keep_compiled_code  # noqa: E402
 from codegen_cli.engine_torch.devices import Device  # noqa: E402
 from codegen_cli.engine_torch.failures import device_failures  # noqa: E402
 from codegen_cli.engine_torch.placement import Placement, place  # noqa: E402
@@ -153,6 +155,24 @@ def test_weights_on_the_cpu_are_the_map_itself(path: Path) -> None:
     for index, layer in enumerate(engine._steps.model._weights.layers):
         payload = packed.tensors[f"h.{index}.mlp.fc_in.weight"].payload
         assert layer.fc_in.codes.data_ptr() == payload.ctypes.data
+
+
+def test_what_triton_compiles_is_kept_where_nobody_else_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEGEN_HOME", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/where/the/user/says")
+    keep_compiled_code()
+    assert os.environ["TRITON_CACHE_DIR"] == "/where/the/user/says"
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    keep_compiled_code()
+    place = tmp_path / "cache" / "triton"
+    assert os.environ["TRITON_CACHE_DIR"] == str(place)
+    assert place.stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    place.chmod(0o770)
+    keep_compiled_code()
+    assert "TRITON_CACHE_DIR" not in os.environ
 
 
 def test_a_closed_engine_computes_nothing(path: Path) -> None:

@@ -4,24 +4,21 @@ Writing a token reads all weights once. So its time is the bytes of each format 
 which that format's kernel runs through weights that are in no cache.
 """
 
-import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
+from codegen_cli.measuring.random_weights import random_tensors
 from codegen_cli.measuring.read_limit import MemoryReader
 from codegen_cli.measuring.speed import step_seconds
 from codegen_cli.session.engines import open_engine
 from quantize.description.config import ModelConfig
 from quantize.description.formats import MATRIX_FORMATS, Format, MatrixFormat
 from quantize.description.tensor_map import TensorSpec, tensor_specs
-from quantize.packed.layout import codes_bytes, payload_bytes, scales_bytes
-from quantize.packed.packed_file import PackedFile, PackedTensor
+from quantize.packed.layout import payload_bytes
+from quantize.packed.packed_file import PackedFile
 from quantize.packed.sizes import BytesByFormat, stored_format
-from quantize.rounding.groups import Bytes
 
 # The random weights of one format, where memory allows for it: several times what caches hold.
 _MOST_BYTES = 200_000_000
@@ -56,7 +53,7 @@ def measure_kernels(
     """
     most = _MOST_BYTES if available_bytes is None else min(_MOST_BYTES, available_bytes // 9)
     engines = {
-        format: open_engine(_random_model(format, most), n_threads=n_threads)
+        format: open_engine(_random_layers(format, most), n_threads=n_threads)
         for format in MATRIX_FORMATS
     }
     try:
@@ -88,7 +85,7 @@ def expected_tokens_per_second(sizes: BytesByFormat, speeds: ReadSpeeds) -> floa
     return 1 / seconds
 
 
-def _random_model(format: MatrixFormat, most_bytes: int) -> PackedFile:
+def _random_layers(format: MatrixFormat, most_bytes: int) -> PackedFile:
     """Return a model whose layers are those of the 350M models, as many as so many bytes hold."""
     config = ModelConfig(
         n_layer=1,
@@ -101,48 +98,25 @@ def _random_model(format: MatrixFormat, most_bytes: int) -> PackedFile:
         layer_norm_epsilon=1e-5,
         tie_word_embeddings=False,
     )
+
+    def stored(spec: TensorSpec) -> Format:
+        """As in a packed file, but for lm_head: what is measured is the format's own kernel."""
+        return format if spec.name == "lm_head.weight" else stored_format(spec, format)
+
     layer_bytes = sum(
-        payload_bytes(_stored(spec, format), spec.shape)
+        payload_bytes(stored(spec), spec.shape)
         for spec in tensor_specs(config)
         if spec.name.startswith("h.")
     )
     config = replace(config, n_layer=max(1, most_bytes // layer_bytes))
-    tensors = {tensor.name: tensor for tensor in _random_tensors(config, format)}
     return PackedFile(
         path=Path("random weights"),
         config=config,
         header_sha256="",
         format=format,
         tokenizer_json=b"",
-        tensors=tensors,
+        tensors={tensor.name: tensor for tensor in random_tensors(config, stored)},
         provenance={},
         name="",
         tokenizer_sha256="",
     )
-
-
-def _random_tensors(config: ModelConfig, format: MatrixFormat) -> Iterator[PackedTensor]:
-    noise = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8)
-    for spec in tensor_specs(config):
-        stored = _stored(spec, format)
-        payload = _memory(payload_bytes(stored, spec.shape))
-        if spec.kind == "matrix":
-            n_codes = codes_bytes(stored, spec.shape)
-            payload[:n_codes] = np.resize(noise, n_codes)
-            # Any byte is a code. The high byte of an fp16 weight, and of a scale, makes it about
-            # 2**-10, so that all sums stay finite.
-            has_scales = scales_bytes(stored, spec.shape) > 0
-            payload[n_codes if has_scales else 0 :][1::2] = 0x14
-        else:
-            payload.view("<f4")[:] = 1.0
-        yield PackedTensor(spec.name, stored, spec.shape, payload, "")
-
-
-def _stored(spec: TensorSpec, format: MatrixFormat) -> Format:
-    """As in a packed file, but for lm_head: what is measured is the format's own kernel."""
-    return format if spec.name == "lm_head.weight" else stored_format(spec, format)
-
-
-def _memory(n_bytes: int) -> Bytes:
-    """Return zeros in small pages, as those of a mapped file are; NumPy asks for huge ones."""
-    return np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8)
