@@ -44,7 +44,6 @@ from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_p
 from quantize.packed.sizes import stored_format
 
 DEPTH, PROMPTS, DRAFT = 32, (512, 1536), 8
-N_STEPS = 64
 TINY = {"n_layer": 2, "n_embd": 64, "n_head": 4, "rotary_dim": 16, "vocab_size": 512}
 """A size to try this script with, on a CPU."""
 
@@ -70,6 +69,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["350M", "2B", "16B"])
     parser.add_argument("--formats", nargs="+", default=list(MATRIX_FORMATS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=64, help="that a pass of decoding takes")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
@@ -93,11 +93,11 @@ def measured(size: str, arguments: argparse.Namespace, device: torch.device) -> 
                 path = arguments.directory / f"gpu-{size}-{format}.safetensors"
                 write_random(path, config, format)
                 stack.callback(path.unlink)
-                runners.append(ours(path, format, arguments.device, device))
+                runners.append(ours(path, format, arguments.device, device, arguments.steps))
         if find_spec("transformers") is not None:
             for compiled in (False, True):
                 with skipping_what_does_not_fit(f"{size} transformers"):
-                    runners.append(transformers_runner(config, device, compiled))
+                    runners.append(transformers_runner(config, device, compiled, arguments.steps))
         copies = [copy_bytes_per_second(device)]
         for runner in runners:
             for run in runner.passes.values():
@@ -141,7 +141,7 @@ def skipping_what_does_not_fit(what: str) -> Iterator[None]:
 # --- engines --------------------------------------------------------------------------------------
 
 
-def ours(path: Path, format: str, name: str, device: torch.device) -> Runner:
+def ours(path: Path, format: str, name: str, device: torch.device, n_steps: int) -> Runner:
     start_counting(device)
     started = time.perf_counter()
     engine: Engine = open_engine(path, name)
@@ -153,10 +153,10 @@ def ours(path: Path, format: str, name: str, device: torch.device) -> Runner:
         cache.n_past = 0
         logits_of(engine, ids[:DEPTH], cache, 1)
         started = time.perf_counter()
-        for step in range(N_STEPS):
+        for step in range(n_steps):
             cache.n_past = DEPTH + step
             logits_of(engine, ids[DEPTH + step : DEPTH + step + width], cache)
-        return (time.perf_counter() - started) / N_STEPS
+        return (time.perf_counter() - started) / n_steps
 
     def prefill(n: int) -> float:
         cache.n_past = 0
@@ -171,12 +171,14 @@ def ours(path: Path, format: str, name: str, device: torch.device) -> Runner:
     passes |= {f"prompt {n}": partial(prefill, n) for n in PROMPTS if n <= engine.n_positions}
     for run in passes.values():
         run()
-    token_bytes = engine.token_bytes + (DEPTH + N_STEPS // 2) * engine.position_bytes
+    token_bytes = engine.token_bytes + (DEPTH + n_steps // 2) * engine.position_bytes
     label = f"codegen {format}"
     return Runner(label, load_seconds, counted_bytes(device), token_bytes, passes)
 
 
-def transformers_runner(config: ModelConfig, device: torch.device, compiled: bool) -> Runner:
+def transformers_runner(
+    config: ModelConfig, device: torch.device, compiled: bool, n_steps: int
+) -> Runner:
     from transformers import CodeGenConfig, CodeGenForCausalLM, DynamicCache, StaticCache
 
     start_counting(device)
@@ -205,14 +207,14 @@ def transformers_runner(config: ModelConfig, device: torch.device, compiled: boo
         cache, end = new_cache(), DEPTH
         model(ids[:, :DEPTH], past_key_values=cache, use_cache=True)
         started = time.perf_counter()
-        for number in range(N_STEPS):
+        for number in range(n_steps):
             positions = torch.arange(end, end + width, device=device)
             out = step(ids[:, end : end + width], past_key_values=cache, cache_position=positions)
             out.logits.argmax(-1).cpu()
             end += width
             if end + width > config.n_positions:
                 return (time.perf_counter() - started) / (number + 1)
-        return (time.perf_counter() - started) / N_STEPS
+        return (time.perf_counter() - started) / n_steps
 
     @torch.no_grad()
     def prefill(n: int) -> float:
@@ -231,7 +233,7 @@ def transformers_runner(config: ModelConfig, device: torch.device, compiled: boo
     n_read = sum(each.numel() for name, each in model.named_parameters() if "wte" not in name)
     name = f"transformers fp16, {'compiled' if compiled else 'eager'}"
     position_bytes = 4 * config.n_layer * config.n_embd
-    token_bytes = 2 * n_read + (DEPTH + N_STEPS // 2) * position_bytes
+    token_bytes = 2 * n_read + (DEPTH + n_steps // 2) * position_bytes
     return Runner(name, load_seconds, counted_bytes(device), token_bytes, passes)
 
 

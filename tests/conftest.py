@@ -15,6 +15,10 @@ from filelock import FileLock
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("steady")
 
+# Each core has a worker of its own: threads of PyTorch would only wait for one another. It reads
+# this as it is imported, which test modules do before any fixture.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Codegen = Callable[..., subprocess.CompletedProcess[bytes]]
 
 # Begun first, so that no worker is left alone with one of them at the end.

@@ -83,7 +83,7 @@ def test_doctor_tells_of_pytorch_and_of_what_it_finds(codegen) -> None:
 def test_the_benchmark_for_gpus_writes_its_table(tmp_path: Path) -> None:
     """On a model of two narrow layers: its numbers mean nothing, but all that makes them runs."""
     script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
-    options = ["--device", "torch:cpu", "--sizes", "tiny", "--rounds", "1"]
+    options = ["--device", "torch:cpu", "--sizes", "tiny", "--rounds", "1", "--steps", "2"]
     places = ["--directory", str(tmp_path), "-o", str(tmp_path / "table.md")]
     subprocess.run([sys.executable, str(script), *options, *places], check=True, timeout=120)
     table = (tmp_path / "table.md").read_text()
