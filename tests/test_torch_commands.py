@@ -80,6 +80,42 @@ def test_doctor_tells_of_pytorch_and_of_what_it_finds(codegen) -> None:
     assert gpu["copy_bytes_per_second"] > 1e8
 
 
+FAILS_AFTER_TEN_STEPS = """
+import itertools, sys, torch
+from codegen_cli.engine_torch.torch_engine import TorchEngine
+from codegen_cli.__main__ import main
+
+steps, step = itertools.count(), TorchEngine._step
+
+def step_or_fail(*arguments):
+    if next(steps) == 10:
+        raise torch.{error}("CUDA error: as the driver says\\nand more")
+    step(*arguments)
+
+TorchEngine._step = step_or_fail
+sys.argv = ["codegen", "complete", "--device", "torch:cpu", "--draft", "0", "-t", "0", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("OutOfMemoryError", "the device has no memory left"), ("AcceleratorError", "has failed")],
+)
+def test_a_device_that_fails_leaves_the_text_so_far(codegen, error: str, told: str) -> None:
+    whole = codegen("complete", "-t", "0", "--draft", "0", "--device", "torch:cpu", PROMPT)
+    script = FAILS_AFTER_TEN_STEPS.replace("{error}", error)
+    command = [sys.executable, "-c", script, PROMPT]
+    ran = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert ran.returncode == 1
+    assert len(ran.stdout) > 10
+    assert whole.stdout.startswith(ran.stdout)
+    message, hint = ran.stderr.decode().strip().splitlines()
+    assert told in message
+    assert message.endswith("CUDA error: as the driver says")
+    assert hint.startswith("hint: ")
+
+
 def test_the_benchmark_for_gpus_writes_its_table(tmp_path: Path) -> None:
     """On a model of two narrow layers: its numbers mean nothing, but all that makes them runs."""
     script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"

@@ -13,6 +13,7 @@ packed/layout.py. A new format of matrices touches
     codegen_cli/kernels/group_ir.py how its bytes become words, and what its scales tell
     codegen_cli/kernels/dot_ir.py   how each kernel path multiplies its words
     codegen_cli/kernels/matmul.py   its product in blocks, and its case in `matmul`
+    codegen_cli/engine_torch/       packed_matrix.py: its definition there; triton_product.py
     models.toml                     the bytes that each size of model takes in it
 
 and nothing else: names, choices and forecasts follow from the row. Reading single rows
