@@ -249,6 +249,21 @@ def test_short_completions_record_nothing_and_prompts_never(path: Path) -> None:
     assert recorder.n_recorded == 0
 
 
+def test_what_cannot_be_recorded_is_computed(
+    path: Path, expected: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(compute: Compute) -> Compute:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    engine = new_engine(path, torch.float32, record=refuse)
+    cache = engine.new_cache()
+    for id, logits in zip(IDS[:12], expected, strict=False):
+        assert same(logits_of(engine, [id], cache)[0], logits)
+    told = capsys.readouterr().err
+    assert told.count("steps cannot be recorded") == 1
+    assert "more" not in told
+
+
 def test_several_texts_in_a_step_are_not_recorded(path: Path, expected: np.ndarray) -> None:
     recorder = Recorder()
     engine = new_engine(path, torch.float32, record=recorder)
@@ -291,6 +306,16 @@ def test_layers_fill_the_devices_in_order(
     assert str(placement) == ", ".join(dict.fromkeys(expected))
 
 
+def test_the_format_that_would_fit_is_named(path: Path) -> None:
+    packed = read_packed_file(path)
+    weights = sum(len(tensor.payload) for tensor in packed.tensors.values())
+    caches = 4 * 4 * 1280 * 2 * packed.config.n_embd
+    with pytest.raises(UserError) as raised:
+        place(packed, gpus((weights + caches) / 1e6 - 0.1), torch.float32, 0)
+    assert "In a smaller format it fits: int8 needs" in raised.value.hint
+    assert "f16" not in raised.value.hint
+
+
 def test_a_model_that_does_not_fit_is_told_with_the_numbers(path: Path) -> None:
     with pytest.raises(UserError) as raised:
         place(read_packed_file(path), gpus(2, 1.5), torch.float32, 1_000_000)
@@ -301,12 +326,9 @@ def test_a_model_that_does_not_fit_is_told_with_the_numbers(path: Path) -> None:
 def test_devices_share_the_layers_and_give_the_same(path: Path, expected: np.ndarray) -> None:
     """Two of the CPU's: every h is handed on, and each has positions and masks of its own."""
     packed = read_packed_file(path)
-    other = Device(torch.device("cpu", 0), "CPU 0", None, None)
+    other = Device(torch.device("cpu", 0), "CPU 0", None, None)  # to PyTorch another device
     engine = TorchEngine(packed, Placement((CPU, CPU, other, other)), [torch.float32])
-    assert (
-        engine._steps.model._devices == [torch.device("cpu")]
-        or len(engine._steps.model._devices) == 2
-    )
+    assert engine._steps.model._devices == [CPU.device, other.device]
     assert same(logits_of(engine, IDS[:300], engine.new_cache()), expected[:300])
 
 

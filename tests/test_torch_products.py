@@ -100,6 +100,17 @@ def test_a_step_of_few_ids_makes_no_weights(path: Path, monkeypatch: pytest.Monk
     assert np.abs(found - whole[:20]).max() < 1e-4
 
 
+def test_another_dtype_is_tried_before_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = random_matrix("int8", (16, 32), CPU)
+    products, x = Products([matrix], torch.float16), torch.ones(1, 32, dtype=torch.float32)
+    with monkeypatch.context() as changes:
+        changes.setattr(PackedMatrix, "product", lambda matrix, x: "as defined")
+        assert products(matrix, x) == "as defined"
+    products.admit(torch.float32)
+    monkeypatch.setattr(PackedMatrix, "product", None)
+    assert products(matrix, x).shape == (1, 16)
+
+
 def test_a_draft_changes_no_bit_of_a_product() -> None:
     """What a token gives does not depend on those beside it, in the kernel at least."""
     matrix = random_matrix("int4", (40, 96), CPU)

@@ -1,5 +1,6 @@
 """A device's name -> PyTorch's devices with their memory, or what keeps them from being used."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -71,6 +72,13 @@ def obstacle_to(kind: str) -> UserError | None:
     except UserError as error:
         return error
     return None
+
+
+def current(device: torch.device) -> "contextlib.AbstractContextManager[object]":
+    """Have a device be the current one: what starts kernels by itself, as Triton, looks there."""
+    if device.type in ("cuda", "xpu"):
+        return getattr(torch, device.type).device(device)  # type: ignore[no-any-return]
+    return contextlib.nullcontext()
 
 
 def copy_bytes_per_second(device: torch.device) -> float:

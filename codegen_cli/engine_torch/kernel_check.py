@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codegen_cli.engine_torch.devices import current
 from codegen_cli.engine_torch.packed_matrix import PackedMatrix
 from quantize.description.formats import MATRIX_FORMATS, MatrixFormat
 from quantize.packed.layout import new_payload, scales_view
@@ -53,7 +54,8 @@ class KernelCheck(NamedTuple):
 def check_kernel(matrix: PackedMatrix, dtype: torch.dtype) -> KernelCheck:
     """Try the kernel with random activations in a dtype."""
     try:
-        differences = [_difference(matrix, n, dtype) for n in N_TOKENS]
+        with current(matrix.codes.device):
+            differences = [_difference(matrix, n, dtype) for n in N_TOKENS]
     # Whatever a compiler, a driver or a library thinks of it: the definition serves instead.
     except Exception as error:
         reason = str(error).strip().splitlines()

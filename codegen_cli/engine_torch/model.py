@@ -67,8 +67,10 @@ class _StepView(NamedTuple):
 class Block:
     """h + attention(ln_1(h)) + mlp(ln_1(h))"""
 
-    def __init__(self, index: int, weights: LayerWeights, config: ModelConfig) -> None:
-        self.device = weights.ln_1_weight.device
+    def __init__(
+        self, index: int, weights: LayerWeights, config: ModelConfig, device: torch.device
+    ) -> None:
+        self.device = device
         self._index, self._weights, self._config = index, weights, config
         self._activation = ACTIVATIONS[config.activation_function]
 
@@ -104,10 +106,18 @@ class Block:
 class Model:
     """wte -> n_layer x Block -> ln_f -> lm_head"""
 
-    def __init__(self, config: ModelConfig, weights: Weights, product: Product) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        devices: Sequence[torch.device],
+        product: Product,
+    ) -> None:
+        """Take the device of each layer, where its weights are."""
         self._config, self._weights, self._product = config, weights, product
-        self._blocks = [Block(i, each, config) for i, each in enumerate(weights.layers)]
-        self._devices = list(dict.fromkeys(block.device for block in self._blocks))
+        layers = zip(weights.layers, devices, strict=True)
+        self._blocks = [Block(i, each, config, device) for i, (each, device) in enumerate(layers)]
+        self._devices = list(dict.fromkeys(devices))
         exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
         # Rounded to float32 as in transformers: at position 2000 a float64 angle differs by 1e-4.
         frequencies = 1 / 10000**exponents  # [rotary_dim / 2]

@@ -36,8 +36,10 @@ def open_torch_engine(packed: PackedFile, name: DeviceName, n_threads: int | Non
     keep_compiled_code()
     devices = find_devices(name)
     dtypes = _CPU_DTYPES if name.kind == TORCH_CPU else _GPU_DTYPES
-    record = cuda_graphs() if [each.device.type for each in devices] == ["cuda"] else None
-    return TorchEngine(packed, _placed(packed, devices, dtypes[0]), dtypes, record)
+    placement = _placed(packed, devices, dtypes[0])
+    [first, *others] = dict.fromkeys(placement.devices)
+    record = cuda_graphs(first) if first.type == "cuda" and not others else None
+    return TorchEngine(packed, placement, dtypes, record)
 
 
 def automatic_device(packed: PackedFile) -> tuple[DeviceName | None, str]:

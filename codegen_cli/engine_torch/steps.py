@@ -14,8 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from codegen_cli.engine_torch.devices import current
 from codegen_cli.engine_torch.kv_cache import SPAN, Slot
 from codegen_cli.engine_torch.model import Model, TextRows
+from codegen_cli.terminal import console
 from quantize.description.formats import round_up
 
 WIDTHS = (1, 2, 4, 8, 16)
@@ -96,17 +98,27 @@ class Steps:
             counts[kind] = counts.get(kind, 0) + 1
             if counts[kind] <= _STEPS_BEFORE:
                 return None
-            recordings[kind] = self._recorded(kind, text, record)
+            recording = self._recorded(kind, text, record)
+            if recording is None:
+                return None
+            recordings[kind] = recording
         return recordings[kind]
 
-    def _recorded(self, kind: _Kind, text: Text, record: Record) -> _Recording:
+    def _recorded(self, kind: _Kind, text: Text, record: Record) -> _Recording | None:
+        """Return a new recording; None, and none is tried any more, where the device refuses."""
         device = self.model.first_device
         ids = torch.zeros(kind.width, dtype=torch.int64, device=device)
         positions = torch.zeros_like(ids)
         rows = [TextRows(slice(0, kind.width), text.slot, positions, kind.length)]
         recording = _Recording(ids, positions, partial(self.model.states, ids, rows, kind.dtype))
         _fill(recording, text)  # recording computes, too
-        return recording._replace(replay=record(recording.replay))
+        try:
+            return recording._replace(replay=record(recording.replay))
+        except RuntimeError as error:  # memory is short, or something cannot be recorded
+            self._record = None
+            reason = str(error).strip().splitlines()[0]
+            console.warn(f"steps cannot be recorded as a graph, so it is slower: {reason}")
+            return None
 
 
 def _fill(recording: _Recording, text: Text) -> None:
@@ -116,19 +128,20 @@ def _fill(recording: _Recording, text: Text) -> None:
     recording.positions.copy_(torch.arange(text.n_past, text.n_past + width))
 
 
-def cuda_graphs() -> Record:
-    """Return what records CUDA graphs, which share the memory for what lies between."""
+def cuda_graphs(device: torch.device) -> Record:
+    """Return what records graphs of a device, which share the memory for what lies between."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(compute: Compute) -> Compute:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            compute()  # libraries make themselves ready
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            result = compute()
+        with current(device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                compute()  # libraries make themselves ready
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                result = compute()
 
         def replay() -> Tensor:
             graph.replay()

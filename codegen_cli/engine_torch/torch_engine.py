@@ -64,8 +64,8 @@ class TorchEngine:
         self._turn = threading.Lock()
         with device_failures():
             weights = Weights(packed, placement.devices)
-            products = Products(weights.matrices(), dtypes[0])
-        model = Model(packed.config, weights, products)
+            self._products = Products(weights.matrices(), dtypes[0])
+        model = Model(packed.config, weights, placement.devices, self._products)
         self._steps: Steps | None = Steps(model, record)
         self._slots = self._new_slots(dtypes[0])
         self._wider_dtypes = list(dtypes[1:])
@@ -199,6 +199,7 @@ class TorchEngine:
         """Compute in the next dtype from now on; caches of the old one are read again."""
         old = self.identity.dtype
         self._slots = self._new_slots(self._wider_dtypes.pop(0))
+        self._products.admit(self._slots.dtype)
         console.warn(
             f"this model's values grow beyond what {old} holds: going on in {self.identity.dtype}"
         )
