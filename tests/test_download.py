@@ -335,7 +335,7 @@ def test_ctrl_c_exits_130_and_leaves_no_part(hub: HubServer, tmp_path: Path) -> 
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
         stopped.set()
-    assert (process.returncode, stdout) == (130, "")
+    assert (process.returncode, stdout) == (130, ""), stderr
     assert "Traceback" not in stderr
     assert not list(tmp_path.rglob("*.incomplete"))
 
