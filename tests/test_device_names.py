@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import codegen_cli
 from codegen_cli.contract.device_name import KINDS, DeviceName, parse_device
 from codegen_cli.session import device_choice, torch_presence
 from quantize.files.errors import UserError
@@ -90,6 +91,18 @@ def test_whose_driver_is_there_is_found_without_pytorch(tmp_path: Path) -> None:
     (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
     (tmp_path / "proc/driver/nvidia/version").touch()
     assert torch_presence.driver(tmp_path) == "NVIDIA's"
+
+
+@pytest.mark.parametrize("device", [5, True, 0, Path("cuda"), b"cuda", ["cuda"]])
+def test_a_device_that_is_no_text_is_a_type_error(device: object) -> None:
+    with pytest.raises(TypeError, match=r"device is .*, need text"):
+        codegen_cli.load("nano", device=device)
+
+
+def test_doctor_tells_of_a_mistake_before_it_measures(codegen) -> None:
+    result = codegen("doctor", "--device", "tpu", timeout=20)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"unknown device 'tpu'" in result.stderr
 
 
 # --- the commands ---------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What only the PyTorch engine does: dtypes, slots, devices, and where its weights lie."""
 
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed", exc_type
 from codegen_cli.engine_torch.compiler_cache import keep_compiled_code  # noqa: E402
 from codegen_cli.engine_torch.devices import Device  # noqa: E402
 from codegen_cli.engine_torch.failures import device_failures  # noqa: E402
+from codegen_cli.engine_torch.kv_cache import Slot  # noqa: E402
 from codegen_cli.engine_torch.placement import Placement, place  # noqa: E402
 from codegen_cli.engine_torch.steps import Compute, Record  # noqa: E402
 from codegen_cli.engine_torch.torch_engine import CHUNK, TorchEngine  # noqa: E402
@@ -86,6 +89,41 @@ def test_what_a_slot_held_before_is_forgotten(engine: TorchEngine, expected: np.
     assert same(logits_of(engine, IDS[:20], cache), expected[:20])
 
 
+def test_threads_may_take_and_lose_caches_at_once(engine: TorchEngine) -> None:
+    def take_and_lose(_: int) -> None:
+        for _ in range(300):
+            first, second = engine.new_cache(10), engine.new_cache(10)
+            assert first.slot is not second.slot
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(take_and_lose, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    free = engine._slots._free
+    assert len(set(map(id, free))) == len(free) <= 4
+
+
+def test_free_slots_make_way_for_one_that_does_not_fit_beside_them(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.new_cache(10)  # is gone at once
+    assert engine._slots._free
+    new = engine._slots._new
+
+    def short_of_memory(capacity: int) -> Slot:
+        if engine._slots._free:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return new(capacity)
+
+    monkeypatch.setattr(engine._slots, "_new", short_of_memory)
+    cache = engine.new_cache(1000)
+    assert cache.slot.capacity == 1024
+    assert not engine._slots._free
+
+
 def test_two_caches_never_share_a_slot(engine: TorchEngine) -> None:
     caches = [engine.new_cache(300) for _ in range(6)]
     addresses = {cache.slot.keys[0].data_ptr() for cache in caches}
@@ -121,7 +159,7 @@ def test_a_cache_of_the_old_dtype_is_read_again_even_after_an_interruption(
     cache = engine.new_cache()
     run_part(engine, Part(IDS[:600], cache, 0))
     copied_before = engine.copy_cache(cache, 300)
-    engine._widen()
+    engine._widen(engine._steps.model)
     with pytest.raises(KeyboardInterrupt):
         run_part(engine, Part(IDS[600:620], cache, 20)._replace(cancel=InterruptsAtSecond()))
     assert cache.n_past == 600
@@ -340,6 +378,15 @@ def test_devices_share_the_layers_and_give_the_same(path: Path, expected: np.nda
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "no memory"),
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), "has failed"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "no memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+            "no memory",
+        ),
+        (
+            RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+            "has failed",
+        ),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no memory"),
     ],
 )

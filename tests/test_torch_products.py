@@ -16,6 +16,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 torch = pytest.importorskip("torch", exc_type=ImportError)
 pytest.importorskip("triton", exc_type=ImportError)
 
+from codegen_cli.engine_torch import products as products_module  # noqa: E402
 from codegen_cli.engine_torch import triton_product  # noqa: E402
 from codegen_cli.engine_torch.devices import Device  # noqa: E402
 from codegen_cli.engine_torch.kernel_check import check_kernel, random_matrix  # noqa: E402
@@ -71,7 +72,8 @@ def test_a_kernel_that_is_wrong_is_not_used(
 ) -> None:
     matrix = random_matrix("int4", (16, 64), CPU)
     monkeypatch.setattr(triton_product, "triton_product", kernel)
-    products = Products([matrix], torch.float32)
+    products = Products()
+    products.admit([matrix], torch.float32)
     assert told in capsys.readouterr().err
     x = torch.ones(1, 64)
     assert torch.equal(products(matrix, x), matrix.product(x))
@@ -100,9 +102,26 @@ def test_a_step_of_few_ids_makes_no_weights(path: Path, monkeypatch: pytest.Monk
     assert np.abs(found - whole[:20]).max() < 1e-4
 
 
+def test_a_damaged_triton_is_told_and_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(name: str) -> None:
+        raise ImportError("libtriton.so: cannot open shared object file\nmore")
+
+    monkeypatch.setattr(products_module.importlib, "import_module", damaged)
+    matrix = random_matrix("int8", (16, 32), CPU)
+    products, x = Products(), torch.ones(1, 32)
+    products.admit([matrix], torch.float32)
+    told = capsys.readouterr().err
+    assert "Triton cannot be used, so the GPU is slower: libtriton.so" in told
+    assert "more" not in told
+    assert torch.equal(products(matrix, x), matrix.product(x))
+
+
 def test_another_dtype_is_tried_before_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = random_matrix("int8", (16, 32), CPU)
-    products, x = Products([matrix], torch.float16), torch.ones(1, 32, dtype=torch.float32)
+    products, x = Products(), torch.ones(1, 32, dtype=torch.float32)
+    products.admit([matrix], torch.float16)
     with monkeypatch.context() as changes:
         changes.setattr(PackedMatrix, "product", lambda matrix, x: "as defined")
         assert products(matrix, x) == "as defined"
@@ -115,7 +134,8 @@ def test_a_draft_changes_no_bit_of_a_product() -> None:
     """What a token gives does not depend on those beside it, in the kernel at least."""
     matrix = random_matrix("int4", (40, 96), CPU)
     x = torch.randn((16, 96), generator=torch.Generator().manual_seed(0))
-    products = Products([matrix], torch.float32)
+    products = Products()
+    products.admit([matrix], torch.float32)
     together = products(matrix, x)
     for token in range(16):
         assert torch.equal(products(matrix, x[token : token + 1])[0], together[token])

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from codegen_cli.commands import options
+from codegen_cli.contract.device_name import parse_device
 from codegen_cli.terminal import console, drawing
 
 
@@ -28,6 +29,8 @@ def doctor(
     codegen doctor --json | jq '.problems'
     """
     console.set_quiet(quiet)
+    if device:
+        parse_device(device)  # a mistake shows before the seconds that measuring takes
     from codegen_cli.measuring.checkup import examine, load_kernels
     from codegen_cli.measuring.findings import Problem
     from codegen_cli.reports.doctor_report import write_json, write_report
@@ -37,7 +40,7 @@ def doctor(
     with KernelDelay() as on_delay:
         runs = load_kernels(on_delay, problems)
     with drawing.progress("examining this machine") as advance:
-        checkup = examine(threads, device, runs, problems, advance)
+        checkup = examine(threads, device or None, runs, problems, advance)
     write = write_json if as_json else write_report
     write(checkup)
     if checkup.is_broken:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from codegen_cli.contract.device_name import TORCH_CPU, DeviceName
+from codegen_cli.engine_torch.failures import device_failures
 from quantize.files.errors import UserError
 
 PYTORCH_PAGE = "https://pytorch.org/get-started/locally/"
@@ -56,13 +57,19 @@ def usable_devices() -> list[Device]:
     """Return every GPU that PyTorch can use, in its order."""
     devices = []
     for kind in _MAKERS:
-        try:
-            (first,) = find_devices(DeviceName(kind))
-        except UserError:
+        if obstacle_to(kind):
             continue
         count = 1 if kind == "mps" else getattr(torch, kind).device_count()
-        devices += [first, *(_numbered(kind, number) for number in range(1, count))]
+        for number in range(count):
+            with contextlib.suppress(UserError):  # of one that is lost, or in use by another alone
+                devices += find_devices(DeviceName(kind, () if kind == "mps" else (number,)))
     return devices
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back to a device what PyTorch keeps of its memory for later."""
+    if device.type != "cpu":
+        getattr(torch, device.type).empty_cache()
 
 
 def obstacle_to(kind: str) -> UserError | None:
@@ -86,14 +93,15 @@ def copy_bytes_per_second(device: torch.device) -> float:
 
     Takes some milliseconds on a GPU, and 0.5 GB of its memory.
     """
-    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    _wait_for(device)
-    started = time.perf_counter()
-    for _ in range(_N_COPIES):
+    with device_failures():
+        source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
         target.copy_(source)
-    _wait_for(device)
+        _wait_for(device)
+        started = time.perf_counter()
+        for _ in range(_N_COPIES):
+            target.copy_(source)
+        _wait_for(device)
     return 2 * _N_COPIES * _COPIED_BYTES / (time.perf_counter() - started)
 
 
@@ -138,7 +146,11 @@ _STATES: dict[str, tuple[Callable[[], bool], Callable[[], bool], Callable[[], st
 
 def _numbered(kind: str, number: int) -> Device:
     backend = torch.cuda if kind == "cuda" else torch.xpu
-    free, total = backend.mem_get_info(number)
+    free, total = None, None
+    # Some of Intel's drivers do not tell, for which PyTorch raises.
+    silence = contextlib.suppress(RuntimeError) if kind == "xpu" else contextlib.nullcontext()
+    with device_failures(), silence:
+        free, total = backend.mem_get_info(number)
     label = f"{kind}:{number} ({backend.get_device_name(number)})"
     return Device(torch.device(kind, number), label, free, total)
 

@@ -1,5 +1,6 @@
 """Keys and values of the positions seen so far, in slots that caches borrow."""
 
+import threading
 import weakref
 from collections.abc import Sequence
 
@@ -72,9 +73,10 @@ class KVCache:
 
     def borrow(self, slots: "Slots") -> None:
         """Have an empty slot, in place of the one there was."""
+        slot = slots.take(self.n_positions)
         if self._loan is not None:
             self._loan.detach()
-        self.slot, self.n_kept = slots.take(self.n_positions), 0
+        self.slot, self.n_kept = slot, 0
         self._loan = weakref.finalize(self, slots.give_back, self.slot)
         self._loan.atexit = False
 
@@ -106,20 +108,39 @@ class Slots:
         self.dtype = dtype
         self._config, self._devices = config, devices
         self._free: list[Slot] = []
+        # A cache may be collected anywhere, even within `take`: so the same thread may enter again.
+        self._state = threading.RLock()
 
     def take(self, n_positions: int) -> Slot:
         """Return an empty slot with room for so many ids."""
         capacity = round_up(n_positions, SPAN)
-        for slot in reversed(self._free):  # the last one used has most that was captured
-            if slot.capacity == capacity:
-                self._free.remove(slot)
-                slot.clear()
-                return slot
-        return Slot(self._config, self.identity, capacity, self.dtype, self._devices)
+        slot = self._take_free(capacity)
+        if slot is not None:
+            slot.clear()
+            return slot
+        try:
+            return self._new(capacity)
+        except torch.OutOfMemoryError:
+            with self._state:
+                self._free.clear()
+            return self._new(capacity)
 
     def give_back(self, slot: Slot) -> None:
         """Keep a slot for the next text of its size; let go of the one that waited longest."""
-        self._free = [*self._free, slot][-_MOST_FREE:]
+        with self._state:
+            self._free.append(slot)
+            del self._free[:-_MOST_FREE]
+
+    def _take_free(self, capacity: int) -> Slot | None:
+        """Return the one that was used last: most has been recorded for it."""
+        with self._state:
+            for i in reversed(range(len(self._free))):
+                if self._free[i].capacity == capacity:
+                    return self._free.pop(i)
+        return None
+
+    def _new(self, capacity: int) -> Slot:
+        return Slot(self._config, self.identity, capacity, self.dtype, self._devices)
 
 
 def cache_bytes(config: ModelConfig, n_positions: int, dtype: torch.dtype) -> int:

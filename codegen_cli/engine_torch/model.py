@@ -13,12 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codegen_cli.engine_torch.kv_cache import Slot
-from codegen_cli.engine_torch.packed_matrix import PackedMatrix
+from codegen_cli.engine_torch.products import Products
 from codegen_cli.engine_torch.weights import LayerWeights, Weights
 from quantize.description.config import ModelConfig
-
-Product = Callable[[PackedMatrix, Tensor], Tensor]
-"""A matrix and x [n, n_in] -> x @ weights.T [n, n_out] f32, as PackedMatrix.product gives it."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
@@ -74,7 +71,7 @@ class Block:
         self._index, self._weights, self._config = index, weights, config
         self._activation = ACTIVATIONS[config.activation_function]
 
-    def __call__(self, h: Tensor, step: _StepView, dtype: torch.dtype, product: Product) -> Tensor:
+    def __call__(self, h: Tensor, step: _StepView, dtype: torch.dtype, product: Products) -> Tensor:
         w = self._weights
         x = F.layer_norm(
             h, h.shape[-1:], w.ln_1_weight, w.ln_1_bias, self._config.layer_norm_epsilon
@@ -111,10 +108,9 @@ class Model:
         config: ModelConfig,
         weights: Weights,
         devices: Sequence[torch.device],
-        product: Product,
     ) -> None:
         """Take the device of each layer, where its weights are."""
-        self._config, self._weights, self._product = config, weights, product
+        self._config, self._weights, self._product = config, weights, Products()
         layers = zip(weights.layers, devices, strict=True)
         self._blocks = [Block(i, each, config, device) for i, (each, device) in enumerate(layers)]
         self._devices = list(dict.fromkeys(devices))
@@ -122,6 +118,11 @@ class Model:
         # Rounded to float32 as in transformers: at position 2000 a float64 angle differs by 1e-4.
         frequencies = 1 / 10000**exponents  # [rotary_dim / 2]
         self._frequencies = {device: frequencies.to(device) for device in self._devices}
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Have products ready in a compute dtype; those of the head are always in float32."""
+        self._product.admit(self._weights.of_layers(), dtype)
+        self._product.admit([self._weights.lm_head], torch.float32)
 
     @property
     def first_device(self) -> torch.device:
@@ -143,9 +144,12 @@ class Model:
         epsilon = self._config.layer_norm_epsilon
         return F.layer_norm(h.to(last), h.shape[-1:], w.ln_f_weight, w.ln_f_bias, epsilon)
 
-    def logits(self, states: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return lm_head of hidden states: [n, n_embd] -> [n, vocab_size] f32."""
-        return self._product(self._weights.lm_head, states.to(dtype)) + self._weights.lm_head_bias
+    def logits(self, states: Tensor) -> Tensor:
+        """Return lm_head of hidden states, all in float32: [n, n_embd] -> [n, vocab_size].
+
+        In float16 two logits of about 10 would be the same wherever they differ by less than 0.008.
+        """
+        return self._product(self._weights.lm_head, states) + self._weights.lm_head_bias
 
     def _step_view(self, texts: Sequence[TextRows], device: torch.device) -> _StepView:
         views = []

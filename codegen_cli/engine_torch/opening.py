@@ -26,23 +26,22 @@ _CPU_DTYPES = (torch.float32,)
 def open_torch_engine(packed: PackedFile, name: DeviceName, n_threads: int | None) -> TorchEngine:
     """Return the engine of a packed file on the devices of a name.
 
-    n_threads  that PyTorch computes with on the CPU; None: as many as it likes. It is a setting of
-               the whole process.
+    n_threads  that PyTorch computes with on the CPU; None: as many as it likes
 
     Raises UserError for devices that cannot be used, or have too little memory.
     """
-    if n_threads is not None and name.kind == TORCH_CPU:
-        torch.set_num_threads(n_threads)
     keep_compiled_code()
     devices = find_devices(name)
     dtypes = _CPU_DTYPES if name.kind == TORCH_CPU else _GPU_DTYPES
     placement = _placed(packed, devices, dtypes[0])
     [first, *others] = dict.fromkeys(placement.devices)
     record = cuda_graphs(first) if first.type == "cuda" and not others else None
-    return TorchEngine(packed, placement, dtypes, record)
+    return TorchEngine(
+        packed, placement, dtypes, record, n_threads if name.kind == TORCH_CPU else None
+    )
 
 
-def automatic_device(packed: PackedFile) -> tuple[DeviceName | None, str]:
+def fitting_gpu(packed: PackedFile) -> tuple[DeviceName | None, str]:
     """Return a GPU that a model fits and what it is, or None and why there is no such."""
     devices = usable_devices()
     if not devices:

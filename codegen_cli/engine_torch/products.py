@@ -1,5 +1,7 @@
 """A matrix and activations -> their product: by the kernel where it is right, else as defined."""
 
+import importlib
+import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 
@@ -22,30 +24,30 @@ class Products:
     So a step of a few ids reads codes and scales, and never writes a weight to memory.
     """
 
-    def __init__(self, matrices: Iterable[PackedMatrix], dtype: torch.dtype) -> None:
-        """Take the matrices, and what to compute in at first."""
-        shapes = {(m.codes.device, m.format, m.n_out, m.n_in): m for m in matrices}
-        self._examples = [each for each in shapes.values() if kernel_runs_on(each.codes.device)]
+    def __init__(self) -> None:
         self._trusted: set[_Kind] = set()
-        self.admit(dtype)
 
-    def admit(self, dtype: torch.dtype) -> None:
+    def admit(self, matrices: Iterable[PackedMatrix], dtype: torch.dtype) -> None:
         """Try the kernel on one matrix of each kind in a compute dtype; say where it is wrong.
 
         Compiling it takes some seconds, once on a machine.
         """
-        if not self._examples:
+        kinds = {_kind(matrix, dtype): matrix for matrix in matrices}
+        devices = {device for device, *_ in kinds}
+        usable = {device for device in devices if kernel_runs_on(device)}
+        tried = {kind: matrix for kind, matrix in kinds.items() if kind[0] in usable}
+        if not tried:
             return
         from codegen_cli.engine_torch.triton_product import MOST_TOKENS, triton_product
 
         self._most_tokens, self._kernel = MOST_TOKENS, triton_product
         wrong: dict[str, KernelCheck] = {}
         with drawing.progress("checking kernels") as advance:
-            for done, matrix in enumerate(self._examples):
-                advance(done, len(self._examples))
+            for done, (kind, matrix) in enumerate(tried.items()):
+                advance(done, len(tried))
                 check = check_kernel(matrix, dtype)
                 if check.is_right:
-                    self._trusted.add(_kind(matrix, dtype))
+                    self._trusted.add(kind)
                 else:
                     wrong[matrix.format] = check
         for check in wrong.values():
@@ -62,12 +64,17 @@ class Products:
 
 
 def kernel_runs_on(device: torch.device) -> bool:
-    """Whether there is a Triton that compiles for a device, or interprets."""
-    if find_spec("triton") is None:
+    """Whether there is a Triton for a device, or one that interprets (TRITON_INTERPRET=1)."""
+    interprets = os.environ.get("TRITON_INTERPRET") == "1"
+    if (device.type not in ("cuda", "xpu") and not interprets) or find_spec("triton") is None:
         return False
-    from codegen_cli.engine_torch.triton_product import runs_on
-
-    return runs_on(device)
+    try:
+        importlib.import_module("codegen_cli.engine_torch.triton_product")
+    except Exception as error:  # a damaged installation, or one that is too old
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        console.warn(f"Triton cannot be used, so the GPU is slower: {reason[0]}")
+        return False
+    return True
 
 
 def _kind(matrix: PackedMatrix, dtype: torch.dtype) -> _Kind:

@@ -49,10 +49,12 @@ class _Kind(NamedTuple):
 
 
 class _Recording(NamedTuple):
-    """ids, positions: [width] i64, to be filled before it is replayed."""
+    """inputs [2, width] i64: ids and positions, to be filled before it is replayed.
 
-    ids: Tensor
-    positions: Tensor
+    It must not hold on to its slot, with which it goes.
+    """
+
+    inputs: Tensor
     replay: Compute
 
 
@@ -107,10 +109,10 @@ class Steps:
     def _recorded(self, kind: _Kind, text: Text, record: Record) -> _Recording | None:
         """Return a new recording; None, and none is tried any more, where the device refuses."""
         device = self.model.first_device
-        ids = torch.zeros(kind.width, dtype=torch.int64, device=device)
-        positions = torch.zeros_like(ids)
+        inputs = torch.zeros((2, kind.width), dtype=torch.int64, device=device)
+        ids, positions = inputs
         rows = [TextRows(slice(0, kind.width), text.slot, positions, kind.length)]
-        recording = _Recording(ids, positions, partial(self.model.states, ids, rows, kind.dtype))
+        recording = _Recording(inputs, partial(self.model.states, ids, rows, kind.dtype))
         _fill(recording, text)  # recording computes, too
         try:
             return recording._replace(replay=record(recording.replay))
@@ -122,10 +124,10 @@ class Steps:
 
 
 def _fill(recording: _Recording, text: Text) -> None:
-    width = recording.ids.shape[0]
+    width = recording.inputs.shape[1]
     padded = [*text.ids, *[text.ids[-1]] * (width - len(text.ids))]
-    recording.ids.copy_(torch.tensor(padded))
-    recording.positions.copy_(torch.arange(text.n_past, text.n_past + width))
+    positions = range(text.n_past, text.n_past + width)
+    recording.inputs.copy_(torch.tensor([padded, positions]))
 
 
 def cuda_graphs(device: torch.device) -> Record:
@@ -134,17 +136,23 @@ def cuda_graphs(device: torch.device) -> Record:
 
     def record(compute: Compute) -> Compute:
         with current(device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
+            before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+            stream.wait_stream(before)
             with torch.cuda.stream(stream):
                 compute()  # libraries make themselves ready
-            torch.cuda.current_stream().wait_stream(stream)
+            before.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                result = compute()
+            try:
+                # Other threads of the program may use the GPU meanwhile.
+                mode = "thread_local"
+                with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=mode):
+                    result = compute()
+            finally:
+                torch.cuda.set_stream(before)  # where capturing failed, PyTorch does not
 
         def replay() -> Tensor:
-            graph.replay()
+            with current(device):
+                graph.replay()
             return result
 
         return replay

@@ -2,19 +2,17 @@
 
 import threading
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 
 from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.contract.engine import Cache, Cancelled, Identity, Part, Result
 from codegen_cli.contract.part_checks import check_in_time, checked
-from codegen_cli.engine_torch.devices import copy_bytes_per_second
+from codegen_cli.engine_torch.devices import copy_bytes_per_second, free_memory
 from codegen_cli.engine_torch.failures import device_failures
 from codegen_cli.engine_torch.kv_cache import KVCache, Slots, cache_bytes, position_bytes
 from codegen_cli.engine_torch.model import Model
 from codegen_cli.engine_torch.placement import Placement
-from codegen_cli.engine_torch.products import Products
 from codegen_cli.engine_torch.reading import Chunk, Reading
 from codegen_cli.engine_torch.steps import Record, Steps, Text
 from codegen_cli.engine_torch.weights import Weights
@@ -47,11 +45,13 @@ class TorchEngine:
         placement: Placement,
         dtypes: Sequence[torch.dtype],
         record: Record | None = None,
+        n_threads: int | None = None,
     ) -> None:
         """Bring the weights to their devices.
 
         dtypes  to compute in: the first, and once values grow beyond what it holds the next
         record  records steps; None: none is recorded
+        n_threads  that PyTorch computes with on the CPU; None: as many as it likes
         """
         self.config = packed.config
         self.n_positions = packed.config.n_positions
@@ -60,12 +60,12 @@ class TorchEngine:
         self.token_bytes = sum(weight_bytes(packed).values())
         self.path = packed.path
         self._header_sha256 = packed.header_sha256
-        self._placement = placement
+        self._placement, self._n_threads = placement, n_threads
         self._turn = threading.Lock()
         with device_failures():
             weights = Weights(packed, placement.devices)
-            self._products = Products(weights.matrices(), dtypes[0])
-        model = Model(packed.config, weights, placement.devices, self._products)
+            model = Model(packed.config, weights, placement.devices)
+            model.prepare(dtypes[0])
         self._steps: Steps | None = Steps(model, record)
         self._slots = self._new_slots(dtypes[0])
         self._wider_dtypes = list(dtypes[1:])
@@ -116,8 +116,9 @@ class TorchEngine:
     def random_cache(self) -> KVCache:
         """Return a full cache of random keys and values."""
         cache = self.new_cache()
-        for tensor in (*cache.slot.keys, *cache.slot.values):
-            tensor.normal_()
+        with device_failures():
+            for tensor in (*cache.slot.keys, *cache.slot.values):
+                tensor.normal_()
         cache.advance([0] * cache.n_positions)
         return cache
 
@@ -130,6 +131,8 @@ class TorchEngine:
         """Append each part's ids to its cache; return what it wanted, or why there is none."""
         outcomes: dict[int, Result | Exception] = {}
         readings: dict[int, Reading] = {}
+        if self._n_threads is not None:  # each thread that calls has a number of its own
+            torch.set_num_threads(self._n_threads)
         with torch.no_grad():
             for index, part in enumerate(parts):
                 try:
@@ -147,6 +150,8 @@ class TorchEngine:
         with self._turn:
             self._steps = None
             self._slots = self._new_slots(self._slots.dtype)
+        for device in set(self._placement.devices):
+            free_memory(device)
 
     def _reading(self, part: Part) -> Reading:
         sound = checked(part, self.config.vocab_size)
@@ -189,17 +194,17 @@ class TorchEngine:
         dtype = self._slots.dtype
         states = steps.states(texts, dtype)
         if self._wider_dtypes and not states.isfinite().all():
-            self._widen()
+            self._widen(steps.model)
             return
         own = states.split([len(chunk.ids) for _, chunk in taken])
         for (reading, chunk), rows in zip(taken, own, strict=True):
-            reading.take(chunk, rows, partial(steps.model.logits, dtype=dtype))
+            reading.take(chunk, rows, steps.model.logits)
 
-    def _widen(self) -> None:
+    def _widen(self, model: Model) -> None:
         """Compute in the next dtype from now on; caches of the old one are read again."""
         old = self.identity.dtype
         self._slots = self._new_slots(self._wider_dtypes.pop(0))
-        self._products.admit(self._slots.dtype)
+        model.prepare(self._slots.dtype)
         console.warn(
             f"this model's values grow beyond what {old} holds: going on in {self.identity.dtype}"
         )

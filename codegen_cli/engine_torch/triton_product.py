@@ -53,11 +53,6 @@ _INT4_ZERO_MASK = tl.constexpr((1 << INT4_ZERO_BITS) - 1)
 _F16_PARTS = tl.constexpr(4)
 
 
-def runs_on(device: torch.device) -> bool:
-    """Return whether Triton compiles for this device, or interprets (TRITON_INTERPRET=1)."""
-    return device.type in ("cuda", "xpu") or bool(triton.knobs.runtime.interpret)
-
-
 def triton_product(
     x: torch.Tensor,
     codes: torch.Tensor,

@@ -45,11 +45,10 @@ class Weights:
             self.lm_head = self.wte if first == last else self._matrix("wte.weight", last)
         self.lm_head_bias = self._vector("lm_head.bias", last)
 
-    def matrices(self) -> Iterator[PackedMatrix]:
-        """Yield every matrix that activations are multiplied by."""
+    def of_layers(self) -> Iterator[PackedMatrix]:
+        """Yield every matrix of the layers."""
         for layer in self.layers:
             yield from (layer.qkv_proj, layer.fc_in, layer.out_proj, layer.fc_out)
-        yield self.lm_head
 
     def _layer(self, prefix: str, device: torch.device) -> LayerWeights:
         def vector(name: str) -> Tensor:

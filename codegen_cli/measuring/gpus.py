@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from codegen_cli.contract.device_name import AUTO, parse_device
+from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.measuring.findings import Gpu, Gpus, Problem
 from codegen_cli.models.inventory import ModelState
 from codegen_cli.models.registry import FORMATS
@@ -31,7 +32,7 @@ def examine_gpus(device: str | None, states: Sequence[ModelState], problems: lis
         problems += _missing_torch(known)
         return known
     try:
-        found = [_examined(each, states) for each in _devices(device)]
+        found = run_interruptibly(lambda: [_examined(each, states) for each in _devices(device)])
     except UserError as error:
         problems.append(Problem(f"{error.message}.", error.hint, is_broken=device != AUTO))
         return Gpus(known.driver, known.torch, [], error.message)

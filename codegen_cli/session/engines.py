@@ -35,10 +35,22 @@ def open_engine(
         require_devices(named)
     packed = read_packed_file(source) if isinstance(source, Path) else source
     if named.kind == AUTO:
-        named = run_interruptibly(lambda: _automatic_device(packed), deadline)
+        named = parse_device(automatic_device(packed, deadline))
     if named.needs_torch:
         return run_interruptibly(lambda: _open_torch(packed, named, n_threads), deadline)
     return _open_numba(packed, n_threads or default_threads(packed), on_delay, deadline)
+
+
+def automatic_device(packed: PackedFile, deadline: Deadline = None) -> str:
+    """Return a GPU that can be used and that a model fits, else cpu; say which, and why."""
+    name, reason = None, "PyTorch is not installed"
+    if is_installed():
+        try:
+            name, reason = run_interruptibly(lambda: _fitting_gpu(packed), deadline)
+        except UserError as error:
+            reason = error.message
+    console.note(f"running on {reason}" if name else f"running on the CPU: {reason}")
+    return str(name or CPU)
 
 
 def default_threads(packed: PackedFile) -> int:
@@ -68,15 +80,7 @@ def _open_torch(packed: PackedFile, name: DeviceName, n_threads: int | None) -> 
     return open_torch_engine(packed, name, n_threads)
 
 
-def _automatic_device(packed: PackedFile) -> DeviceName:
-    """Return a GPU that can be used and that the model fits, else the CPU; say which, and why."""
-    name, reason = None, "PyTorch is not installed"
-    if is_installed():
-        try:
-            with importing_torch():
-                from codegen_cli.engine_torch.opening import automatic_device
-            name, reason = automatic_device(packed)
-        except UserError as error:
-            reason = error.message
-    console.note(f"running on {reason}" if name else f"running on the CPU: {reason}")
-    return name or DeviceName(CPU)
+def _fitting_gpu(packed: PackedFile) -> tuple[DeviceName | None, str]:
+    with importing_torch():
+        from codegen_cli.engine_torch.opening import fitting_gpu
+    return fitting_gpu(packed)

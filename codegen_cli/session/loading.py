@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codegen_cli.contract.deadline import Deadline
-from codegen_cli.contract.device_name import CPU, TORCH_CPU
+from codegen_cli.contract.device_name import AUTO, CPU, TORCH_CPU
 from codegen_cli.decoding.option_values import whole_number
 from codegen_cli.models.model_choice import choose_model
 from codegen_cli.session.device_choice import choose_device
@@ -51,6 +51,8 @@ def load(
         threads = whole_number("threads", threads, needed, least=1, most=MOST_THREADS)
     if not isinstance(name_or_path, str | os.PathLike | None):
         raise TypeError(f"name_or_path is {name_or_path!r}, need text or a path")
+    if device is not None and not isinstance(device, str):
+        raise TypeError(f"device is {device!r}, need text")
     if not notes:
         with console.silence():
             return load(name_or_path, threads, device=device, notes=True)
@@ -96,9 +98,11 @@ def load_engine(
     """
     from codegen_cli.machine.memory import available_bytes
     from codegen_cli.models.memory_need import warn_if_short
-    from codegen_cli.session.engines import open_engine
+    from codegen_cli.session.engines import automatic_device, open_engine
     from codegen_cli.session.kernel_delay import KernelDelay
 
+    if device == AUTO:
+        device = automatic_device(packed, deadline)
     if device in (CPU, TORCH_CPU):
         warn_if_short(packed, name, available_bytes())
     with KernelDelay() as on_delay:
