@@ -125,7 +125,7 @@ def test_another_dtype_is_tried_before_it_is_trusted(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as changes:
         changes.setattr(PackedMatrix, "product", lambda matrix, x: "as defined")
         assert products(matrix, x) == "as defined"
-    products.admit(torch.float32)
+    products.admit([matrix], torch.float32)
     monkeypatch.setattr(PackedMatrix, "product", None)
     assert products(matrix, x).shape == (1, 16)
 
