@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ hypothesis.settings.load_profile("steady")
 # Each core has a worker of its own: threads of PyTorch would only wait for one another. It reads
 # this as it is imported, which test modules do before any fixture.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background has them, and so what they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Codegen = Callable[..., subprocess.CompletedProcess[bytes]]
 
