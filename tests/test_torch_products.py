@@ -108,6 +108,7 @@ def test_a_damaged_triton_is_told_and_not_used(
     def damaged(name: str) -> None:
         raise ImportError("libtriton.so: cannot open shared object file\nmore")
 
+    products_module.kernel_runs_on.cache_clear()
     monkeypatch.setattr(products_module.importlib, "import_module", damaged)
     matrix = random_matrix("int8", (16, 32), CPU)
     products, x = Products(), torch.ones(1, 32)
@@ -116,6 +117,9 @@ def test_a_damaged_triton_is_told_and_not_used(
     assert "Triton cannot be used, so the GPU is slower: libtriton.so" in told
     assert "more" not in told
     assert torch.equal(products(matrix, x), matrix.product(x))
+    products.admit([matrix], torch.float16)
+    assert capsys.readouterr().err == ""  # it was said
+    products_module.kernel_runs_on.cache_clear()
 
 
 def test_another_dtype_is_tried_before_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ def device_failures() -> Iterator[None]:
     """Raise UserError where memory of a device is short, or the device has failed."""
     try:
         yield
-    except (torch.OutOfMemoryError, torch.AcceleratorError, RuntimeError) as error:
+    except RuntimeError as error:  # PyTorch's own errors are of this kind, too
         message = str(error)
         if isinstance(error, torch.OutOfMemoryError) or any(m in message for m in _NO_MEMORY):
             raise UserError(

@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -63,6 +64,7 @@ class Products:
             return self._kernel(x, matrix.codes, matrix.scales, matrix.format, matrix.n_out)
 
 
+@cache
 def kernel_runs_on(device: torch.device) -> bool:
     """Whether there is a Triton for a device, or one that interprets (TRITON_INTERPRET=1)."""
     interprets = os.environ.get("TRITON_INTERPRET") == "1"
