@@ -82,7 +82,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Pat
 
 
 @pytest.fixture(scope="session", autouse=True)
-def search_process(home: Path) -> Iterator[None]:
+def search_process() -> Iterator[None]:
     """The search for int4 scales is compiled once for all that this process packs."""
     from quantize.rounding.search_process import shared_process
 

@@ -19,7 +19,7 @@ from pseudo_terminal import (
 from typer.testing import CliRunner
 
 from codegen_cli.commands.app import app
-from codegen_cli.measuring.findings import Checkup, Forecast, Kernels, Problem
+from codegen_cli.measuring.findings import Checkup, Forecast, Gpu, Gpus, Kernels, Problem
 from codegen_cli.measuring.forecast import ReadSpeeds
 from codegen_cli.measuring.speed import Measure
 from codegen_cli.models.registry import PackedModel
@@ -148,13 +148,14 @@ def test_facts_stand_beside_their_names_or_below_them(capfd, set_columns, width)
 @pytest.mark.parametrize("width", [*WIDTHS, None])
 def test_bench_fits(capfd, set_columns, width):
     set_columns(width)
-    engine = SimpleNamespace(format="int4", bits_per_weight=5.7)
+    device = "2 threads, avx512vnni kernels, AMD EPYC 9R45 96-Core Processor"
+    engine = SimpleNamespace(format="int4", bits_per_weight=5.7, device=device)
     speeds = [1234.5] * 7
     measures = [
         Measure("prefill", 1536, 0, speeds, []),
         Measure("decode", 1024, 212_000_000, speeds, [13e9] * 7),
     ]
-    bench_report.write_table(engine, PackedModel(Path("x"), "350M-mono"), 2, measures, 1.5)
+    bench_report.write_table(engine, PackedModel(Path("x"), "350M-mono"), measures, 1.5)
     shown = capfd.readouterr().out
     assert not too_wide(shown, width or 100)
     assert "so it is" in shown
@@ -175,6 +176,8 @@ def checkup(directory):
     problem = Problem(
         f"Compiled code cannot be kept in {directory}: {'word ' * 30}.", "Make it so."
     )
+    fits = {"int4": ["350M-nl", "350M-mono", "16B-multi"], "int8": []}
+    gpu = Gpu("cuda:0 (NVIDIA H200)", 9 * 10**9, 12 * 10**9, 4e12, ["int4: right, to 2e-07"], fits)
     return Checkup(
         versions={"codegen": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "numba": "0.68.1"},
         cpu_name="AMD EPYC 9R45 96-Core Processor",
@@ -188,6 +191,7 @@ def checkup(directory):
         reading=ReadSpeeds(13e9, {"int4": 9e9, "int8": 12e9}),
         prefetches=dict.fromkeys(("none", "nta", "t2", "t1", "t0"), 12.3e9),
         other_cores=None,
+        gpus=Gpus("NVIDIA's", "2.13.0+cu130", [gpu]),
         forecasts=forecasts,
         problems=[problem],
     )
