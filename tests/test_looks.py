@@ -148,7 +148,7 @@ def test_facts_stand_beside_their_names_or_below_them(capfd, set_columns, width)
 @pytest.mark.parametrize("width", [*WIDTHS, None])
 def test_bench_fits(capfd, set_columns, width):
     set_columns(width)
-    device = "2 threads, avx512vnni kernels, AMD EPYC 9R45 96-Core Processor"
+    device = "2 threads, avx512vnni kernels, AMD EPYC (znver5)"
     engine = SimpleNamespace(format="int4", bits_per_weight=5.7, device=device)
     speeds = [1234.5] * 7
     measures = [
