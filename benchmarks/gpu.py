@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py [--device cuda] [--sizes 350M 2B 16B] [--rounds 5] [-o TABLE.md]
 
-Random weights of each size are packed in each format under --directory (47 GB for 16B in f16 and
-int8, one file at a time) and run: a token a step and 8 ids a step after 32, prompts of 512 and
+Random weights of each size are packed in each format under --directory (34 GB for 16B in f16, one
+file at a time) and run: a token a step and 8 ids a step after 32, prompts of 512 and
 1536. If transformers can be imported, its CodeGenForCausalLM does the same in fp16, eager and by
 torch.compile, in turn with ours: each engine takes part in every round, as memory allows. Between
 two measurements a large copy tells what the card's memory gives; shares are of the median of these.
@@ -32,7 +32,8 @@ from make_checkpoint import TOKENIZER, make_config
 
 from codegen_cli.contract.device_name import parse_device
 from codegen_cli.contract.engine import Engine
-from codegen_cli.engine_torch.devices import copy_bytes_per_second, find_devices
+from codegen_cli.engine_torch.copy_speed import copy_bytes_per_second
+from codegen_cli.engine_torch.devices import find_devices
 from codegen_cli.measuring.random_weights import random_tensors
 from codegen_cli.session.engines import open_engine
 from codegen_cli.session.one_part import logits_of
@@ -87,26 +88,27 @@ def measured(size: str, arguments: argparse.Namespace, device: torch.device) -> 
     """Yield the table of a size."""
     config = config_of(size)
     runners: list[Runner] = []
-    with contextlib.ExitStack() as stack:
-        for format in arguments.formats:
+    for format in arguments.formats:
+        path = arguments.directory / f"gpu-{size}-{format}.safetensors"
+        write_random(path, config, format)
+        try:
             with skipping_what_does_not_fit(f"{size} {format}"):
-                path = arguments.directory / f"gpu-{size}-{format}.safetensors"
-                write_random(path, config, format)
-                stack.callback(path.unlink)
                 runners.append(ours(path, format, arguments.device, device, arguments.steps))
-        if find_spec("transformers") is not None:
-            for compiled in (False, True):
-                with skipping_what_does_not_fit(f"{size} transformers"):
-                    runners.append(transformers_runner(config, device, compiled, arguments.steps))
-        copies = [copy_bytes_per_second(device)]
+        finally:
+            path.unlink()
+    if find_spec("transformers") is not None:
+        for compiled in (False, True):
+            with skipping_what_does_not_fit(f"{size} transformers"):
+                runners.append(transformers_runner(config, device, compiled, arguments.steps))
+    copies = [copy_bytes_per_second(device)]
+    for runner in runners:
+        for run in runner.passes.values():
+            run()  # compiles, records, warms up
+    for _ in range(arguments.rounds):
         for runner in runners:
-            for run in runner.passes.values():
-                run()  # compiles, records, warms up
-        for _ in range(arguments.rounds):
-            for runner in runners:
-                for name, run in runner.passes.items():
-                    runner.seconds.setdefault(name, []).append(run())
-                copies.append(copy_bytes_per_second(device))
+            for name, run in runner.passes.items():
+                runner.seconds.setdefault(name, []).append(run())
+            copies.append(copy_bytes_per_second(device))
     yield f"## {size}"
     yield ""
     yield from table(runners, median(copies))
@@ -142,7 +144,7 @@ def skipping_what_does_not_fit(what: str) -> Iterator[None]:
 
 
 def ours(path: Path, format: str, name: str, device: torch.device, n_steps: int) -> Runner:
-    start_counting(device)
+    before = start_counting(device)
     started = time.perf_counter()
     engine: Engine = open_engine(path, name)
     load_seconds = time.perf_counter() - started
@@ -173,7 +175,7 @@ def ours(path: Path, format: str, name: str, device: torch.device, n_steps: int)
         run()
     token_bytes = engine.token_bytes + (DEPTH + n_steps // 2) * engine.position_bytes
     label = f"codegen {format}"
-    return Runner(label, load_seconds, counted_bytes(device), token_bytes, passes)
+    return Runner(label, load_seconds, bytes_beyond(before, device), token_bytes, passes)
 
 
 def transformers_runner(
@@ -181,7 +183,7 @@ def transformers_runner(
 ) -> Runner:
     from transformers import CodeGenConfig, CodeGenForCausalLM, DynamicCache, StaticCache
 
-    start_counting(device)
+    before = start_counting(device)
     started = time.perf_counter()
     names = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "n_positions")
     theirs = CodeGenConfig(
@@ -234,21 +236,21 @@ def transformers_runner(
     name = f"transformers fp16, {'compiled' if compiled else 'eager'}"
     position_bytes = 4 * config.n_layer * config.n_embd
     token_bytes = 2 * n_read + (DEPTH + n_steps // 2) * position_bytes
-    return Runner(name, load_seconds, counted_bytes(device), token_bytes, passes)
+    return Runner(name, load_seconds, bytes_beyond(before, device), token_bytes, passes)
 
 
-def start_counting(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        start_counting.before = torch.cuda.memory_allocated()  # type: ignore[attr-defined]
-
-
-def counted_bytes(device: torch.device) -> int:
-    """Return the most bytes allocated since start_counting, beside what was there before."""
+def start_counting(device: torch.device) -> int:
+    """Return the bytes allocated now, from which the most that follow are counted."""
     if device.type != "cuda":
         return 0
-    return torch.cuda.max_memory_allocated() - start_counting.before  # type: ignore[attr-defined]
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def bytes_beyond(before: int, device: torch.device) -> int:
+    """Return the most bytes allocated since start_counting, beside what was there before."""
+    return torch.cuda.max_memory_allocated() - before if device.type == "cuda" else 0
 
 
 # --- the report -----------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ codegen_cli.contract.device_name
 codegen_cli.contract.version
 codegen_cli.contract.delay
 codegen_cli.contract.engine
+codegen_cli.contract.cache_checks
 codegen_cli.contract.part_checks
 codegen_cli.contract.interruption
 codegen_cli.contract.stream
@@ -111,6 +112,7 @@ codegen_cli.engine_cpu.numba_engine
 codegen_cli.engine_torch
 codegen_cli.engine_torch.failures
 codegen_cli.engine_torch.compiler_cache
+codegen_cli.engine_torch.copy_speed
 codegen_cli.engine_torch.devices
 codegen_cli.engine_torch.packed_matrix
 codegen_cli.engine_torch.triton_product

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from codegen_cli.contract.cache_checks import check_beginning, checked_positions
 from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.contract.engine import (
     Cache,
@@ -87,10 +88,9 @@ class NumbaEngine:
 
     def new_cache(self, n_positions: int | None = None) -> KVCache:
         """Return an empty cache for so many ids (None: all that the model can see)."""
-        if n_positions is not None and not 0 < n_positions <= self.n_positions:
-            raise ValueError(f"a cache for {n_positions} positions, need 1 to {self.n_positions}")
+        n = checked_positions(n_positions, self.n_positions)
         try:
-            return KVCache(self.config, self.identity, n_positions)
+            return KVCache(self.config, self.identity, n)
         except MemoryError as error:
             raise self._out_of_memory() from error
 
@@ -102,10 +102,7 @@ class NumbaEngine:
         """Return a new cache that begins with the first n_past ids of another."""
         source = self._own(cache)
         copy = self.new_cache(n_positions)
-        if not 0 <= n_past <= min(source.n_past, copy.n_positions):
-            raise ValueError(
-                f"{n_past} ids of a cache of {source.n_past}, for one of {copy.n_positions}"
-            )
+        check_beginning(n_past, source, copy)
         copy.begin_with(source, n_past)
         return copy
 

@@ -1,8 +1,7 @@
 """A device's name -> PyTorch's devices with their memory, or what keeps them from being used."""
 
 import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,10 +14,6 @@ PYTORCH_PAGE = "https://pytorch.org/get-started/locally/"
 
 _BUILD_HINT = f"Install the build for your GPU: {PYTORCH_PAGE}"
 _MAKERS = {"cuda": "CUDA or ROCm", "xpu": "Intel's XPU", "mps": "Apple's Metal"}
-
-
-_COPIED_BYTES = 1 << 28
-_N_COPIES = 8
 
 
 class Device(NamedTuple):
@@ -55,15 +50,16 @@ def find_devices(name: DeviceName) -> list[Device]:
 
 def usable_devices() -> list[Device]:
     """Return every GPU that PyTorch can use, in its order."""
-    devices = []
-    for kind in _MAKERS:
-        if obstacle_to(kind):
-            continue
+    return [device for kind in _MAKERS for device in _usable(kind)]
+
+
+def _usable(kind: str) -> Iterator[Device]:
+    with contextlib.suppress(UserError):
+        _require(kind)
         count = 1 if kind == "mps" else getattr(torch, kind).device_count()
         for number in range(count):
             with contextlib.suppress(UserError):  # of one that is lost, or in use by another alone
-                devices += find_devices(DeviceName(kind, () if kind == "mps" else (number,)))
-    return devices
+                yield from find_devices(DeviceName(kind, () if kind == "mps" else (number,)))
 
 
 def free_memory(device: torch.device) -> None:
@@ -72,42 +68,11 @@ def free_memory(device: torch.device) -> None:
         getattr(torch, device.type).empty_cache()
 
 
-def obstacle_to(kind: str) -> UserError | None:
-    """Return what keeps PyTorch from using GPUs of a kind, or None."""
-    try:
-        _require(kind)
-    except UserError as error:
-        return error
-    return None
-
-
 def current(device: torch.device) -> "contextlib.AbstractContextManager[object]":
     """Have a device be the current one: what starts kernels by itself, as Triton, looks there."""
     if device.type in ("cuda", "xpu"):
         return getattr(torch, device.type).device(device)  # type: ignore[no-any-return]
     return contextlib.nullcontext()
-
-
-def copy_bytes_per_second(device: torch.device) -> float:
-    """Return the bytes that a large copy within a device's memory reads and writes a second.
-
-    Takes some milliseconds on a GPU, and 0.5 GB of its memory.
-    """
-    with device_failures():
-        source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
-        target = torch.empty_like(source)
-        target.copy_(source)
-        _wait_for(device)
-        started = time.perf_counter()
-        for _ in range(_N_COPIES):
-            target.copy_(source)
-        _wait_for(device)
-    return 2 * _N_COPIES * _COPIED_BYTES / (time.perf_counter() - started)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
 
 
 def _require(kind: str) -> None:

@@ -147,7 +147,7 @@ class Model:
     def logits(self, states: Tensor) -> Tensor:
         """Return lm_head of hidden states, all in float32: [n, n_embd] -> [n, vocab_size].
 
-        In float16 two logits of about 10 would be the same wherever they differ by less than 0.008.
+        In float16 two logits of 8 to 16 can be the same where they differ by less than 0.008.
         """
         return self._product(self._weights.lm_head, states) + self._weights.lm_head_bias
 

@@ -58,7 +58,9 @@ def place(
 
 
 def workspace_bytes(config: ModelConfig, chunk: int) -> int:
-    """Return what a step of `chunk` ids takes beside weights and caches, an upper estimate."""
+    """Return what a step of `chunk` ids takes beside weights and caches: an estimate, from
+    the sizes of its largest arrays, that was not compared with a GPU.
+    """
     return chunk * (2 * config.n_inner + 12 * config.n_embd) * 4 + _LIBRARY_BYTES
 
 
@@ -85,7 +87,8 @@ def _too_small(
     smaller = [
         f"{format} needs {(packed_bytes(packed.config, format) + need - weights) / 1e9:.1f} GB"
         for format in MATRIX_FORMATS
-        if packed_bytes(packed.config, format) + need - weights <= free
+        if packed_bytes(packed.config, format) < weights
+        and packed_bytes(packed.config, format) + need - weights <= free
     ]
     return UserError(
         f"{packed.path} needs {need / 1e9:.1f} GB (weights {weights / 1e9:.1f}, keys and values "

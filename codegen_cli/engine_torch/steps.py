@@ -1,9 +1,9 @@
 """Ids of some texts -> their hidden states: computed at once, or as a recorded graph.
 
-Hundreds of small kernels make a step, and to start each takes the CPU longer than a GPU needs for
-it. So a step that comes again and again, of one text and a few ids, is recorded as a CUDA graph and
-started as a whole: it reads ids and positions from tensors that keep their place, and keys and
-values in the slot that it was recorded for.
+Hundreds of small kernels make a step, and the CPU has to start each. So a step that comes again and
+again, of one text and a few ids, is recorded as a CUDA graph and started as a whole: it reads ids
+and positions from tensors that keep their place, and keys and values in the slot that it was
+recorded for.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ WIDTHS = (1, 2, 4, 8, 16)
 """Ids of a recorded step; fewer are padded by further ones, whose keys and values nobody sees."""
 
 _STEPS_BEFORE = 4
-"""Steps of a kind that are computed at once before the next one is recorded: a graph pays from the
-third or fourth replay on, and a short completion makes none."""
+"""Steps of a kind that are computed at once before the next one is recorded: recording takes about
+two steps, and a short completion shall not wait for it. Not tuned on a GPU."""
 
 Compute = Callable[[], Tensor]
 Record = Callable[[Compute], Compute]

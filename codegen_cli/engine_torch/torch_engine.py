@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
+from codegen_cli.contract.cache_checks import check_beginning, checked_positions
 from codegen_cli.contract.deadline import TimeUp
 from codegen_cli.contract.engine import Cache, Cancelled, Identity, Part, Result
 from codegen_cli.contract.part_checks import check_in_time, checked
-from codegen_cli.engine_torch.devices import copy_bytes_per_second, free_memory
+from codegen_cli.engine_torch.copy_speed import copy_bytes_per_second
+from codegen_cli.engine_torch.devices import free_memory
 from codegen_cli.engine_torch.failures import device_failures
 from codegen_cli.engine_torch.kv_cache import KVCache, Slots, cache_bytes, position_bytes
 from codegen_cli.engine_torch.model import Model
@@ -87,10 +89,7 @@ class TorchEngine:
 
     def new_cache(self, n_positions: int | None = None) -> KVCache:
         """Return an empty cache for so many ids (None: all that the model can see)."""
-        n = self.n_positions if n_positions is None else n_positions
-        if not 0 < n <= self.n_positions:
-            raise ValueError(f"a cache for {n} positions, need 1 to {self.n_positions}")
-        cache = KVCache(n)
+        cache = KVCache(checked_positions(n_positions, self.n_positions))
         with device_failures():
             cache.borrow(self._slots)
         return cache
@@ -104,10 +103,7 @@ class TorchEngine:
         """Return a new cache that begins with the first n_past ids of another."""
         source = self._own(cache)
         copy = self.new_cache(n_positions)
-        if not 0 <= n_past <= min(source.n_past, copy.n_positions):
-            raise ValueError(
-                f"{n_past} ids of a cache of {source.n_past}, for one of {copy.n_positions}"
-            )
+        check_beginning(n_past, source, copy)
         copy.advance(source.ids[:n_past])
         copy.keep(source.n_kept if source.identity == copy.identity else 0)
         copy.slot.begin_with(source.slot, copy.n_kept)

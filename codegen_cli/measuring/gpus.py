@@ -48,7 +48,7 @@ def _devices(text: str) -> "list[Device]":
 
 
 def _examined(device: "Device", states: Sequence[ModelState]) -> Gpu:
-    from codegen_cli.engine_torch.devices import copy_bytes_per_second
+    from codegen_cli.engine_torch.copy_speed import copy_bytes_per_second
     from codegen_cli.engine_torch.opening import tried_kernels
 
     return Gpu(
