@@ -4,7 +4,7 @@
         refs/REVISION                    the commit that a branch or tag was at
         snapshots/COMMIT/FILE         -> ../../blobs/HASH; the file itself where no links are made
         blobs/HASH                       named by its content (content_hash.py)
-        blobs/HASH.xxxxxxxx.incomplete   a part of it, while it is fetched
+        blobs/HASH.codegen.incomplete    a part of it (part.py); other programs' have other names
     .locks/models--OWNER--NAME/HASH.lock held by the program that fetches it
 
 The client takes a quarter of a second to import, and refuses to be where a setting is wrong that
@@ -19,7 +19,7 @@ from codegen_cli.hub.content_hash import is_hash
 from codegen_cli.hub.entries import ModelEntry
 from quantize.files.errors import UserError
 
-AGAIN_HINT = "Run the same command again; files that are complete are kept."
+AGAIN_HINT = "Run the same command again: it goes on with what is there."
 
 _PREFIX = "models--"
 _MOST_REF_BYTES = 1000

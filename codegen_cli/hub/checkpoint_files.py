@@ -17,7 +17,7 @@ WEIGHTS = (
 )
 """What holds the weights or lists the files that do; the first that exists is used."""
 
-_LARGEST_INDEX_BYTES = 64 << 20
+LARGEST_INDEX_BYTES = 64 << 20
 
 
 def companions(names: Iterable[str]) -> list[str]:
@@ -34,20 +34,21 @@ def first_weights(names: Iterable[str]) -> str | None:
     return next((name for name in WEIGHTS if name in found), None)
 
 
-def shards(index: Path) -> list[str]:
+def shards(index: bytes, where: str) -> list[str]:
     """Return the weight files that an index lists: names without a directory, sorted.
 
-    The form is transformers': {"weight_map": {tensor name: file name}}. Raises UserError.
+    The form is transformers': {"weight_map": {tensor name: file name}}. Raises UserError, in which
+    `where` names the index.
     """
     try:
-        weight_map = json.loads(read_input(index, _LARGEST_INDEX_BYTES))["weight_map"]
+        weight_map = json.loads(index)["weight_map"]
         names = sorted(set(weight_map.values()))
         if names and all(PurePosixPath(name).name == name for name in names):
             return names
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(
-        f"{index} does not list weight files", 'It must map tensors to files in "weight_map".'
+        f"{where} does not list weight files", 'It must map tensors to files in "weight_map".'
     )
 
 
@@ -61,5 +62,8 @@ def files_of_checkpoint(directory: Path) -> list[str] | None:
     weights = first_weights(names)
     if weights is None:
         return None
-    parts = shards(directory / weights) if weights.endswith(INDEX_SUFFIX) else []
+    if not weights.endswith(INDEX_SUFFIX):
+        return [*companions(names), weights]
+    index = directory / weights
+    parts = shards(read_input(index, LARGEST_INDEX_BYTES), str(index))
     return [*companions(names), weights, *parts]

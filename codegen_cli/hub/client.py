@@ -1,4 +1,4 @@
-"""The hub's client, in three calls: read what a repository holds, fetch a file, plan a removal.
+"""The hub's client: what a repository holds, where a file is, what a removal would free.
 
 To be imported once settings.py finds nothing wrong. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN
 and HF_HUB_OFFLINE act as in every program that uses the hub.
@@ -16,37 +16,27 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecated variables, told of to every user of its programs
-    from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url, scan_cache_dir
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+    from huggingface_hub.file_download import are_symlinks_supported
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
-    from huggingface_hub.utils import tqdm as HubBar  # type: ignore[attr-defined]
 
-from codegen_cli.hub import cache as hub_cache
 from codegen_cli.hub import settings as hub_settings
 from codegen_cli.hub.content_hash import is_hash
 from codegen_cli.hub.entries import ModelEntry
-from codegen_cli.hub.errors import first_line, hub_errors
-from codegen_cli.terminal import console
+from codegen_cli.hub.errors import NO_HUB_HINT, first_line, hub_errors
+from codegen_cli.hub.patience import Patience
+from codegen_cli.hub.ranges import open_body
 from quantize.files.errors import UserError
 
 ANSWER_SECONDS = 10
 
-_WAIT = re.compile(r"Waiting ([\d.]+)s before retry")
+# As a file's name in the cache, and as part of another; the hub's are hexadecimal.
+_BLOB_NAME = re.compile(r"[\w.+-]{1,150}(?<!\.)", re.ASCII)
 
-
-class _WaitNotes(logging.Handler):
-    """Tells of the client's log that the hub wants it to wait; that may be an hour.
-
-    Progress is shown by our callers, and a request that succeeds the second time is not news.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if match := _WAIT.search(record.getMessage()):
-            console.note(f"the hub asks to wait {float(match[1]):.0f} s")
-
-
+# Our callers say what matters of a request that failed.
 _log = logging.getLogger("huggingface_hub")
-_log.handlers, _log.propagate = [_WaitNotes()], False
-_log.setLevel(logging.WARNING)
+_log.handlers, _log.propagate = [logging.NullHandler()], False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +62,12 @@ def read_repository(entry: ModelEntry) -> HubRepository:
             get_session()
         except Exception as error:  # of its HTTP library, of ssl, or of a missing package
             raise _no_client(error) from error
-        return _ask(entry)
+        patience = Patience(entry.repository)
+        while True:
+            try:
+                return _ask(entry)
+            except HfHubHTTPError as error:  # it is there, and answers
+                patience.failed(error)
 
 
 def _ask(entry: ModelEntry) -> HubRepository:
@@ -99,39 +94,46 @@ def _no_client(error: BaseException) -> UserError:
     )
 
 
-def fetch_file(
-    entry: ModelEntry, name: str, advance: Callable[[int], None], *, anew: bool = False
-) -> Path:
-    """Return a file's path in the cache, fetched if need be. Raises UserError.
+@dataclass(frozen=True, slots=True)
+class HubLocation:
+    """Where a file can be fetched from now, and what the hub states of it.
 
-    advance  is told of the bytes as they arrive
-    anew     fetch it though it, or what other repositories share of it, is there
+    etag        names its content, and its blob in the cache
+    file_bytes  None if the hub does not say
     """
 
-    class ReportingBar(HubBar):
-        """The progress bar that the hub drives: it draws nothing and passes the bytes on."""
+    url: str
+    etag: str
+    file_bytes: int | None
+    commit: str
 
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **(kwargs | {"disable": True}))  # type: ignore[no-untyped-call]
 
-        def update(self, n: float | None = 1) -> None:
-            advance(int(n or 0))
+def locate(entry: ModelEntry, commit: str, name: str) -> HubLocation:
+    """Ask the hub where a file at a commit is. Raises what the client does (errors.hub_errors)."""
+    metadata = get_hf_file_metadata(hf_hub_url(entry.repository, name, revision=commit))
+    if not metadata.commit_hash:
+        raise FileMetadataError("no commit")
+    if not (metadata.etag and _BLOB_NAME.fullmatch(metadata.etag)):
+        raise FileMetadataError("no ETag that can name a blob")
+    return HubLocation(metadata.location, metadata.etag, metadata.size, metadata.commit_hash)
 
-        # Having these, one bar serves hf_xet, which counts network and file bytes apart.
-        def update_transfer(self, n: float | None = 1) -> None: ...
 
-        def set_transfer_postfix_str(self, text: str = "", refresh: bool = True) -> None: ...
+def read_file(entry: ModelEntry, commit: str, name: str, most_bytes: int) -> bytes:
+    """Return a small file's content, which is not kept. Raises UserError, as for one too large."""
+    content = bytearray()
+    with hub_errors(entry), open_body(locate(entry, commit, name).url, 0, None, whole=True) as body:
+        for piece in body.pieces:
+            content += piece
+            if len(content) > most_bytes:
+                raise UserError(
+                    f"{entry.repository}: {name} has more than {most_bytes} bytes", NO_HUB_HINT
+                )
+    return bytes(content)
 
-    with hub_errors(entry):
-        path = hf_hub_download(
-            entry.repository,
-            name,
-            revision=entry.revision,
-            cache_dir=hub_cache.cache_dir(),
-            force_download=anew,
-            tqdm_class=ReportingBar,
-        )
-    return Path(path)
+
+def makes_links(directory: Path) -> bool:
+    """Tell whether the client would make links in a cache."""
+    return are_symlinks_supported(directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,27 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from quantize.files.input_file import open_input, unreadable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 _HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _PIECE_BYTES = 4 << 20
 
 OnBytes = Callable[[int], None]
+
+
+class Digest(Protocol):
+    """A hash under way, as hashlib has them."""
+
+    def update(self, data: "Buffer", /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+    def copy(self) -> "Digest": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,13 @@ def is_hash(text: object) -> bool:
     return isinstance(text, str) and _HASH.fullmatch(text) is not None
 
 
+def new_digest(need: str, file_bytes: int) -> Digest:
+    """Return a hash of nothing yet, of the kind that the needed one tells by its length."""
+    if len(need) == 40:
+        return hashlib.sha1(b"blob %d\0" % file_bytes)
+    return hashlib.sha256()
+
+
 def check_hash(path: Path, need: str, on_bytes: OnBytes = lambda n_bytes: None) -> HashCheck:
     """Hash a file in the way that the needed hash tells by its length.
 
@@ -50,9 +71,7 @@ def check_hash(path: Path, need: str, on_bytes: OnBytes = lambda n_bytes: None) 
     """
     try:
         with open_input(path) as file:
-            digest = hashlib.sha256()
-            if len(need) != 64:
-                digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size)
+            digest = new_digest(need, os.fstat(file.fileno()).st_size)
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
                 on_bytes(len(piece))

@@ -1,44 +1,43 @@
 """A model entry -> its checkpoint's directory in the Hugging Face cache, fetched and compared.
 
-What arrives counts as there once its hash is the one that the hub states: what was there before is
-compared too. The hub's client is imported when a download begins, and not before the settings that
-it reads have been judged.
+A file is hashed as it arrives, and is given its name once the hash is the one that the hub states:
+what was there before is compared too. What has arrived of it stays for the next run, whatever ends
+this one.
 """
 
-import contextlib
-import io
-import os
-import shutil
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from codegen_cli.hub import cache as hub_cache
 from codegen_cli.hub import settings as hub_settings
+from codegen_cli.hub.blob_lock import is_free, locked
 from codegen_cli.hub.cache import (
-    AGAIN_HINT,
     cached_file,
     hash_of_name,
     remove_file,
+    snapshot_dir,
     whole_checkpoint,
 )
-from codegen_cli.hub.checkpoint_files import (
-    INDEX_SUFFIX,
-    WEIGHTS,
-    companions,
-    first_weights,
-    shards,
-)
-from codegen_cli.hub.content_hash import HashCheck, check_hash
+from codegen_cli.hub.client_import import import_client
+from codegen_cli.hub.content_hash import HashCheck, check_hash, is_hash, new_digest
 from codegen_cli.hub.entries import ModelEntry
-from codegen_cli.hub.unfinished import is_being_fetched, remove_unfinished_downloads
+from codegen_cli.hub.failures import FileChanged
+from codegen_cli.hub.part import Begun, Part, remove_part
+from codegen_cli.hub.placement import place, write_ref
+from codegen_cli.hub.plan import DownloadPlan, PlannedFile, plan_download, require_as_stated
+from codegen_cli.hub.unfinished import begun_files, remove_foreign_parts
+from codegen_cli.machine.disk_room import free_bytes
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 
 if TYPE_CHECKING:
-    from codegen_cli.hub.client import HubRepository
+    from codegen_cli.hub.client import HubLocation
+
+_MOST_STARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,98 +63,191 @@ def download(
 
     Returns its directory; without `force` a checkpoint that is complete there is returned without
     asking the hub. Raises UserError: nothing to download, no access, no network, no room, a broken
-    answer, or a file that did not arrive as the hub has it; that one is removed.
+    answer, or a file that did not arrive as the hub has it, of which nothing is kept.
     """
-    if not entry.repository:
-        raise UserError(f"{entry.name} is bundled: there is nothing to download")
     if not force and (cached := whole_checkpoint(entry)):
         return cached
+    return fetch(prepare(entry, force=force), on_event)
+
+
+def prepare(entry: ModelEntry, *, force: bool = False) -> DownloadPlan:
+    """Ask the hub what `fetch` has to do. Arguments and errors as of `download`."""
+    if not entry.repository:
+        raise UserError(f"{entry.name} is bundled: there is nothing to download")
     hub_settings.require_usable()
-    for part, part_bytes in remove_unfinished_downloads(entry.repository):
+    return plan_download(entry, newest=force)
+
+
+def fetch(plan: DownloadPlan, on_event: OnEvent = lambda event: None) -> Path:
+    """Do what a plan says; returns and raises as `download`."""
+    entry = plan.entry
+    for part, part_bytes in remove_foreign_parts(entry.repository):
         size = console.size(part_bytes)
         console.note(f"removed {part}, {size}: a download that was killed left it")
-    if is_being_fetched(entry.repository):
-        console.note(f"another program is downloading {entry.repository}: its files are waited for")
-    return _fetch_checkpoint(entry, on_event)
+    for _ in range(_MOST_STARTS):
+        try:
+            return _Job(plan, import_client(), on_event).run()
+        except FileChanged as change:
+            console.note(f"{change} on the hub meanwhile: starting over with what it has now")
+            plan = plan_download(entry, newest=True)
+    raise UserError(
+        f"{entry.repository} changes again and again while it is downloaded",
+        "Wait a while, or ask its owner.",
+    )
 
 
-def import_client() -> ModuleType:
-    """Return the module on the hub's client. Raises UserError if that cannot be imported."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints why it cannot be imported
-            from codegen_cli.hub import client as hub_client
-    except Exception as error:  # it acts on the environment while it is imported
-        raise UserError(
-            f"the hub's client cannot be imported: {type(error).__name__}: {error}",
-            "Install it again: pip install --force-reinstall huggingface_hub",
-        ) from error
-    return hub_client
-
-
-@dataclass(frozen=True, slots=True)
 class _Job:
-    """A download under way: what is wanted, what the hub states of it, and who is told."""
+    """A download under way: what is wanted, and who is told."""
 
-    entry: ModelEntry
-    client: ModuleType
-    repository: "HubRepository"
-    on_event: OnEvent
+    def __init__(self, plan: DownloadPlan, client: ModuleType, on_event: OnEvent) -> None:
+        self.plan, self.entry, self.client, self.on_event = plan, plan.entry, client, on_event
+        directory = hub_cache.repository_dir(plan.entry.repository)
+        if directory is None:
+            raise UserError(f"{plan.entry.repository} cannot be a repository")
+        self.directory = directory
+        self.progress = _Progress(on_event, 0, plan.total_bytes)
 
+    def run(self) -> Path:
+        from codegen_cli.hub.errors import hub_errors  # with the client
 
-def _fetch_checkpoint(entry: ModelEntry, on_event: OnEvent) -> Path:
-    client = import_client()
-    repository = client.read_repository(entry)
-    job = _Job(entry, client, repository, on_event)
-    files = repository.files
-    names = [*companions(files), first_weights(files) or WEIGHTS[0]]
-    _require_files(entry, names, files)
-    if names[-1].endswith(INDEX_SUFFIX):
-        [index] = _provide(replace(job, on_event=lambda event: None), names[-1:])
-        names += shards(index)
-        _require_files(entry, names, files)
-    return _provide(job, names)[0].parent
+        plan = self.plan
+        missing = self._missing()
+        _require_room(sum(file.fetch_bytes or file.file_bytes for file in missing))
+        there_bytes = plan.total_bytes - sum(file.file_bytes for file in missing)
+        self.progress = _Progress(self.on_event, there_bytes, plan.total_bytes)
+        with hub_errors(self.entry):
+            if snapshot_dir(self.entry.repository, self.entry.revision) is None:
+                self._write_ref()  # so that no program takes what is begun for left behind
+            self._begin(missing)
+            for file in missing:
+                self._provide(file)
+            self._write_ref()
+            self._remove_older_parts()
+        if plan.commit != plan.newest:
+            console.note(
+                f"{self.entry.revision} of {self.entry.repository} has moved on since this was "
+                f"begun, at {plan.commit[:12]}; for the newest: codegen download --force "
+                f"{self.entry.name}"
+            )
+        return self.directory / "snapshots" / plan.commit
 
+    def _missing(self) -> list[PlannedFile]:
+        """Return the files that are not there as the hub has them; damaged ones give way."""
+        there = {file.path: file for file in self.plan.files if file.path}
+        damaged = {check.path for check in self._damaged(there)}
+        for path in damaged:
+            console.warn(f"{path} is damaged: fetching it again")
+            remove_file(path)
+        return [file for file in self.plan.files if not file.path or file.path in damaged]
 
-def _provide(job: _Job, names: Sequence[str]) -> list[Path]:
-    """Return the files' paths in the cache, each as the hub has it: fetched if it was not there.
+    def _damaged(self, there: Mapping[Path, PlannedFile]) -> list[HashCheck]:
+        """Return the files that are not as the hub states, or as their blobs' names do if it does
+        not. What has no hash at all (another server than the Hugging Face hub) is told of.
+        """
+        stated = {path: file.hash or hash_of_name(path) for path, file in there.items()}
+        for path, need in stated.items():
+            if not need:
+                _tell_of_no_hash(path.name)
+        return _compared(stated, self.on_event)
 
-    What is there and is not as the hub has it gives way.
-    """
-    commit = job.repository.commit
-    cached = (cached_file(job.entry.repository, name, commit) for name in names)
-    there = {name: path for name, path in zip(names, cached, strict=True) if path}
-    damaged = {check.path.name for check in _damaged(job, there.values())}
-    for name in damaged:
-        console.warn(f"{there[name]} is damaged: fetching it again")
-        remove_file(there.pop(name))
-    missing = [name for name in names if name not in there]
-    sizes = {name: job.repository.files[name].file_bytes for name in names}
-    _require_room(sum(sizes[name] for name in missing))
-    progress = _Progress(job.on_event, sum(sizes[name] for name in there), sum(sizes.values()))
-    fetched = {name: _fetch(job, name, progress, anew=name in damaged) for name in missing}
-    _refuse(job.entry, _damaged(job, fetched.values()))
-    return [(there | fetched)[name] for name in names]
+    def _begin(self, missing: Sequence[PlannedFile]) -> None:
+        """Note of each that it is wanted: so all will be of this commit, whatever happens."""
+        for file in missing if len(missing) > 1 else ():
+            blob = self.directory / "blobs" / file.hash
+            if file.hash and not blob.exists() and is_free(blob):
+                with locked(blob, lambda: None), self._part(file, blob, file.hash) as part:
+                    part.note_begun()
 
+    def _provide(self, file: PlannedFile) -> None:
+        """Have the snapshot a file: linked to a blob that is there, else fetched."""
+        self.progress.start(file.name)
+        location = self._located(file)
+        blob = self.directory / "blobs" / location.etag
+        with locked(blob, self._tell_of_wait):
+            if cached_file(self.entry.repository, file.name, self.plan.commit):
+                self.progress.advance(file.file_bytes)  # another program has fetched it meanwhile
+                return
+            is_new = not self._has_sound(blob, file)
+            if is_new:
+                self._fetch(file, blob, location)
+            else:
+                self.progress.advance(file.file_bytes)
+            snapshot = self.directory / "snapshots" / self.plan.commit
+            links = self.client.makes_links(hub_cache.cache_dir())
+            place(blob, snapshot, file.name, links=links, is_new=is_new)
 
-def _fetch(job: _Job, name: str, progress: "_Progress", *, anew: bool) -> Path:
-    progress.start(name)
-    path: Path = job.client.fetch_file(job.entry, name, progress.advance, anew=anew)
-    if path.parent.name != job.repository.commit:
-        _refuse(job.entry, _compared({path: hash_of_name(path)}))
-        raise UserError(f"{job.entry.repository} changed while it was downloaded", AGAIN_HINT)
-    return path
+    def _located(self, file: PlannedFile) -> "HubLocation":
+        from codegen_cli.hub.patience import Patience
 
+        patience = Patience(file.name)
+        while True:
+            try:
+                return self._locate(file)
+            except Exception as error:
+                patience.failed(error)
 
-def _damaged(job: _Job, paths: Iterable[Path]) -> list[HashCheck]:
-    """Return the files that are not as the hub states, or as their blobs' names do if it does not.
+    def _locate(self, file: PlannedFile, known_etag: str = "") -> "HubLocation":
+        """Ask where a file is; raises FileChanged unless it is the one that was begun."""
+        from huggingface_hub.errors import RevisionNotFoundError
 
-    What has no hash at all (another server than the Hugging Face hub) is told of.
-    """
-    stated = {path: job.repository.files[path.name].hash or hash_of_name(path) for path in paths}
-    for path, need in stated.items():
+        try:
+            location: HubLocation = self.client.locate(self.entry, self.plan.commit, file.name)
+        except RevisionNotFoundError as error:
+            raise FileChanged(f"{self.entry.repository} has changed") from error
+        is_same = location.etag == (known_etag or location.etag)
+        is_same_size = location.file_bytes in (None, file.file_bytes)
+        if location.commit != self.plan.commit or not is_same or not is_same_size:
+            raise FileChanged(f"{file.name} has changed")
+        return location
+
+    def _has_sound(self, blob: Path, file: PlannedFile) -> bool:
+        """Tell whether a blob is there as it should be; if it is damaged, it goes."""
+        if not blob.is_file():
+            return False
+        need = file.hash or (blob.name if is_hash(blob.name) else "")
+        if not need or not _compared({blob: need}, self.on_event):
+            return True
+        console.warn(f"{blob} is damaged: fetching it again")
+        blob.unlink()
+        return False
+
+    def _fetch(self, file: PlannedFile, blob: Path, location: "HubLocation") -> None:
+        from codegen_cli.hub.transfer import Transfer
+
+        need = file.hash or (location.etag if is_hash(location.etag) else "")
         if not need:
-            console.warn(f"{hub_settings.endpoint()} states no hash of {path.name}: not compared")
-    return _compared(stated, job.on_event)
+            _tell_of_no_hash(file.name)
+        with self._part(file, blob, need) as part:
+            kept = _Progress(self.on_event, 0, file.kept_bytes, is_check=True)
+            kept.file = file.name
+            part.resume(kept.advance)
+            self.progress.advance(part.length)
+            if file.content is not None:
+                part.append(file.content[part.length :])
+            else:
+                again = functools.partial(self._locate, file, location.etag)
+                Transfer(part, again, self.progress.advance).run(location)
+            check = HashCheck(Path(file.name), part.hash(), need)
+            if need and not check.is_sound:
+                part.discard()
+            require_as_stated(self.entry, check)
+            part.finish()
+
+    def _part(self, file: PlannedFile, blob: Path, need: str) -> Part:
+        begun = Begun(file.name, file.file_bytes, self.entry.revision, self.plan.commit)
+        return Part(blob, begun, new_digest(need, file.file_bytes))
+
+    def _write_ref(self) -> None:
+        write_ref(self.directory, self.entry.revision, self.plan.commit)
+
+    def _remove_older_parts(self) -> None:
+        """Remove what was begun of this revision at commits that will not be finished any more."""
+        for blob in begun_files(self.entry.repository, self.entry.revision):
+            if is_free(blob):
+                remove_part(blob)
+
+    def _tell_of_wait(self) -> None:
+        console.note(f"another program is downloading {self.entry.repository}: waiting for it")
 
 
 def _compared(
@@ -169,20 +261,6 @@ def _compared(
         progress.start(path.name)
         checks.append(check_hash(path, need, progress.advance))
     return [check for check in checks if not check.is_sound]
-
-
-def _refuse(entry: ModelEntry, damaged: Sequence[HashCheck]) -> None:
-    """Remove the files that arrived damaged, and raise a UserError that names them, if any did."""
-    for check in damaged:
-        remove_file(check.path)
-    if damaged:
-        raise UserError(
-            "; ".join(
-                f"{entry.repository}: {check.path.name} arrived damaged: {check.difference()}"
-                for check in damaged
-            ),
-            f"It was removed, what is sound stays. Run again: codegen download {entry.name}",
-        )
 
 
 class _Progress:
@@ -206,23 +284,16 @@ class _Progress:
         self.on_event(DownloadEvent(self.file, self.done_bytes, self.total_bytes, self.is_check))
 
 
-def _require_files(entry: ModelEntry, names: Iterable[str], files: Container[str]) -> None:
-    for name in names:
-        if name not in files:
-            raise UserError(
-                f"{entry.repository} has no {name}",
-                "A CodeGen checkpoint holds config.json, tokenizer.json and"
-                " model.safetensors or pytorch_model.bin, whole or in parts with an index.",
-            )
+def _tell_of_no_hash(name: str) -> None:
+    console.warn(f"{hub_settings.endpoint()} states no hash of {name}: not compared")
 
 
 def _require_room(needed_bytes: int) -> None:
     cache = hub_cache.cache_dir()
-    existing = next(path for path in (cache, *cache.parents) if os.path.exists(path))  # noqa: PTH110
-    free_bytes = shutil.disk_usage(existing).free
-    if needed_bytes > free_bytes:
+    room = free_bytes(cache)
+    if needed_bytes > room:
         raise UserError(
-            f"{cache} has room for {free_bytes / 1e6:,.0f} MB,"
+            f"{cache} has room for {room / 1e6:,.0f} MB,"
             f" the download needs {needed_bytes / 1e6:,.0f} MB",
             "HF_HOME chooses another directory for downloads.",
         )

@@ -1,5 +1,6 @@
 """Whatever the hub's client raises -> one UserError that names the status, and the cure."""
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from codegen_cli.hub import cache as hub_cache
 from codegen_cli.hub import settings as hub_settings
 from codegen_cli.hub.cache import AGAIN_HINT
 from codegen_cli.hub.entries import ModelEntry
+from codegen_cli.hub.failures import ConnectionCut, FileChanged, LinkExpired, NoRanges
 from quantize.files.errors import UserError
 
 OFFLINE_HINT = "A checkpoint that you have needs no network: codegen quantize DIRECTORY"
@@ -38,7 +40,7 @@ def hub_errors(entry: ModelEntry) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
+    except (UserError, MemoryError, FileChanged):
         raise
     except Exception as error:
         raise user_error(entry, error) from error
@@ -72,17 +74,34 @@ def user_error(entry: ModelEntry, error: BaseException) -> UserError:
             return _nonsense(entry, error)
         case HttpError():
             return _no_connection(error)
+        case ConnectionCut() | NoRanges():
+            return UserError(
+                f"the connection to {hub_settings.endpoint()} is cut before a file of {repository} "
+                "is whole, again and again",
+                f"Check the network{_also(hub_settings.proxy_variables())}. {AGAIN_HINT}",
+            )
+        case LinkExpired():
+            return UserError(
+                f"{hub_settings.endpoint()} gives links to files of {repository} that are answered "
+                f"{error}, again and again",
+                f"Wait a while. {AGAIN_HINT}",
+            )
         case OSError(errno=int(), strerror=str()):
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            cure = "Free some space and run the same command again. " if is_full else ""
             return UserError(
                 f"cannot store {repository} in {hub_cache.cache_dir()}: {error.strerror}",
-                "HF_HOME chooses another directory for downloads.",
+                f"{cure}HF_HOME chooses another directory for downloads.",
             )
-        case OSError() | RuntimeError():  # a size that is not as stated; hf_xet's network failures
-            return UserError(f"cannot download {repository}: {first_line(error)}", AGAIN_HINT)
     return UserError(
         f"cannot download {repository}: {type(error).__name__}: {first_line(error)}",
         f"The hub's client failed so. Check HF_ENDPOINT{_also(hub_settings.proxy_variables())}.",
     )
+
+
+def redirects_without_end() -> UserError:
+    """Return what to tell of a hub that sends on again and again."""
+    return UserError(f"{hub_settings.endpoint()} redirects without end", NO_HUB_HINT)
 
 
 def _nonsense(entry: ModelEntry, error: BaseException) -> UserError:
@@ -155,7 +174,7 @@ def _no_connection(error: BaseException) -> UserError:
     kinds, reason = {kind.__name__ for kind in type(error).__mro__}, first_line(error)
     proxies = hub_settings.proxy_variables()
     if "TooManyRedirects" in kinds:
-        return UserError(f"{hub} redirects without end", NO_HUB_HINT)
+        return redirects_without_end()
     if "TimeoutException" in kinds:
         return UserError(
             f"{hub} did not answer in time: {reason}",

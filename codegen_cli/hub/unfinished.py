@@ -1,9 +1,10 @@
-"""The Hugging Face cache -> the parts of files that killed downloads left there, and their removal.
+"""The Hugging Face cache -> the parts of files that downloads left there, and their removal.
 
 A program that fetches a file holds the hub's lock on it, which the system takes back however the
-program ends: who gets the lock knows that nobody writes the part. Newer parts have names of their
-own and are never continued. Other people's repositories are left alone, though any program may
-have died over them: only those of CodeGen checkpoints are looked at.
+program ends: who gets the lock knows that nobody writes the part. Our own parts (part.py) wait for
+the next download; those of other programs have names of their own and are never continued. Other
+people's repositories are left alone, though any program may have died over them: only those of
+CodeGen checkpoints are looked at.
 """
 
 import re
@@ -11,19 +12,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub.blob_lock import is_free
 from codegen_cli.hub.entries import entries
+from codegen_cli.hub.part import (
+    PART_SUFFIX,
+    SUMS_SUFFIX,
+    Begun,
+    part_path,
+    read_begun,
+    remove_part,
+)
 from quantize.files.errors import UserError
 from quantize.files.input_file import read_input
 from quantize.files.json_object import parse_json_object
 
-_PART = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
+# The client's own part, or ours with its sums: each begins with the name of its blob.
+_PART = re.compile(r"(.+?)(\.[0-9a-f]{8}|\.codegen|\.codegen\.sums)?\.incomplete", re.DOTALL)
 _LARGEST_CONFIG_BYTES = 1 << 20
+_ARCHITECTURES = ("codegen", "gptj")
 
 
 def unfinished_downloads(repository: str | None = None) -> list[Path]:
     """Return the parts that nobody writes to, of one repository or of all with CodeGen checkpoints.
 
-    None at all where the cache is missing or cannot be read.
+    The sums of a part are not listed, unless they are all that is left of it. None at all where the
+    cache is missing or cannot be read.
     """
     if repository is not None:
         directory = hub_cache.repository_dir(repository)
@@ -38,20 +51,35 @@ def remove_unfinished_download(part: Path) -> bool:
         return False
     try:
         part.unlink()
+        if is_continued(part):
+            remove_part(_blob_of(part))
     except OSError:
         return False
     return True
 
 
-def remove_unfinished_downloads(repository: str) -> Iterator[tuple[Path, int]]:
-    """Remove what killed downloads of one repository left; yield each part and its bytes."""
+def remove_foreign_parts(repository: str) -> Iterator[tuple[Path, int]]:
+    """Remove what killed runs of other programs left of one repository; yield part and bytes."""
     for part in unfinished_downloads(repository):
         try:
             part_bytes = part.stat().st_size
         except OSError:  # it has gone meanwhile
             continue
-        if remove_unfinished_download(part):
+        if not is_continued(part) and remove_unfinished_download(part):
             yield part, part_bytes
+
+
+def is_continued(part: Path) -> bool:
+    """Tell whether the next download goes on with a part."""
+    return part.name.endswith((PART_SUFFIX, SUMS_SUFFIX))
+
+
+def begun_files(repository: str, revision: str) -> dict[Path, Begun]:
+    """Return what has been begun of a revision and waits for the next download, by its blob."""
+    directory = hub_cache.repository_dir(repository)
+    sums = _listed(directory / "blobs", f"*{SUMS_SUFFIX}") if directory else []
+    found = {_blob_of(path): read_begun(path) for path in sorted(sums)}
+    return {blob: begun for blob, begun in found.items() if begun and begun.revision == revision}
 
 
 def is_being_fetched(repository: str) -> bool:
@@ -63,7 +91,8 @@ def is_being_fetched(repository: str) -> bool:
 
 def _parts(repository_dir: Path) -> Iterator[Path]:
     for path in _listed(repository_dir / "blobs", "*.incomplete"):
-        if _is_abandoned(path):
+        is_beside = path.name.endswith(SUMS_SUFFIX) and part_path(_blob_of(path)).exists()
+        if not is_beside and _is_abandoned(path):
             yield path
 
 
@@ -77,7 +106,7 @@ def _listed(directory: Path, pattern: str) -> list[Path]:
 def _is_ours(repository_dir: Path) -> bool:
     """Tell whether a repository is one of models.toml, or holds a CodeGen checkpoint's config."""
     known = (hub_cache.repository_dir(entry.repository) for entry in entries())
-    if repository_dir in known:
+    if repository_dir in known or any(map(is_continued, _listed(repository_dir, "blobs/*"))):
         return True
     return any(map(_is_codegen, _listed(repository_dir, "snapshots/*/config.json")))
 
@@ -87,7 +116,7 @@ def _is_codegen(config: Path) -> bool:
         fields = parse_json_object(read_input(config, _LARGEST_CONFIG_BYTES), str(config))
     except UserError:
         return False
-    return fields.get("model_type") == "codegen"
+    return fields.get("model_type") in _ARCHITECTURES
 
 
 def _is_abandoned(part: Path) -> bool:
@@ -99,18 +128,10 @@ def _is_abandoned(part: Path) -> bool:
 
 
 def _is_free(part: Path) -> bool:
-    """Tell whether nobody has the lock on a part."""
-    from filelock import FileLock, Timeout
+    """Tell whether nobody has the lock on what a part is of."""
+    return _PART.fullmatch(part.name) is not None and is_free(_blob_of(part))
 
+
+def _blob_of(part: Path) -> Path:
     match = _PART.fullmatch(part.name)
-    if match is None:
-        return False
-    repository_dir = part.parent.parent
-    lock = repository_dir.parent / ".locks" / repository_dir.name / f"{match[1]}.lock"
-    try:
-        if lock.exists():  # else nobody holds it, and none is made to look
-            with FileLock(lock, timeout=0):
-                pass
-    except (Timeout, OSError, NotImplementedError):  # held, or it cannot be told
-        return False
-    return True
+    return part.with_name(match[1] if match else part.name)

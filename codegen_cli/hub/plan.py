@@ -1,0 +1,186 @@
+"""A model entry and what the hub states -> what its download takes: files, bytes, what is there.
+
+The commit is settled here. What was begun at one commit is finished at that one, though the branch
+has moved since: else a download of hours would start over for each change of a README.
+"""
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codegen_cli.hub.cache import cached_file, repository_dir
+from codegen_cli.hub.checkpoint_files import (
+    INDEX_SUFFIX,
+    LARGEST_INDEX_BYTES,
+    WEIGHTS,
+    companions,
+    first_weights,
+    shards,
+)
+from codegen_cli.hub.client_import import import_client
+from codegen_cli.hub.content_hash import HashCheck, check_hash, new_digest
+from codegen_cli.hub.entries import ModelEntry
+from codegen_cli.hub.part import part_path
+from codegen_cli.hub.unfinished import begun_files
+from codegen_cli.terminal import console
+from quantize.files.errors import UserError
+from quantize.files.input_file import read_input
+
+if TYPE_CHECKING:
+    from codegen_cli.hub.client import HubRepository
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file of a checkpoint, as the hub states it.
+
+    hash        of its content, "" if the hub does not say
+    path        where it is in the cache, None if it is not
+    kept_bytes  of its part
+    content     all of it, where it had to be read for this plan
+    """
+
+    name: str
+    file_bytes: int
+    hash: str
+    path: Path | None
+    kept_bytes: int
+    content: bytes | None = field(default=None, repr=False)
+
+    @property
+    def fetch_bytes(self) -> int:
+        """What is still to be fetched."""
+        return 0 if self.path else max(self.file_bytes - self.kept_bytes, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadPlan:
+    """A checkpoint at one commit of its repository.
+
+    newest  the commit that the revision is at now
+    """
+
+    entry: ModelEntry
+    commit: str
+    newest: str
+    files: tuple[PlannedFile, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the whole checkpoint."""
+        return sum(file.file_bytes for file in self.files)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What parts have of it."""
+        return sum(file.kept_bytes for file in self.files if not file.path)
+
+    @property
+    def fetch_bytes(self) -> int:
+        """What is still to be fetched."""
+        return sum(file.fetch_bytes for file in self.files)
+
+
+def plan_download(entry: ModelEntry, *, newest: bool = False) -> DownloadPlan:
+    """Ask the hub what a checkpoint consists of: config, tokenizer and one kind of weights.
+
+    newest  do not care for what was begun at another commit
+
+    Raises UserError: no access, no network, no such repository, or no checkpoint in it.
+    """
+    client = import_client()
+    repository = client.read_repository(entry)
+    newest_commit = repository.commit
+    if not newest:
+        repository = _begun_repository(entry, repository)
+    return DownloadPlan(
+        entry=entry,
+        commit=repository.commit,
+        newest=newest_commit,
+        files=tuple(_planned_files(entry, repository)),
+    )
+
+
+def _begun_repository(entry: ModelEntry, newest: "HubRepository") -> "HubRepository":
+    """Return the repository at the commit at which its download was begun, else as it is now."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    client = import_client()
+    commits = {begun.commit for begun in begun_files(entry.repository, entry.revision).values()}
+    if not commits or newest.commit in commits:
+        return newest
+    try:
+        found: HubRepository = client.read_repository(replace(entry, revision=min(commits)))
+    except UserError as error:
+        if not isinstance(error.__cause__, RevisionNotFoundError):
+            raise
+        console.note(f"{entry.repository} has no {min(commits)[:12]} any more, as it was begun")
+        return newest
+    return found
+
+
+def _planned_files(entry: ModelEntry, repository: "HubRepository") -> Iterator[PlannedFile]:
+    files = repository.files
+    names = [*companions(files), first_weights(files) or WEIGHTS[0]]
+    _require(entry, names, files)
+    *others, weights = (_planned(entry, repository, name) for name in names)
+    yield from others
+    if not weights.name.endswith(INDEX_SUFFIX):
+        yield weights
+        return
+    index = _read_index(entry, repository, weights)
+    parts = shards(index, f"{entry.repository}: {weights.name}")
+    _require(entry, parts, files)
+    yield replace(weights, content=index)
+    for name in parts:
+        yield _planned(entry, repository, name)
+
+
+def _read_index(entry: ModelEntry, repository: "HubRepository", file: PlannedFile) -> bytes:
+    """Return the content of an index: from the cache if it is sound there, else from the hub."""
+    if file.path and file.hash and check_hash(file.path, file.hash).is_sound:
+        return read_input(file.path, LARGEST_INDEX_BYTES)
+    content: bytes = import_client().read_file(
+        entry, repository.commit, file.name, LARGEST_INDEX_BYTES
+    )
+    digest = new_digest(file.hash, len(content))
+    digest.update(content)
+    require_as_stated(entry, HashCheck(Path(file.name), digest.hexdigest(), file.hash))
+    return content
+
+
+def _require(entry: ModelEntry, names: Iterable[str], files: Container[str]) -> None:
+    for name in names:
+        if name not in files:
+            raise UserError(
+                f"{entry.repository} has no {name}",
+                "A CodeGen checkpoint holds config.json, tokenizer.json and"
+                " model.safetensors or pytorch_model.bin, whole or in parts with an index.",
+            )
+
+
+def _planned(entry: ModelEntry, repository: "HubRepository", name: str) -> PlannedFile:
+    stated = repository.files[name]
+    directory = repository_dir(entry.repository)
+    kept_bytes = 0
+    if stated.hash and directory:
+        kept_bytes = _bytes_of(part_path(directory / "blobs" / stated.hash))
+    path = cached_file(entry.repository, name, repository.commit)
+    return PlannedFile(name, stated.file_bytes, stated.hash, path, kept_bytes)
+
+
+def require_as_stated(entry: ModelEntry, check: HashCheck) -> None:
+    """Raise a UserError for a file that arrived with another hash than the hub states."""
+    if check.need and not check.is_sound:
+        raise UserError(
+            f"{entry.repository}: {check.path.name} arrived damaged: {check.difference()}",
+            f"It was removed, what is sound stays. Run again: codegen download {entry.name}",
+        )
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
