@@ -119,7 +119,7 @@ class Connection(BaseHTTPRequestHandler):
         step = max(1, int(bytes_per_second / DRIPS_PER_SECOND)) if bytes_per_second else CHUNK_BYTES
         for start in range(0, len(part), step):
             chunk = part[start : start + step]
+            self.asked.sent_bytes += len(chunk)  # first: whoever has them finds them counted
             self.wfile.write(chunk)
-            self.asked.sent_bytes += len(chunk)
             if bytes_per_second:
                 time.sleep(len(chunk) / bytes_per_second)
