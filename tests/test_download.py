@@ -320,7 +320,7 @@ def test_ctrl_c_exits_130_and_leaves_no_part(hub: HubServer, tmp_path: Path) -> 
     asked, stopped = threading.Event(), threading.Event()
 
     def stall(path: str) -> None:
-        if path.endswith("/pytorch_model.bin") and hub.requests[-1][0] == "GET":
+        if path.endswith("/pytorch_model.bin") and hub.requests[-1].method == "GET":
             asked.set()
             stopped.wait(60)
 

@@ -43,7 +43,7 @@ class Stall:
         self.hub.before_answer = self._stall
 
     def _stall(self, path: str) -> None:
-        if path.endswith("/pytorch_model.bin") and self.hub.requests[-1][0] == "GET":
+        if path.endswith("/pytorch_model.bin") and self.hub.requests[-1].method == "GET":
             self.asked.set()
             self.goes_on.wait(120)
 
