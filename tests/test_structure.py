@@ -61,6 +61,7 @@ codegen_cli.terminal.screen
 codegen_cli.terminal.streams
 codegen_cli.terminal.console
 codegen_cli.terminal.tables
+codegen_cli.terminal.progress_lines
 codegen_cli.terminal.drawing
 codegen_cli.machine
 codegen_cli.machine.child_process
@@ -188,6 +189,8 @@ codegen_cli.models.leftovers
 codegen_cli.models.verification
 codegen_cli.models.model_default
 codegen_cli.models.packing
+codegen_cli.models.passing_checkpoints
+codegen_cli.models.download_room
 codegen_cli.models.model_choice
 codegen_cli.models.memory_need
 codegen_cli.models.inventory
@@ -214,6 +217,7 @@ codegen_cli.measuring.problems
 codegen_cli.measuring.checkup
 codegen_cli.reports
 codegen_cli.reports.model_views
+codegen_cli.reports.download_report
 codegen_cli.reports.openai_json
 codegen_cli.reports.completion
 codegen_cli.reports.token_table

@@ -144,10 +144,10 @@ class Removal:
     execute: Callable[[], None]
 
 
-def plan_removal(snapshot: Path) -> Removal:
+def plan_removal(snapshot: Path, *, left_behind: bool) -> Removal:
     """Plan to remove a snapshot's directory with the blobs that no other revision needs.
 
-    So go the revisions that no branch or tag is at any more: what newer downloads left behind.
+    left_behind  so go the revisions that no branch or tag is at: what newer downloads left behind
 
     Raises UserError if the client cannot make sense of the repository in the cache.
     """
@@ -164,6 +164,6 @@ def plan_removal(snapshot: Path) -> Removal:
             f"the hub's client cannot remove {snapshot}: {'; '.join(faults) or 'it is not listed'}",
             f"Remove {snapshot.parent.parent} by hand; other revisions are there too.",
         )
-    left_behind = [each.commit_hash for each in revisions if not each.refs]
-    strategy = found.delete_revisions(*{snapshot.name, *left_behind})
+    others = [each.commit_hash for each in revisions if left_behind and not each.refs]
+    strategy = found.delete_revisions(*{snapshot.name, *others})
     return Removal(strategy.expected_freed_size, strategy.execute)

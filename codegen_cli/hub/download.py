@@ -101,10 +101,8 @@ class _Job:
 
     def __init__(self, plan: DownloadPlan, client: ModuleType, on_event: OnEvent) -> None:
         self.plan, self.entry, self.client, self.on_event = plan, plan.entry, client, on_event
-        directory = hub_cache.repository_dir(plan.entry.repository)
-        if directory is None:
-            raise UserError(f"{plan.entry.repository} cannot be a repository")
-        self.directory = directory
+        self.snapshot = plan.directory
+        self.directory = self.snapshot.parent.parent
         self.progress = _Progress(on_event, 0, plan.total_bytes)
 
     def run(self) -> Path:
@@ -129,7 +127,7 @@ class _Job:
                 f"begun, at {plan.commit[:12]}; for the newest: codegen download --force "
                 f"{self.entry.name}"
             )
-        return self.directory / "snapshots" / plan.commit
+        return self.snapshot
 
     def _missing(self) -> list[PlannedFile]:
         """Return the files that are not there as the hub has them; damaged ones give way."""
@@ -172,9 +170,8 @@ class _Job:
                 self._fetch(file, blob, location)
             else:
                 self.progress.advance(file.file_bytes)
-            snapshot = self.directory / "snapshots" / self.plan.commit
             links = self.client.makes_links(hub_cache.cache_dir())
-            place(blob, snapshot, file.name, links=links, is_new=is_new)
+            place(blob, self.snapshot, file.name, links=links, is_new=is_new)
 
     def _located(self, file: PlannedFile) -> "HubLocation":
         from codegen_cli.hub.patience import Patience

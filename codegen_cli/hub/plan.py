@@ -67,6 +67,14 @@ class DownloadPlan:
     files: tuple[PlannedFile, ...]
 
     @property
+    def directory(self) -> Path:
+        """Where the checkpoint will be. Raises UserError for what can be no repository."""
+        repository = repository_dir(self.entry.repository)
+        if repository is None:
+            raise UserError(f"{self.entry.repository} cannot be a repository")
+        return repository / "snapshots" / self.commit
+
+    @property
     def total_bytes(self) -> int:
         """Of the whole checkpoint."""
         return sum(file.file_bytes for file in self.files)

@@ -34,11 +34,14 @@ def plan_checkpoint_removal(entry: ModelEntry) -> CheckpointRemoval:
     """Return what removing a checkpoint would give back. Raises UserError."""
     directory = find_checkpoint(entry)
     hub_settings.require_importable()
-    return CheckpointRemoval(directory, import_client().plan_removal(directory).freed_bytes)
+    plan = import_client().plan_removal(directory, left_behind=True)
+    return CheckpointRemoval(directory, plan.freed_bytes)
 
 
-def remove_checkpoint(entry: ModelEntry) -> None:
+def remove_checkpoint(entry: ModelEntry, *, left_behind: bool = True) -> None:
     """Remove a revision's files and the blobs that no other revision needs.
+
+    left_behind  and the revisions that no branch or tag is at any more
 
     Raises UserError while a program fetches a file of the repository, and if the system refuses.
     """
@@ -48,6 +51,6 @@ def remove_checkpoint(entry: ModelEntry) -> None:
             f"another program is downloading {entry.repository}", "Wait for it, or end it."
         )
     hub_settings.require_importable()
-    import_client().plan_removal(directory).execute()
+    import_client().plan_removal(directory, left_behind=left_behind).execute()
     if directory.exists():
         raise UserError(f"cannot remove {directory}", "Check its permissions.")

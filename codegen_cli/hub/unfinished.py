@@ -82,6 +82,12 @@ def begun_files(repository: str, revision: str) -> dict[Path, Begun]:
     return {blob: begun for blob, begun in found.items() if begun and begun.revision == revision}
 
 
+def begun_bytes(repository: str, revision: str) -> int:
+    """Return how much has been fetched of what is begun of a revision."""
+    sizes = (_bytes_of(part_path(blob)) for blob in begun_files(repository, revision))
+    return sum(sizes)
+
+
 def is_being_fetched(repository: str) -> bool:
     """Tell whether a program fetches a file of a repository now, or whether that cannot be told."""
     directory = hub_cache.repository_dir(repository)
@@ -101,6 +107,13 @@ def _listed(directory: Path, pattern: str) -> list[Path]:
         return list(directory.glob(pattern))
     except OSError:
         return []
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _is_ours(repository_dir: Path) -> bool:

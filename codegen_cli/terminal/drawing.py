@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from codegen_cli.terminal import screen
 from codegen_cli.terminal.console import leaves_out_notes, printable
+from codegen_cli.terminal.progress_lines import ProgressLines
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -38,16 +39,21 @@ Advance = Callable[[float, float], None]
 
 
 @contextmanager
-def progress(label: str, shown: Shown = "share") -> Iterator[Advance]:
-    """Show a bar on a terminal, nothing elsewhere; yields advance(done, total).
+def progress(label: str, shown: Shown = "share", *, is_long: bool = False) -> Iterator[Advance]:
+    """Show a bar on a terminal; yields advance(done, total).
 
-    shown  share: of the work, and the time left; bytes: those done, and how many come in a second;
-           seconds: the time gone
+    shown    share: of the work, and the time left; bytes: those done, and how many come in a
+             second; seconds: the time gone
+    is_long  elsewhere tell it in a line now and then; else nothing is shown there
 
-    Before the first call the bar shows just that something is at work.
+    Before the first call the bar shows just that something is at work. What is done by then counts
+    for the bar, and not for the speed.
     """
-    if leaves_out_notes() or not screen.moves_cursor(sys.stderr):
+    if leaves_out_notes() or not (is_long or screen.moves_cursor(sys.stderr)):
         yield lambda done, total: None
+        return
+    if not screen.moves_cursor(sys.stderr):
+        yield ProgressLines(label, in_bytes=shown == "bytes").advance
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -59,7 +65,16 @@ def progress(label: str, shown: Shown = "share") -> Iterator[Advance]:
     columns, label = _columns(label, drawing.width, shown)
     with Progress(*columns, console=drawing, transient=True) as bars:
         task = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        has_begun = False
+
+        def advance(done: float, total: float) -> None:
+            nonlocal has_begun
+            if not has_begun:
+                bars.reset(task, completed=int(done), total=total)
+                has_begun = True
+            bars.update(task, completed=done, total=total)
+
+        yield advance
 
 
 def _columns(label: str, width: int, shown: Shown) -> "tuple[list[ProgressColumn], str]":
