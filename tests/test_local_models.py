@@ -81,11 +81,14 @@ def test_files_are_listed_by_name_and_preferred_format_whatever_else_lies_there(
         ("salesforce/codegen-350m_mono:int8", ["int8"]),
         ("owner/it", ["f16"]),
         ("owner--it:f16", ["f16"]),
+        ("codegen-350m-mono@refs/pr/3", ["int4"]),
+        ("owner/it@a--b:f16", ["f16"]),
     ],
 )
 def test_a_name_in_any_spelling_finds_its_files(models: Path, model: str, found: list[str]) -> None:
     models.mkdir(parents=True)
-    for name in ("350M-mono.int8", "350M-mono.int4", "owner--it.f16"):
+    names = ["350M-mono.int8", "350M-mono.int4", "owner--it.f16"]
+    for name in (*names, "350M-mono@refs~pr~3.int4", "owner--it@a--b.f16"):
         (models / f"{name}.safetensors").touch()
     assert [file.format for file in find_local_files(model)] == found
 
@@ -278,6 +281,8 @@ def test_a_full_disk_is_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (None, "Salesforce/codegen-350M-mono", "x", "350M-mono"),
         ("owner/name", "", "x", "owner/name"),
         ("模型", "", "x", "模型"),
+        (None, "codegen-350m-mono@refs/pr/3", "x", "350M-mono@refs/pr/3"),
+        ("owner/name@v1", "", "x", "owner/name@v1"),
     ],
 )
 def test_an_imported_model_is_called_as_wanted_or_as_it_says(
@@ -288,7 +293,22 @@ def test_an_imported_model_is_called_as_wanted_or_as_it_says(
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "a/b/c", "/etc/x", "..", "a b", "a:int4", "-m", ".x", "\x1b[31m", "x" * 300, "a\n"],
+    [
+        *(
+            "../x",
+            "a/b/c",
+            "/etc/x",
+            "..",
+            "a b",
+            "a:int4",
+            "-m",
+            ".x",
+            "\x1b[31m",
+            "x" * 300,
+            "a\n",
+        ),
+        *("350M-mono@", "350M-mono@..", "350M-mono@a/../b", "owner/name@/x", "a@b/c"),
+    ],
 )
 def test_a_name_that_no_command_line_could_say_is_refused(name: str) -> None:
     for wanted, stated in ((name, ""), (None, name)):

@@ -13,10 +13,11 @@ from codegen_cli.contract.engine import Identity
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers
 from codegen_cli.engine_cpu.kv_cache import KVCache
 from codegen_cli.hub.entries import entries
-from codegen_cli.machine.memory import available_bytes
-from codegen_cli.models.memory_need import PROGRAM_BYTES, needed, warn_if_short
+from codegen_cli.machine.memory import MemoryLimit, available_bytes, memory_limit
+from codegen_cli.models.memory_need import PROGRAM_BYTES, judge_memory, needed
 from codegen_cli.session.loading import load_engine
 from quantize.description.config import parse_config
+from quantize.files.errors import UserError
 from quantize.packed.packed_file import read_packed_file
 
 GB = 10**9
@@ -145,6 +146,109 @@ def test_this_machine_states_a_number_above_nothing() -> None:
     assert available_bytes() is None or available_bytes() > 0
 
 
+# --- the limit ------------------------------------------------------------------------------------
+
+
+INSTALLED = MemoryLimit(16_000_000 * 1024)
+OLD_GROUP = "sys/fs/cgroup/memory/job"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("", {}, INSTALLED),
+        ("0::/user.slice/job", {f"{GROUP}/memory.max": "max"}, INSTALLED),
+        ("0::/user.slice/job", {f"{GROUP}/memory.max": f"{GB}"}, MemoryLimit(GB, Path(GROUP))),
+        (  # what is in use now, and a soft limit, are of no interest
+            "0::/user.slice/job",
+            {f"{GROUP}/memory.high": "5", f"{GROUP}/memory.current": f"{GB}"},
+            INSTALLED,
+        ),
+        (  # a group above allows less
+            "0::/user.slice/job",
+            {f"{GROUP}/memory.max": f"{3 * GB}", "sys/fs/cgroup/user.slice/memory.max": f"{GB}"},
+            MemoryLimit(GB, Path("sys/fs/cgroup/user.slice")),
+        ),
+        ("0::/user.slice/job", {f"{GROUP}/memory.max": f"{99 * GB}"}, INSTALLED),
+        (
+            "4:memory:/job",
+            {
+                f"{OLD_GROUP}/memory.limit_in_bytes": f"{2 * GB}",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            MemoryLimit(2 * GB, Path(OLD_GROUP)),
+        ),
+        (
+            "4:memory:/job/inner\n0::/user.slice/job",
+            {
+                f"{OLD_GROUP}/memory.limit_in_bytes": f"{2 * GB}",
+                f"{GROUP}/memory.max": f"{3 * GB}",
+            },
+            MemoryLimit(2 * GB, Path(OLD_GROUP)),
+        ),
+        ("4:cpu:/job", {f"{OLD_GROUP}/memory.limit_in_bytes": f"{GB}"}, INSTALLED),
+    ],
+)
+def test_the_least_of_what_is_installed_and_all_groups_allow_is_the_limit(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: MemoryLimit
+) -> None:
+    tree = {"proc/meminfo": MEMINFO, "proc/self/cgroup": groups, **files}
+    found = memory_limit(write_tree(tmp_path, tree))
+    group = None if expected.group is None else tmp_path / expected.group
+    assert found == MemoryLimit(expected.bytes, group)
+
+
+def test_this_machines_limit_is_no_less_than_what_is_available() -> None:
+    limit, available = memory_limit(), available_bytes()
+    assert limit is None or available is None or limit.bytes >= available
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+def test_a_model_beyond_the_limit_is_refused_with_numbers_and_the_format_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = {"vocab_size": 100_000, "n_embd": 256, "n_positions": 2048, "n_layer": 1}
+    packed = read_packed_file(write_packed(tmp_path / "m", "f16", **wide))
+    with pytest.raises(UserError) as refused:
+        judge_memory(packed, "wide", None, MemoryLimit(230_000_000))
+    numbers = "wide needs 0.3 GB of memory (file 0.1 GB, cache 2 MB)"
+    assert refused.value.message == f"{numbers}, this machine has 0.2 GB"
+    assert refused.value.hint.startswith("wide:int8 needs 0.2 GB. --ignore-memory (ignore_memory=")
+    with pytest.raises(UserError) as refused:
+        judge_memory(packed, "wide.f16", 1, MemoryLimit(230_000_000, Path("/sys/fs/cgroup/job")))
+    group = "its control group, /sys/fs/cgroup/job, is limited to 0.2 GB"
+    assert refused.value.message.endswith(f", {group}")
+    assert refused.value.hint.startswith("wide:int8 needs")
+    assert capsys.readouterr().err == ""
+
+
+def test_where_the_smallest_format_does_not_fit_a_smaller_model_that_does_is_named(
+    tmp_path: Path,
+) -> None:
+    path = write_packed(tmp_path / "m", "f16", n_positions=2**20, n_layer=8)
+    with pytest.raises(UserError) as refused:
+        judge_memory(read_packed_file(path), "16B-mono@v1", None, MemoryLimit(700_000_000))
+    assert refused.value.hint.startswith("350M-mono:int4 needs 0.6 GB. --ignore-memory")
+    with pytest.raises(UserError) as refused:
+        judge_memory(read_packed_file(path), "tiny", None, MemoryLimit(1_000_000))
+    assert refused.value.hint.startswith("tiny:int4 needs ")
+    path = write_packed(tmp_path / "m", "int4")
+    with pytest.raises(UserError) as refused:
+        judge_memory(read_packed_file(path), "tiny", None, MemoryLimit(1))
+    assert refused.value.hint.startswith("--ignore-memory")
+
+
+def test_what_is_within_the_limit_and_not_free_now_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = read_packed_file(write_packed(tmp_path / "m"))
+    need = needed(packed.config, packed.path.stat().st_size)
+    judge_memory(packed, "tiny", need.bytes - 1, MemoryLimit(need.bytes))
+    assert "are available: it may be very slow" in capsys.readouterr().err
+
+
 # --- the warning ----------------------------------------------------------------------------------
 
 
@@ -153,8 +257,8 @@ def test_enough_memory_and_an_unknown_amount_need_no_word(
 ) -> None:
     packed = read_packed_file(write_packed(tmp_path / "m", "f16"))
     need = needed(config_of(), packed.path.stat().st_size)
-    warn_if_short(packed, "tiny", need.bytes)
-    warn_if_short(packed, "tiny", None)
+    judge_memory(packed, "tiny", need.bytes, None)
+    judge_memory(packed, "tiny", None, None)
     assert capsys.readouterr().err == ""
 
 
@@ -163,7 +267,7 @@ def test_too_little_memory_is_told_with_numbers_and_the_format_that_fits(
 ) -> None:
     wide = {"vocab_size": 400_000, "n_embd": 256, "n_positions": 2048, "n_layer": 1}
     path = write_packed(tmp_path / "m", "f16", **wide)
-    warn_if_short(read_packed_file(path), "wide", 500_000_000)
+    judge_memory(read_packed_file(path), "wide", 500_000_000, None)
     warning = capsys.readouterr().err
     assert warning.startswith("codegen: wide needs 0.6 GB of memory (file 0.4 GB, cache 2 MB)")
     assert "0.5 GB are available" in warning
@@ -173,7 +277,7 @@ def test_too_little_memory_is_told_with_numbers_and_the_format_that_fits(
 def test_where_no_format_fits_the_smallest_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warn_if_short(read_packed_file(write_packed(tmp_path / "m", "f16")), "tiny", 1_000_000)
+    judge_memory(read_packed_file(write_packed(tmp_path / "m", "f16")), "tiny", 1_000_000, None)
     assert "tiny:int4 needs 0.2 GB" in capsys.readouterr().err
 
 
@@ -185,27 +289,43 @@ def test_the_smallest_format_names_a_smaller_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], available: int, named: str
 ) -> None:
     path = write_packed(tmp_path / "m", "int4", n_positions=65536)
-    warn_if_short(read_packed_file(path), "16B-multi", available)
+    judge_memory(read_packed_file(path), "16B-multi", available, None)
     assert named in capsys.readouterr().err
 
 
 def test_a_small_model_of_ones_own_has_nothing_smaller(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warn_if_short(read_packed_file(write_packed(tmp_path / "m", "int4")), "tiny", 1)
+    judge_memory(read_packed_file(write_packed(tmp_path / "m", "int4")), "tiny", 1, None)
     assert capsys.readouterr().err.endswith("or be ended by the system\n")
 
 
-def test_loading_a_model_too_large_for_this_machine_warns(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    available = available_bytes()
-    n_layer = 1 if available is None else 2 * available // (4 * 2**20 * 64) + 1
-    if available is None or n_layer > 1000:
+@pytest.fixture
+def too_large(tmp_path: Path) -> Path:
+    """A small file with a cache of more than the memory that this machine has."""
+    limit = memory_limit()
+    n_layer = 1001 if limit is None else limit.bytes // (4 * 2**20 * 64) + 1
+    if n_layer > 1000:
         pytest.skip("no small file can need more memory than this machine has")
-    path = write_packed(tmp_path / "m", "int8", n_positions=2**20, n_layer=n_layer)
-    load_engine(read_packed_file(path), "large", 1).close()
+    return write_packed(tmp_path / "m", "int8", n_positions=2**20, n_layer=n_layer)
+
+
+def test_a_model_too_large_for_this_machine_is_loaded_only_if_memory_is_to_be_ignored(
+    too_large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = read_packed_file(too_large)
+    with pytest.raises(UserError, match=r"large needs .* of memory"):
+        load_engine(packed, "large", 1)
+    assert capsys.readouterr().err == ""
+    load_engine(packed, "large", 1, ignore_memory=True).close()
     assert "GB are available: it may be very slow" in capsys.readouterr().err
+
+
+def test_pytorch_judges_its_own_memory(too_large: Path) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(UserError) as refused:
+        load_engine(read_packed_file(too_large), "large", 1, "torch:cpu")
+    assert "--ignore-memory" not in refused.value.hint
 
 
 def test_loading_a_model_that_fits_says_nothing(

@@ -163,6 +163,39 @@ def test_path_finds_a_downloaded_checkpoint(models, models_home):
     assert row.split()[1] == "done"
 
 
+@pytest.mark.usefixtures("compiled_kernels")
+def test_every_command_takes_the_name_of_a_revision(codegen, models, models_home, home):
+    (models_home / "cache").symlink_to(home / "cache")
+    places = {"CODEGEN_HOME": str(models_home), "HF_HOME": str(models_home / "hf")}
+    repository = models_home / "hf" / "hub" / "models--Salesforce--codegen-2B-nl"
+    snapshot = repository / "snapshots" / ("1" * 40)
+    config = small_config(vocab_size=51200)
+    write_checkpoint(snapshot, config, random_tensors(config, 1), container="torch")
+    (repository / "refs" / "refs" / "pr").mkdir(parents=True)
+    (repository / "refs" / "refs" / "pr" / "3").write_text("1" * 40)
+    name = "2B-nl@refs/pr/3"
+    assert models("path", "2B-nl").returncode == 1
+    assert stdout_of(models("path", name)) == f"{snapshot}\n"
+    stdout_of(codegen("quantize", f"codegen-{name}", "--format", "int4", **places))
+    packed = models_home / "models" / "2B-nl@refs~pr~3.int4.safetensors"
+    assert stdout_of(models("path", name)) == f"{packed}\n"
+    asked = ("complete", "-q", "--json", "-n", "1", "x", "-m")
+    assert json.loads(stdout_of(codegen(*asked, name, **places)))["model"] == f"{name}:int4"
+    listed = {
+        each["name"]: each for each in json.loads(stdout_of(models("list", "--json")))["models"]
+    }
+    assert (listed[name]["revision"], listed["2B-nl"]["revision"]) == ("refs/pr/3", "main")
+    assert (listed[name]["checkpoint"], listed["2B-nl"]["checkpoint"]) == (str(snapshot), None)
+    assert json.loads(stdout_of(models("show", name, "--json")))["name"] == name
+    stdout_of(models("default", name))
+    assert stdout_of(models("default")) == f"{name}\n"
+    found = json.loads(stdout_of(models("verify", f"{name}:int4", "--json")))["files"]
+    assert [each["path"] for each in found] == [str(packed)]
+    stdout_of(models("rm", name, "--yes"))
+    assert not packed.exists()
+    assert b"error: 2B-nl: '../x' is no revision\n" in models("show", "2B-nl@../x").stderr
+
+
 def test_the_default_is_set_shown_and_used(models, models_home):
     unset = models("default")
     assert stdout_of(unset) == "nano\n"

@@ -13,7 +13,7 @@ from packed import write_packed
 from pseudo_terminal import codegen_on_terminal, plain
 from real_tokenizer import END_OF_TEXT_ID
 
-from codegen_cli.models.memory_need import warn_if_short
+from codegen_cli.models.memory_need import judge_memory
 from codegen_cli.terminal import console
 from quantize.packed.packed_file import read_packed_file
 from quantize.quantize_model import quantize
@@ -115,7 +115,7 @@ def test_short_memory_is_told_with_q(capsys, tmp_path):
     packed = read_packed_file(write_packed(tmp_path / "x.safetensors"))
     console.set_quiet(True)
     try:
-        warn_if_short(packed, "x", 1000)
+        judge_memory(packed, "x", 1000, None)
         console.note("not this")
     finally:
         console.set_quiet(False)

@@ -14,6 +14,7 @@ from codegen_cli.hub.entries import BUNDLED, ModelEntry, ModelSize, entries, kno
 from codegen_cli.machine import places
 from codegen_cli.models import registry
 from codegen_cli.models.absence import not_here
+from codegen_cli.models.local_models import local_files
 from codegen_cli.models.registry import CheckpointModel, KnownModel, PackedModel
 from quantize.description.config import parse_config
 from quantize.description.tensor_map import TensorSpec, tensor_specs
@@ -23,6 +24,7 @@ from quantize.packed.packed_file import read_packed_file
 from quantize.packed.sizes import stored_format
 from quantize.quantize_model import quantize
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BASE_BYTES = 150_000_000  # Python, its libraries, the tokenizer and the activations
 SIZES = {entry.size: entry.name for entry in entries()}
 
@@ -274,6 +276,7 @@ def test_checkpoint_directory_and_its_weight_file_have_the_models_name(checkpoin
     [
         ("models--Salesforce--codegen-2B-nl/snapshots/0123abcd", "2B-nl"),
         ("models--someone--copy/snapshots/0123abcd", "someone/copy"),
+        (f"models--someone--copy/snapshots/{COMMIT}", f"someone/copy@{COMMIT}"),
         ("fine-tuned", "fine-tuned"),
     ],
 )
@@ -284,6 +287,130 @@ def test_checkpoint_in_the_hubs_cache_is_named_after_its_repository(
     path.mkdir(parents=True)
     (path / "config.json").touch()
     assert registry.resolve_source(str(path)) == CheckpointModel(path, name)
+
+
+@pytest.mark.parametrize(
+    ("refs", "name"),
+    [
+        (["main", "v1"], "350M-mono"),
+        (["refs/pr/3"], "350M-mono@refs/pr/3"),
+        (["v2", "v1"], "350M-mono@v1"),
+        ([], f"350M-mono@{COMMIT}"),
+    ],
+)
+def test_a_snapshot_is_named_after_what_is_at_its_commit(refs: list[str], name: str) -> None:
+    repository = Path("models--Salesforce--codegen-350M-mono")
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").touch()
+    for ref, commit in [("other", "f" * 40), *((ref, COMMIT) for ref in refs)]:
+        (repository / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / ref).write_text(commit)
+    assert registry.resolve_source(str(snapshot)) == CheckpointModel(snapshot, name)
+
+
+# --- revisions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "revision", "format", "file"),
+    [
+        ("350m-mono@v1.0:int4", "350M-mono@v1.0", "v1.0", "int4", "350M-mono@v1.0.int4"),
+        (
+            "Salesforce/codegen-350M-mono@refs/pr/3",
+            "350M-mono@refs/pr/3",
+            "refs/pr/3",
+            None,
+            "350M-mono@refs~pr~3.int8",
+        ),
+        (
+            f"owner/name@{COMMIT}",
+            f"owner/name@{COMMIT}",
+            COMMIT,
+            None,
+            f"owner--name@{COMMIT}.int8",
+        ),
+        ("owner/name@a--b/c", "owner/name@a--b/c", "a--b/c", None, "owner--name@a--b~c.int8"),
+        ("350M-mono@main", "350M-mono", "main", None, "350M-mono.int8"),
+    ],
+)
+def test_a_revision_follows_a_name_and_has_a_packed_file_of_its_own(
+    home: Path, model: str, name: str, revision: str, format: str | None, file: str
+) -> None:
+    found = registry.resolve(model)
+    assert isinstance(found, KnownModel)
+    assert (found.name, found.entry.revision) == (name, revision)
+    assert (found.format, found.packed) == (format, None)
+    assert registry.split_name(model)[0] == (name if "owner" not in name else model)
+    path = home / "models" / f"{file}.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    again = registry.resolve(model)
+    assert isinstance(again, KnownModel)
+    assert again.packed == path
+    assert [each.name for each in local_files()] == [name]
+    assert registry.resolve_source(model) == again
+    assert registry.resolve_download(model) == again
+
+
+def test_a_revision_apart_is_that_after_the_name() -> None:
+    for name in ("350M-mono", "owner/name"):
+        expected = registry.resolve(f"{name}@refs/pr/3")
+        assert registry.resolve_download(name, "refs/pr/3") == expected
+        assert registry.resolve_download(f"{name}@refs/pr/3", "refs/pr/3") == expected
+        assert registry.resolve_download(name, "main") == registry.resolve(name)
+        with pytest.raises(UserError, match=f"{name}@v1 is a revision, and v2 another"):
+            registry.resolve_download(f"{name}@v1", "v2")
+    Path("350M.bin").touch()
+    with pytest.raises(UserError, match="is on this machine: there is nothing to download"):
+        registry.resolve_download("350M.bin", "v1")
+
+
+@pytest.mark.parametrize("model", ["350M-mono", "owner/name"])
+@pytest.mark.parametrize(
+    "revision",
+    [
+        *("", "..", "a/../b", "../../x", "/etc", "a//b", "a/", ".a", "a/.b", "-f", "a b", "a\n"),
+        *("\0", "\x1b[31m", "é", "a~b", "a@b", "a" * 101, "%2e"),
+    ],
+)
+def test_what_can_be_no_revision_is_refused_by_name(model: str, revision: str) -> None:
+    for resolve in (registry.resolve, registry.resolve_source, registry.resolve_download):
+        with pytest.raises(UserError) as raised:
+            resolve(f"{model}@{revision}")
+        assert raised.value.message == f"{model}: {revision[:100]!r} is no revision"
+        assert "refs/pr/3" in raised.value.hint
+    with pytest.raises(UserError, match="is no revision"):
+        registry.resolve_download(model, revision)
+
+
+def test_the_bundled_model_has_no_revisions_and_an_unknown_name_is_told_without_its_own() -> None:
+    with pytest.raises(UserError, match="nano comes with the program: it has no revisions"):
+        registry.resolve("nano@main")
+    with pytest.raises(UserError, match="unknown model '350M-momo@v1'") as raised:
+        registry.resolve("350M-momo@v1")
+    assert "Did you mean 350M-mono or" in raised.value.hint
+
+
+def test_a_path_that_holds_an_at_sign_stays_one() -> None:
+    for directory in ("350M-mono@v1", "owner/name@v1", "a@..b"):
+        Path(directory).mkdir(parents=True)
+        (Path(directory) / "config.json").touch()
+        assert isinstance(registry.resolve(directory), CheckpointModel)
+        assert isinstance(registry.resolve(str(Path(directory).absolute())), CheckpointModel)
+    assert isinstance(registry.resolve("350M-mono@v1", is_default=True), KnownModel)
+    with pytest.raises(UserError, match=r"no such file or directory: out/x@v1\.safetensors"):
+        registry.resolve("out/x@v1.safetensors")
+
+
+def test_a_revision_that_is_not_here_is_told_with_the_commands_that_bring_it() -> None:
+    found = registry.resolve("350M-mono@refs/pr/3:int4")
+    assert isinstance(found, KnownModel)
+    error = not_here(found)
+    assert error.message == "350M-mono@refs/pr/3:int4 is not on this machine"
+    assert error.hint == (
+        "codegen download 350M-mono@refs/pr/3 && codegen quantize 350M-mono@refs/pr/3 --format int4"
+    )
 
 
 def test_directory_without_config_is_not_a_checkpoint() -> None:

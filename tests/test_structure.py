@@ -182,6 +182,8 @@ codegen_cli.hub.download
 codegen_cli.hub.removal
 codegen_cli.models
 codegen_cli.models.settings
+codegen_cli.models.packed_names
+codegen_cli.models.checkpoint_name
 codegen_cli.models.registry
 codegen_cli.models.local_models
 codegen_cli.models.absence

@@ -12,6 +12,7 @@ def bench(
     model: options.Model = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    ignore_memory: options.IgnoreMemory = False,
     rounds: Annotated[
         int | None,
         typer.Option(
@@ -52,7 +53,7 @@ def bench(
     chosen = choose_model(model)
     packed = read_packed_file(chosen.path)
     n_threads = threads or default_threads(packed)
-    engine = load_engine(packed, chosen.name, n_threads, device)
+    engine = load_engine(packed, chosen.name, n_threads, device, ignore_memory=ignore_memory)
     try:
         with (
             MemoryReader(n_threads, available_bytes()) as reader,

@@ -114,6 +114,7 @@ def complete(
     usage: Usage = False,
     threads: options.Threads = None,
     device: options.Device = None,
+    ignore_memory: options.IgnoreMemory = False,
     max_time: MaxTime = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -164,7 +165,7 @@ def complete(
     sink: Sink = JsonSink() if as_json else StdoutSink()
     try:
         asked = read_prompt(prompt or [], file, generate_options.deadline)
-        for text in run.texts(asked, model, threads, device):
+        for text in run.texts(asked, model, threads, device, ignore_memory=ignore_memory):
             sink.write(text)
     except TimeUp:
         run.end_by_time()

@@ -28,6 +28,7 @@ def embed(
     model: options.Model = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    ignore_memory: options.IgnoreMemory = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Turn texts into vectors.
@@ -60,7 +61,8 @@ def embed(
     if output is not None:
         judge_output(output)
     named = zip(files, texts, strict=True)
-    with load(model, threads, device=device, notes=True) as language_model:
+    loaded = load(model, threads, device=device, notes=True, ignore_memory=ignore_memory)
+    with loaded as language_model:
         write_vectors(
             language_model,
             named,

@@ -37,6 +37,14 @@ Device = Annotated[
         autocompletion=device_names,
     ),
 ]
+IgnoreMemory = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-memory",
+        envvar="CODEGEN_IGNORE_MEMORY",
+        help="On the CPU: run a model that needs more memory than there is, from the disk.",
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", envvar="CODEGEN_QUIET", help="No notes on stderr.")
 ]

@@ -25,6 +25,7 @@ def score(
     model: options.Model = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    ignore_memory: options.IgnoreMemory = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure how likely texts are.
@@ -52,7 +53,8 @@ def score(
     from codegen_cli.session.loading import load
 
     texts = run_interruptibly(lambda: read_texts(files))  # before the model: mistakes show at once
-    with load(model, threads, device=device, notes=True) as language_model:
+    loaded = load(model, threads, device=device, notes=True, ignore_memory=ignore_memory)
+    with loaded as language_model:
         named = zip(files, texts, strict=True)
         write_scores(
             language_model,

@@ -1,11 +1,43 @@
-"""What this machine has of memory, and how much of it programs may still take."""
+"""What this machine has of memory, how much of it is allowed, and what programs may still take."""
 
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from codegen_cli.machine.system_files import control_groups, lines_of, number_in
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLimit:
+    """What a process can never have more of; group: whose limit it is, None: all is installed."""
+
+    bytes: int
+    group: Path | None = None
+
+
+def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
+    """Return the smallest of what is installed and of what this process's control groups allow.
+
+    root  where /proc and /sys are looked for
+
+    Hard limits only: at a soft one (memory.high) the system slows a group down. A limit on address
+    space (ulimit -v) is no such limit: a file that does not fit into it cannot be mapped at all.
+    None where nothing is known.
+    """
+    limits = [MemoryLimit(number, group) for number, group in _group_limits(root)]
+    installed = next(_stated(root, "MemTotal"), None) or installed_bytes()
+    if installed is not None:
+        limits.append(MemoryLimit(installed))
+    return min(limits, key=lambda limit: limit.bytes, default=None)
+
+
+def _group_limits(root: Path) -> Iterator[tuple[int, Path]]:
+    for version, group in control_groups("memory", root):
+        limit_bytes = number_in(group / _GROUP_FILES[version][0])
+        if limit_bytes is not None:
+            yield limit_bytes, group
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
@@ -18,17 +50,18 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     more: an upper bound. None where nothing is known.
     """
     if sys.platform == "win32":
-        return _windows_available_bytes()
-    stated = [*_mem_available(root), *_control_group_room(root)]
+        return _windows_memory()[_AVAIL_PHYS]
+    # The kernel's estimate (proc(5)) counts cached files, so mapped models too, as free.
+    stated = [*_stated(root, "MemAvailable"), *_control_group_room(root)]
     return min(stated) if stated else installed_bytes()
 
 
-def _mem_available(root: Path) -> Iterator[int]:
-    """The kernel's estimate (proc(5)), which counts cached files, so mapped models too, as free."""
+def _stated(root: Path, what: str) -> Iterator[int]:
+    """Yield the bytes that /proc/meminfo states of something."""
     for line in lines_of(root / "proc/meminfo"):
         key, _, value = line.partition(":")
         number = value.removesuffix("kB").strip()
-        if key == "MemAvailable" and number.isdigit():
+        if key == what and number.isdigit():
             yield int(number) * 1024
 
 
@@ -64,17 +97,23 @@ def _statistics(path: Path, keys: tuple[str, ...]) -> Iterator[int]:
 
 def installed_bytes() -> int | None:
     """Return the memory that this machine has; None where the standard library cannot tell."""
+    if sys.platform == "win32":
+        return _windows_memory()[_TOTAL_PHYS]
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
 
 
-def _windows_available_bytes() -> int | None:
-    """Return ullAvailPhys of GlobalMemoryStatusEx: the third of eight u64 in a MEMORYSTATUSEX."""
+# Of the eight u64 in a MEMORYSTATUSEX: ullTotalPhys and ullAvailPhys.
+_TOTAL_PHYS, _AVAIL_PHYS = 1, 2
+
+
+def _windows_memory() -> list[int | None]:
+    """Return what GlobalMemoryStatusEx tells, in its order; None for each if it fails."""
     import ctypes
 
     kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined, unused-ignore]
     status = (ctypes.c_uint64 * 8)()
     status[0] = ctypes.sizeof(status)  # dwLength, a u32; dwMemoryLoad, after it, is an answer
-    return status[2] if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None
+    return list(status) if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else [None] * 8

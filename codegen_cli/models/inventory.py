@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codegen_cli.hub.cache import whole_checkpoint
-from codegen_cli.hub.entries import BUNDLED, ModelEntry, entries
+from codegen_cli.hub.entries import BUNDLED, ModelEntry, entries, known_entry
 from codegen_cli.machine import places
 from codegen_cli.models.local_models import LocalFile, readable_files
 from codegen_cli.models.memory_need import needed
@@ -70,10 +70,9 @@ class ModelState:
 
 def all_models() -> list[ModelState]:
     """Return the models that can run here, those whose checkpoint is here, then all others."""
-    known: dict[str, ModelEntry | None] = {entry.name: entry for entry in entries()}
     files = readable_files()
-    local = dict.fromkeys(file.name for file in files)
-    states = [_named_state(name, entry, files) for name, entry in (local | known).items()]
+    names = dict.fromkeys([*(file.name for file in files), *(entry.name for entry in entries())])
+    states = [_named_state(name, _entry(name), files) for name in names]
     return sorted(states, key=lambda state: (not state.is_packed, state.checkpoint is None))
 
 
@@ -87,10 +86,14 @@ def describe(model: str) -> ModelState:
         return _checkpoint_state(resolved)
     if isinstance(resolved, PackedModel) and resolved.path == Path(model):
         return _packed_state(resolved.name, None, None, {resolved.path: ""})
-    entry = next((entry for entry in entries() if entry.name == resolved.name), None)
-    if isinstance(resolved, KnownModel):
-        entry = resolved.entry
+    entry = resolved.entry if isinstance(resolved, KnownModel) else _entry(resolved.name)
     return _named_state(resolved.name, entry, readable_files())
+
+
+def _entry(name: str) -> ModelEntry | None:
+    """Return the entry that has a name, not one of which it is another spelling."""
+    entry = known_entry(name)
+    return entry if entry and entry.name == name else None
 
 
 def _named_state(name: str, entry: ModelEntry | None, files: Sequence[LocalFile]) -> ModelState:

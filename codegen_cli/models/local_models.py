@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_cli.hub.entries import BUNDLED, REPOSITORY
+from codegen_cli.hub.entries import BUNDLED, REPOSITORY, is_revision
 from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME
+from codegen_cli.models.packed_names import name_of, stem_of
 from codegen_cli.models.registry import FORMATS, packed_path, split_name
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
@@ -43,7 +44,7 @@ def local_files() -> list[LocalFile]:
     Raises UserError if the directory cannot be read, or nobody knows where it is.
     """
     matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in _files()]
-    files = [LocalFile(_model_name(m[1]), m[2], path) for path, m in matches if m]
+    files = [LocalFile(name_of(m[1]), m[2], path) for path, m in matches if m]
     return sorted(files, key=lambda file: (file.name, FORMATS.index(file.format)))
 
 
@@ -86,7 +87,7 @@ def find_local_files(model: str) -> list[LocalFile]:
     UserError if there are none.
     """
     name, format = split_name(model)
-    name = _model_name(name.replace("/", "--"))
+    name = name_of(stem_of(name))
     every = local_files()
     found = [file for file in every if file.name == name and format in (None, file.format)]
     if found:
@@ -124,15 +125,23 @@ def import_name(wanted: str | None, stated: str, path: Path) -> str:
     Raises UserError for a name that could not be used with -m, and for the bundled model's.
     """
     name = wanted or stated or re.sub(_ENDING, "", path.name)
-    if not _MODEL_NAME.fullmatch(name):
+    if not _may_be_called(name):
         raise UserError(
             f"a model cannot be called {name[:120]!r}",
-            "Choose with --name: letters, digits, '.', '_' and '-', perhaps owner/name.",
+            "Choose with --name: letters, digits, '.', '_' and '-', perhaps owner/name or "
+            "NAME@REVISION.",
         )
     name = split_name(name)[0]
     if name == BUNDLED:
         raise UserError(f"{BUNDLED} is the bundled model", "Choose another name with --name.")
     return name
+
+
+def _may_be_called(name: str) -> bool:
+    """Tell whether -m could find a model by this name."""
+    model, at, revision = name.partition("@")
+    is_name = _MODEL_NAME.fullmatch(model) and (not at or is_revision(revision))
+    return bool(is_name) and name_of(stem_of(name)) == name
 
 
 def import_file(
@@ -170,9 +179,3 @@ def _refuse_existing(target: Path, replace: bool) -> None:
         raise UserError(
             f"{target} exists", "Replace it with --force, or choose another name with --name."
         )
-
-
-def _model_name(stem: str) -> str:
-    """Return the model's name in a file's: packed_path writes owner/name as owner--name."""
-    name = stem.replace("--", "/", 1)
-    return name if REPOSITORY.fullmatch(name) else stem

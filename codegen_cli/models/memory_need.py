@@ -1,13 +1,15 @@
-"""A packed file -> the memory that running it takes; a warning where there is less."""
+"""A packed file -> the memory that running it takes; refused or warned of where there is less."""
 
 from dataclasses import dataclass
 
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers
 from codegen_cli.engine_cpu.kv_cache import cache_bytes
-from codegen_cli.hub.entries import entries
-from codegen_cli.models.registry import FORMATS, split_name
+from codegen_cli.hub.entries import entries, known_entry
+from codegen_cli.machine.memory import MemoryLimit
+from codegen_cli.models.registry import FORMATS, name_with_format
 from codegen_cli.terminal import console
 from quantize.description.config import ModelConfig
+from quantize.files.errors import UserError
 from quantize.packed.packed_file import PackedFile
 
 PROGRAM_BYTES = 150_000_000
@@ -43,54 +45,74 @@ def needed(config: ModelConfig, file_bytes: int) -> Need:
     return Need(file_bytes, cache_bytes(config), buffers.memory_bytes)
 
 
-def warn_if_short(packed: PackedFile, name: str, available: int | None) -> None:
-    """Say so on stderr when a packed file needs more memory than there is.
+def judge_memory(
+    packed: PackedFile, name: str, available: int | None, limit: MemoryLimit | None
+) -> None:
+    """Refuse a packed file that needs more memory than there can be; warn if it is not free now.
 
-    available  bytes that programs may still take (available_bytes()); None: unknown, so say nothing
+    available  bytes that programs may still take (available_bytes()); None: unknown
+    limit      what this process can have at most (memory_limit()); None: unknown, or of no interest
+
+    Raises UserError with the numbers and what needs less.
     """
-    if available is None:
-        return
     need = needed(packed.config, packed.path.stat().st_size)
-    if need.bytes <= available:
-        return
+    if limit is not None and need.bytes > limit.bytes:
+        smaller = _smaller(packed, name, limit.bytes)
+        raise UserError(
+            f"{_need(name, need)}, {_limit(limit)}",
+            f"{smaller and f'{smaller}. '}--ignore-memory (ignore_memory=True in Python) runs it "
+            "all the same: what does not fit is read from the disk for every token.",
+        )
+    if available is not None and need.bytes > available:
+        smaller = _smaller(packed, name, available)
+        console.warn(
+            f"{_need(name, need)}, {console.size(available)} are available: it may be very slow, "
+            f"or be ended by the system{smaller and f'; {smaller}'}"
+        )
+
+
+def _need(name: str, need: Need) -> str:
+    return (
+        f"{name} needs {console.size(need.bytes)} of memory (file {console.size(need.file_bytes)}, "
+        f"cache {console.size(need.cache_bytes)})"
+    )
+
+
+def _limit(limit: MemoryLimit) -> str:
+    size = console.size(limit.bytes)
+    if limit.group is None:
+        return f"this machine has {size}"
+    return f"its control group, {limit.group}, is limited to {size}"
+
+
+def _smaller(packed: PackedFile, name: str, most_bytes: int) -> str:
+    """Return what to say of a model that needs less: the best that fits, else the least; or ""."""
+    formats, models = _smaller_formats(packed, name), _smaller_models(name)
+    fitting = [each for each in (*formats, *models) if each[1] <= most_bytes]
+    named = fitting[:1] or formats[-1:] or models[-1:]
+    return "".join(f"{other} needs {console.size(other_bytes)}" for other, other_bytes in named)
+
+
+def _smaller_formats(packed: PackedFile, name: str) -> list[tuple[str, int]]:
+    """Return the same model in formats that take less, with their bytes, the largest first."""
     from quantize.packed.sizes import packed_bytes
 
-    smaller = [
-        (f"{name}:{format}", needed(packed.config, packed_bytes(packed.config, format)).bytes)
-        for format in _smaller_formats(packed.format)
+    config, name = packed.config, name.removesuffix(f".{packed.format}")
+    return [
+        (name_with_format(name, format), needed(config, packed_bytes(config, format)).bytes)
+        for format in reversed(FORMATS[: FORMATS.index(packed.format)])
     ]
-    console.warn(_warning(name, need, available, smaller or _smaller_model(name)))
 
 
-def _warning(name: str, need: Need, available: int, smaller: list[tuple[str, int]]) -> str:
-    """Return the warning; smaller: names that need less, with their bytes, the largest first."""
-    text = (
-        f"{name} needs {console.size(need.bytes)} of memory (file {console.size(need.file_bytes)}, "
-        f"cache {console.size(need.cache_bytes)}), {console.size(available)} are available: "
-        "it may be very slow, or be ended by the system"
-    )
-    if not smaller:
-        return text
-    fitting = [each for each in smaller if each[1] <= available]
-    other, other_bytes = (fitting or smaller[-1:])[0]
-    return f"{text}; {other} needs {console.size(other_bytes)}"
-
-
-def _smaller_formats(format: str) -> list[str]:
-    """Return the formats that take less than this one, the largest first."""
-    return list(reversed(FORMATS[: FORMATS.index(format)]))
-
-
-def _smaller_model(name: str) -> list[tuple[str, int]]:
+def _smaller_models(name: str) -> list[tuple[str, int]]:
     """Return the next smaller models of a known model's family in its smallest format."""
-    known = {entry.name: entry for entry in entries()}
-    entry = known.get(split_name(name)[0])
+    entry = known_entry(name)
     if entry is None or entry.size is None:
         return []
     parameters, smallest = entry.size.parameters, FORMATS[0]
     others = [
         (f"{other.name}:{smallest}", other.size.memory_bytes[smallest])
-        for other in known.values()
+        for other in entries()
         if other.size and other.repository and other.family == entry.family
         if other.size.parameters < parameters
     ]

@@ -1,7 +1,8 @@
 """What a user writes for a model -> a known model, a packed file or a checkpoint.
 
-A name may be written as `350M-mono`, `codegen-350m-mono` or `Salesforce/codegen_350M_mono`, with a
-format after a colon (`350M-mono:int4`). Anything else is a local path, or a hub repository.
+A name may be written as `350M-mono`, `codegen-350m-mono` or `Salesforce/codegen_350M_mono`, with
+another revision after an @ (`350M-mono@refs/pr/3`) and a format after a colon (`350M-mono:int4`).
+Anything else is a local path, or a hub repository, with or without them.
 """
 
 import errno
@@ -13,12 +14,16 @@ from codegen_cli.hub.entries import (
     BUNDLED,
     REPOSITORY,
     ModelEntry,
+    at_revision,
     entries,
     known_entry,
     name_key,
+    revision_problem,
 )
 from codegen_cli.machine import places
 from codegen_cli.machine.places import CHOOSE_HOME, NoHome
+from codegen_cli.models.checkpoint_name import checkpoint_name
+from codegen_cli.models.packed_names import stem_of
 from quantize.description.formats import MATRIX_FORMATS
 from quantize.files.errors import UserError
 
@@ -68,7 +73,8 @@ ResolvedModel = PackedModel | CheckpointModel | KnownModel
 def split_name(model: str) -> tuple[str, str | None]:
     """Return the name and format in "350m-mono:int4", a known name in its canonical spelling.
 
-    Raises UserError for a known name with an unknown format.
+    The revision in "350M-mono@v1:int4" belongs to the name. Raises UserError for a known name with
+    an unknown format.
     """
     name, format = _split_format(model)
     entry = known_entry(name)
@@ -82,7 +88,7 @@ def name_with_format(name: str, format: str) -> str:
 
 def packed_path(name: str, format: str) -> Path:
     """Return where the packed file of a model in a format is kept. Raises NoHome."""
-    return places.models_dir() / f"{name.replace('/', '--')}.{format}.safetensors"
+    return places.models_dir() / f"{stem_of(name)}.{format}.safetensors"
 
 
 def find_packed(name: str, format: str | None) -> Path | None:
@@ -130,8 +136,8 @@ def resolve(model: str, *, is_default: bool = False) -> ResolvedModel:
                 whatever lies in the working directory
 
     A name without a separator that is known or packed wins over a file of that name in the working
-    directory (`./350M-mono` is the file); otherwise an existing path wins. What cannot be looked at
-    does not exist, as long as the text may be a name.
+    directory (`./350M-mono` is the file); otherwise, and over NAME@REVISION, an existing path wins.
+    What cannot be looked at does not exist, as long as the text may be a name.
     Raises UserError: unknown name or format, missing path, or nothing that could be a model there.
     """
     name, format = _split_format(model)
@@ -152,21 +158,44 @@ def resolve_source(source: str) -> CheckpointModel | KnownModel:
     return resolved
 
 
+def resolve_download(model: str, revision: str | None = None) -> KnownModel:
+    """Return what to download: as `resolve`, at a revision; what is no download is a UserError.
+
+    "350M-mono" with the revision "v1" is "350M-mono@v1"; None: as the text says.
+    """
+    found = resolve(model)
+    if not isinstance(found, KnownModel):
+        raise UserError(f"{model} is on this machine: there is nothing to download")
+    if revision is None:
+        return found
+    return _known_model(at_revision(found.entry, revision), found.format)
+
+
 def _resolve(model: str, *, is_default: bool = False) -> ResolvedModel:
     path = Path(model)
     may_be_path = path.is_absolute() or not is_default
     if may_be_path and _has_separator(model) and is_there(path):
         return _local_model(path)
     name, format = _split_format(model)
-    if entry := known_entry(name):
+    exists = may_be_path and bool(model) and is_there(path)
+    if (not exists or "@" not in name) and (entry := known_entry(name)):
         return _registered_model(entry, format)
-    if may_be_path and model and is_there(path):
+    if exists:
         return _local_model(path)
     if _is_repository(name):
-        return KnownModel(ModelEntry(name, repository=name), format, find_packed(name, format))
+        return _known_model(_repository_entry(name), format)
+    if problem := _wrong_revision(name):
+        raise problem
     if _has_separator(model) or model.endswith(MODEL_FILES):
         raise _missing_path(model)
     raise _unknown_model(name)
+
+
+def _wrong_revision(name: str) -> UserError | None:
+    """Return what is wrong with the revision after a known name, if that is what is wrong."""
+    name, at, revision = name.partition("@")
+    entry = known_entry(name) if at else None
+    return revision_problem(entry, revision) if entry else None
 
 
 def _missing_path(model: str) -> UserError:
@@ -186,7 +215,8 @@ def _unknown_model(name: str) -> UserError:
     import difflib
 
     known = {name_key(entry.name): entry.name for entry in entries()}
-    nearest = difflib.get_close_matches(name_key(name), known, n=3, cutoff=0.5)
+    key = name_key(name.partition("@")[0])
+    nearest = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hints = [f"Did you mean {' or '.join(known[key] for key in nearest)}?"] if nearest else []
     hints.append(f"Known models: {', '.join(known.values())}.")
     message = f"unknown model '{_short(name)}'"
@@ -213,10 +243,21 @@ def _split_format(model: str) -> tuple[str, str | None]:
     return model, None
 
 
+def _known_model(entry: ModelEntry, format: str | None) -> KnownModel:
+    return KnownModel(entry, format, find_packed(entry.name, format))
+
+
+def _repository_entry(name: str) -> ModelEntry:
+    """Return the entry of "owner/name" or "owner/name@revision"."""
+    repository, at, revision = name.partition("@")
+    entry = ModelEntry(repository, repository=repository)
+    return at_revision(entry, revision) if at else entry
+
+
 def _registered_model(entry: ModelEntry, format: str | None) -> KnownModel | PackedModel:
-    packed = find_packed(entry.name, format)
     if entry.name != BUNDLED:
-        return KnownModel(entry, format, packed)
+        return _known_model(entry, format)
+    packed = find_packed(entry.name, format)
     bundled = places.bundled_model()
     if packed is None and format and f".{format}." not in bundled.name:
         raise UserError(f"{BUNDLED} does not come as {format}", f"Name it without: {BUNDLED}.")
@@ -237,25 +278,14 @@ def _local_model(path: Path) -> PackedModel | CheckpointModel:
                 f"{path} is not a checkpoint: it has no config.json",
                 "A checkpoint directory holds config.json, tokenizer.json and the weights.",
             )
-        return CheckpointModel(path, _checkpoint_name(path))
+        return CheckpointModel(path, checkpoint_name(path))
     if path.is_file() and not os.access(path, os.R_OK):
         raise UserError(f"cannot read {path}: {os.strerror(errno.EACCES)}", WHAT_A_MODEL_IS)
     if path.is_file() and is_packed_file(path):
         return PackedModel(path, path.name.removesuffix(".safetensors"))
     if path.is_file() and path.name.endswith(MODEL_FILES):
-        return CheckpointModel(path, _checkpoint_name(path.parent))
+        return CheckpointModel(path, checkpoint_name(path.parent))
     raise UserError(f"{path} is neither a packed model nor a checkpoint's weights", WHAT_A_MODEL_IS)
-
-
-def _checkpoint_name(directory: Path) -> str:
-    """Return the model's name if the directory's says it, else the directory's name."""
-    directory = directory.absolute()
-    repository = directory.name
-    if directory.parent.name == "snapshots":
-        # The hub's cache: models--Salesforce--codegen-350M-mono/snapshots/<commit>
-        repository = directory.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    entry = known_entry(repository)
-    return entry.name if entry else repository
 
 
 def _has_separator(text: str) -> bool:
@@ -263,14 +293,15 @@ def _has_separator(text: str) -> bool:
 
 
 def _is_repository(name: str) -> bool:
-    """Tell whether text that names no existing path can be a hub repository.
+    """Tell whether text that names no existing path can be a hub repository, at any revision.
 
     `out/model.safetensors`, or a name in a directory that can be searched, is a path with a mistake
     in it.
     """
-    if not REPOSITORY.fullmatch(name) or name.endswith(MODEL_FILES):
+    repository = name.partition("@")[0]
+    if not REPOSITORY.fullmatch(repository) or name.endswith(MODEL_FILES):
         return False
-    directory = Path(name).parent
+    directory = Path(repository).parent
     try:
         return not (directory.is_dir() and os.access(directory, os.X_OK))
     except OSError:

@@ -57,6 +57,8 @@ class CompletionRun:
         model_option: str | None,
         n_threads: int | None,
         device_option: str | None,
+        *,
+        ignore_memory: bool = False,
     ) -> Iterator[str]:
         """Yield the completion of a prompt, piece by piece; once.
 
@@ -64,7 +66,7 @@ class CompletionRun:
         """
         try:
             self._generation = generation = self._begin(
-                prompt, model_option, n_threads, device_option
+                prompt, model_option, n_threads, device_option, ignore_memory
             )
             yield prompt if self._echo else ""
             for item in generation:
@@ -86,6 +88,7 @@ class CompletionRun:
         model_option: str | None,
         n_threads: int | None,
         device_option: str | None,
+        ignore_memory: bool,
     ) -> "Generation":
         started = time.monotonic()
         deadline = self.options.deadline
@@ -99,7 +102,9 @@ class CompletionRun:
 
         keep_freed_memory()
         self.model = name_with_format(chosen.name, self._text.packed.format)
-        self._loaded = load_model(self._text, chosen.name, n_threads, device, deadline)
+        self._loaded = load_model(
+            self._text, chosen.name, n_threads, device, deadline, ignore_memory=ignore_memory
+        )
         self.load_seconds = time.monotonic() - started
         fitted, generation = self._loaded.begin(prompt, self.options)
         if fitted.n_dropped_characters:

@@ -32,6 +32,7 @@ def load(
     *,
     device: str | None = None,
     notes: bool = False,
+    ignore_memory: bool = False,
 ) -> "LanguageModel":
     """Return a model ready to run.
 
@@ -42,9 +43,12 @@ def load(
                   none of them
     device        as after `--device`: cpu, auto, cuda, cuda:1, ...; None: the default device
     notes         show on stderr what `codegen complete` would: packing, compiling
+    ignore_memory run on the CPU a model that needs more memory than this machine has, or than its
+                  control group allows: what does not fit is read from the disk for every token
 
     The first load on a machine compiles the kernels, 20 to 60 seconds. Raises UserError: an
-    unknown name, a model that is not on this machine, a file that is no valid model.
+    unknown name, a model that is not on this machine, a file that is no valid model, or one that
+    needs more memory than there is.
     """
     if threads is not None:
         needed = f"1 to {MOST_THREADS}"
@@ -55,12 +59,15 @@ def load(
         raise TypeError(f"device is {device!r}, need text")
     if not notes:
         with console.silence():
-            return load(name_or_path, threads, device=device, notes=True)
+            return load(
+                name_or_path, threads, device=device, notes=True, ignore_memory=ignore_memory
+            )
     if isinstance(name_or_path, os.PathLike):
         name_or_path = str(Path(name_or_path).absolute())
     device = choose_device(device)
     chosen = choose_model(name_or_path)
-    return load_model(TextSide(read_packed_header(chosen.path)), chosen.name, threads, device)
+    text = TextSide(read_packed_header(chosen.path))
+    return load_model(text, chosen.name, threads, device, ignore_memory=ignore_memory)
 
 
 def load_model(
@@ -69,6 +76,8 @@ def load_model(
     n_threads: int | None,
     device: str,
     deadline: Deadline = None,
+    *,
+    ignore_memory: bool = False,
 ) -> "LanguageModel":
     """Return the model of a packed file whose text side is there already.
 
@@ -81,7 +90,8 @@ def load_model(
     packed = packed_file(text.header)
     if not text.is_ahead:
         text.tokenizer  # noqa: B018  what is wrong with it is told before the engine takes its time
-    return LanguageModel(load_engine(packed, name, n_threads, device, deadline), text, name)
+    engine = load_engine(packed, name, n_threads, device, deadline, ignore_memory=ignore_memory)
+    return LanguageModel(engine, text, name)
 
 
 def load_engine(
@@ -90,20 +100,25 @@ def load_engine(
     n_threads: int | None = None,
     device: str = CPU,
     deadline: Deadline = None,
+    *,
+    ignore_memory: bool = False,
 ) -> "Engine":
     """Return the engine of a model; n_threads None: session.engines.default_threads.
 
-    Says so when the machine's memory is too small for it, and when kernels have to be compiled.
-    Raises UserError and TimeUp as open_engine does.
+    Says so when less memory is free than it needs, and when kernels have to be compiled. Raises
+    UserError and TimeUp as open_engine does, and UserError for a model that is to run on the CPU
+    and needs more than there can be, unless ignore_memory.
     """
-    from codegen_cli.machine.memory import available_bytes
-    from codegen_cli.models.memory_need import warn_if_short
+    from codegen_cli.machine.memory import available_bytes, memory_limit
+    from codegen_cli.models.memory_need import judge_memory
     from codegen_cli.session.engines import automatic_device, open_engine
     from codegen_cli.session.kernel_delay import KernelDelay
 
     if device == AUTO:
         device = automatic_device(packed, deadline)
     if device in (CPU, TORCH_CPU):
-        warn_if_short(packed, name, available_bytes())
+        # PyTorch copies what it computes with, and judges that itself.
+        limit = memory_limit() if device == CPU and not ignore_memory else None
+        judge_memory(packed, name, available_bytes(), limit)
     with KernelDelay() as on_delay:
         return open_engine(packed, device, n_threads, on_delay=on_delay, deadline=deadline)
