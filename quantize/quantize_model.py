@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from quantize.checkpoint.reading import WEIGHT_FILES, Checkpoint, open_checkpoint
 from quantize.checkpoint.tokenizer_files import tokenizer_files
-from quantize.containers.source_tensor import SourceTensor
+from quantize.containers.source_tensor import TensorStack
+from quantize.description.config import packed_config
 from quantize.description.formats import BAND, MATRIX_FORMATS, Format, MatrixFormat
 from quantize.description.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
 from quantize.files.errors import UserError
@@ -169,7 +170,7 @@ class _Rows(NamedTuple):
 
 
 def _pack_tensor(
-    spec: TensorSpec, tensor: SourceTensor, format: Format, threads: Executor, search: Search
+    spec: TensorSpec, tensor: TensorStack, format: Format, threads: Executor, search: Search
 ) -> tuple[Bytes, float]:
     """Return a tensor's payload and relative error."""
     if format == "f32":
@@ -193,7 +194,7 @@ def _pack_tensor(
     return payload, math.sqrt(squared_error / squared_weights) if squared_weights else 0.0
 
 
-def _read_rows(spec: TensorSpec, tensor: SourceTensor, start: int, stop: int) -> Float32:
+def _read_rows(spec: TensorSpec, tensor: TensorStack, start: int, stop: int) -> Float32:
     """Return our rows start..stop of a matrix as f32; each run of neighbours is read at once."""
     if spec.row_order is None:
         return _judged(tensor.read_float32(slice(start, stop)), spec)
@@ -254,8 +255,10 @@ def _describe(checkpoint: Checkpoint, format: MatrixFormat, name: str) -> ModelD
         "source_files": ", ".join(file.name for file in checkpoint.files),
         "source_bytes": str(checkpoint.weights_bytes),
     }
+    if checkpoint.config.model_type != "codegen":
+        provenance["source_model_type"] = checkpoint.config.model_type
     return ModelDescription(
-        config=checkpoint.config,
+        config=packed_config(checkpoint.config),
         format=format,
         name=_unicode(name),
         tokenizer_json=checkpoint.tokenizer.json,
@@ -266,7 +269,7 @@ def _describe(checkpoint: Checkpoint, format: MatrixFormat, name: str) -> ModelD
 
 def _notes(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.unused:
-        yield f"left out, as CodeGen computes nothing with them: {listed(checkpoint.unused)}"
+        yield f"left out, as the model computes nothing with them: {listed(checkpoint.unused)}"
 
 
 def _warnings(checkpoint: Checkpoint) -> Iterator[str]:

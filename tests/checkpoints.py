@@ -28,7 +28,10 @@ TORCH_STORAGES = {
 
 
 def small_config(**changes: object) -> dict[str, object]:
-    """The fields of a config.json for a tiny CodeGen, with some of them changed."""
+    """The fields of a config.json for a tiny CodeGen, with some of them changed.
+
+    With model_type="gptj" they are those of a GPT-J, whose checkpoints have q, k and v apart.
+    """
     fields: dict[str, object] = {
         "architectures": ["CodeGenForCausalLM"],
         "model_type": "codegen",
@@ -63,7 +66,7 @@ def random_tensors(config: Mapping[str, object], seed: int) -> dict[str, np.ndar
 
 
 def parameter_shapes(config: Mapping[str, object]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every parameter in a CodeGen checkpoint, as transformers orders them."""
+    """Name and shape of every parameter in a checkpoint, as transformers orders them."""
     n_embd, vocab_size = config["n_embd"], config["vocab_size"]
     n_inner = config.get("n_inner") or 4 * n_embd
     yield "transformer.wte.weight", (vocab_size, n_embd)
@@ -71,7 +74,11 @@ def parameter_shapes(config: Mapping[str, object]) -> Iterator[tuple[str, tuple[
         block = f"transformer.h.{layer}."
         yield block + "ln_1.weight", (n_embd,)
         yield block + "ln_1.bias", (n_embd,)
-        yield block + "attn.qkv_proj.weight", (3 * n_embd, n_embd)
+        if config["model_type"] == "gptj":
+            for projection in ("k_proj", "v_proj", "q_proj"):
+                yield f"{block}attn.{projection}.weight", (n_embd, n_embd)
+        else:
+            yield block + "attn.qkv_proj.weight", (3 * n_embd, n_embd)
         yield block + "attn.out_proj.weight", (n_embd, n_embd)
         yield block + "mlp.fc_in.weight", (n_inner, n_embd)
         yield block + "mlp.fc_in.bias", (n_inner,)
@@ -101,8 +108,8 @@ def write_checkpoint(
 ) -> Path:
     """Write config.json, tokenizer.json and the weights; return the directory.
 
-    `container` is one of CONTAINERS, `dtype` one of DTYPES. The torch containers hold causal masks
-    too, as the published checkpoints do.
+    `container` is one of CONTAINERS, `dtype` one of DTYPES. The torch containers hold the masks too
+    that the published checkpoints have.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
@@ -110,7 +117,7 @@ def write_checkpoint(
     stored = {name: _encode(values, dtype) for name, values in tensors.items()}
     kind, _, sharded = container.partition("-")
     if kind == "torch":
-        stored |= _causal_masks(config)
+        stored |= _masks(config)
     write = {"torch": write_torch_zip, "safetensors": write_safetensors}[kind]
     stem, suffix = {"torch": ("pytorch_model", "bin"), "safetensors": ("model", "safetensors")}[
         kind
@@ -238,12 +245,16 @@ def _encode(values: np.ndarray, dtype: str) -> tuple[str, np.ndarray]:
     return "BF16", ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
-def _causal_masks(config: Mapping[str, object]) -> dict[str, tuple[str, np.ndarray]]:
+def _masks(config: Mapping[str, object]) -> dict[str, tuple[str, np.ndarray]]:
     n_positions = config["n_positions"]
-    mask = np.tril(np.ones((1, 1, n_positions, n_positions), np.uint8))
+    mask = ("U8", np.tril(np.ones((1, 1, n_positions, n_positions), np.uint8)))
+    masks = {"causal_mask": mask}
+    if config["model_type"] == "gptj":
+        masks = {"bias": mask, "masked_bias": ("F16", np.array(-np.inf, "<f2"))}
     return {
-        f"transformer.h.{layer}.attn.causal_mask": ("U8", mask)
+        f"transformer.h.{layer}.attn.{name}": values
         for layer in range(config["n_layer"])
+        for name, values in masks.items()
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from checkpoints import random_tensors, stored_values
 
 GOLDENS = Path(__file__).parent / "goldens"
+QUERY_KEY_VALUE = ("qkv_proj.weight", "q_proj.weight", "k_proj.weight", "v_proj.weight")
 GOLDEN_NAMES = sorted(path.stem for path in GOLDENS.glob("*.npz"))
 
 
@@ -48,9 +49,9 @@ def read_golden(name: str) -> Golden:
 
 
 def sharpened(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors with qkv_proj 1.25 times as large, so that attention has preferences."""
+    """The tensors with q, k and v 1.25 times as large, so that attention has preferences."""
     return {
-        name: np.float32(1.25) * values if "qkv_proj" in name else values
+        name: np.float32(1.25) * values if name.endswith(QUERY_KEY_VALUE) else values
         for name, values in tensors.items()
     }
 

@@ -181,15 +181,66 @@ GOLDEN_MODELS = {
         1,
         40,
     ),
+    "gptj_8_heads": (
+        golden_config(
+            n_head=8, n_embd=128, rotary_dim=16, vocab_size=517, n_positions=64, model_type="gptj"
+        ),
+        1,
+        40,
+    ),
+    "gptj_6_heads": (
+        golden_config(
+            model_type="gptj",
+            n_layer=3,
+            n_head=6,
+            n_embd=120,
+            rotary_dim=8,
+            n_inner=333,
+            vocab_size=259,
+            n_positions=77,
+            layer_norm_epsilon=1e-3,
+            activation_function="gelu",
+        ),
+        1,
+        70,
+    ),
+    "gptj_3_heads_tied": (
+        golden_config(
+            model_type="gptj",
+            n_head=3,
+            n_embd=66,
+            rotary_dim=22,
+            n_inner=75,
+            vocab_size=261,
+            n_positions=50,
+            activation_function="silu",
+            tie_word_embeddings=True,
+        ),
+        1,
+        50,
+    ),
+    "gptj_1_head": (
+        golden_config(
+            model_type="gptj",
+            n_head=1,
+            n_embd=80,
+            rotary_dim=64,
+            vocab_size=257,
+            n_positions=40,
+            activation_function="relu",
+        ),
+        2,
+        20,
+    ),
 }
 
 
 def golden_tensors(config: dict[str, object], seed: int) -> dict[str, np.ndarray]:
     """Noise for every parameter of the config as f16, drawn in the checkpoint's order.
 
-    The same numbers as golden.py makes from checkpoints.py, restated. A qkv_proj of 1.25 times the
-    noise that would keep its input's scale gives scores with a standard deviation of about 1.5, so
-    that attention picks some positions over others.
+    The same numbers as golden.py makes from checkpoints.py, restated. Matrices of queries, keys and
+    values with 1.25 times the noise that would keep their input's scale give scores with a standard
+    deviation of about 1.5, so that attention picks some positions over others.
     """
     random = np.random.RandomState(seed)
     tensors = {}
@@ -202,17 +253,34 @@ def golden_tensors(config: dict[str, object], seed: int) -> dict[str, np.ndarray
         else:
             is_norm_weight = ".ln_" in name and name.endswith("weight")
             values = np.float32(is_norm_weight) + np.float32(0.1) * noise
-        if "qkv_proj" in name:
+        if name.split(".")[-2] in ("qkv_proj", "q_proj", "k_proj", "v_proj"):
             values = np.float32(1.25) * values
         tensors[name] = values.astype(np.float16)
     return tensors
 
 
+def transformers_model(config: dict[str, object]) -> transformers.PreTrainedModel:
+    """transformers' own model of a config, its parameters as they begin."""
+    if config["model_type"] == "gptj":
+        return transformers.GPTJForCausalLM(transformers.GPTJConfig(**config))
+    return transformers.CodeGenForCausalLM(transformers.CodeGenConfig(**config))
+
+
 def parameter_shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by its name, in the checkpoint's order."""
+    """Shape of every parameter by its name, in the checkpoint's order.
+
+    transformers names them in that order, but CodeGen's out_proj: from 5.24 on before qkv_proj.
+    """
     with torch.device("meta"):
-        model = transformers.CodeGenForCausalLM(transformers.CodeGenConfig(**config))
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        model = transformers_model(config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    last_of_attention: dict[str, tuple[int, ...]] = {}
+    for name, parameter in model.named_parameters():
+        if ".attn." not in name:
+            shapes |= last_of_attention
+            last_of_attention = {}
+        (last_of_attention if "out_proj" in name else shapes)[name] = tuple(parameter.shape)
+    return shapes
 
 
 def weights_sha256(tensors: dict[str, np.ndarray]) -> str:
@@ -226,9 +294,9 @@ def weights_sha256(tensors: dict[str, np.ndarray]) -> str:
 
 def load_transformers_model(
     config: dict[str, object], tensors: dict[str, np.ndarray]
-) -> transformers.CodeGenForCausalLM:
+) -> transformers.PreTrainedModel:
     """transformers' own model in fp32, with every parameter taken from `tensors`."""
-    model = transformers.CodeGenForCausalLM(transformers.CodeGenConfig(**config)).float().eval()
+    model = transformers_model(config).float().eval()
     if "auto_map" in config:
         tensors = {
             name: from_8_shards_to_4(tensor) if "qkv_proj" in name else tensor
@@ -253,12 +321,12 @@ def from_8_shards_to_4(rows: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def all_logits(model: transformers.CodeGenForCausalLM, ids: np.ndarray) -> np.ndarray:
+def all_logits(model: transformers.PreTrainedModel, ids: np.ndarray) -> np.ndarray:
     """Logits of every position, [n_tokens, vocab_size] f32."""
     return model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].numpy()
 
 
-def judge_golden(model: transformers.CodeGenForCausalLM, ids: np.ndarray) -> np.ndarray:
+def judge_golden(model: transformers.PreTrainedModel, ids: np.ndarray) -> np.ndarray:
     """Logits of every position, or a ValueError if they could hide a mistake.
 
     The order of the earlier ids must matter to the last logits, or attention and its positions

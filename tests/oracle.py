@@ -1,4 +1,4 @@
-"""Takes a config, checkpoint tensors and ids, returns CodeGen's logits in plain float64 NumPy.
+"""Takes a config, checkpoint tensors and ids, returns the model's logits in plain float64 NumPy.
 
 Nothing of ours is imported: the oracle is held to transformers' stored logits (test_oracle.py) and
 the fast kernels are held to the oracle. Its forward passes take the tensors under the
@@ -36,7 +36,7 @@ def oracle_states(config: Mapping, tensors: Tensors, ids: Sequence[int]) -> np.n
 def twin_logits(config: Mapping, tensors: Tensors, ids: Sequence[int]) -> np.ndarray:
     """Logits of an int8 or int4 model, [n_tokens, vocab_size] f64.
 
-    The tensors are the dequantized ones. The input of every matrix (qkv_proj and fc_in: the ln_1
+    The tensors are the dequantized ones. The input of every matrix (q, k, v and fc_in: the ln_1
     output; out_proj: the attention output; fc_out: the activations; lm_head: the ln_f output) is
     rounded to int8 per group of 32, values and rotated keys are rounded to fp16, and everything
     else is float64. The embedding is looked up, not multiplied: its row is not rounded.
@@ -68,8 +68,12 @@ def _forward(
     for layer in range(config["n_layer"]):
         block = f"transformer.h.{layer}"
         x = norm(h, f"{block}.ln_1")
-        qkv = project(x, f"{block}.attn.qkv_proj")  # [n_tokens, 3 * n_embd]
-        heads = split_heads(qkv, config["n_head"], n_shards(config))
+        if config["model_type"] == "gptj":
+            projected = [project(x, f"{block}.attn.{name}_proj") for name in "qkv"]
+            heads = [by_head(each, config["n_head"]) for each in projected]
+        else:
+            qkv = project(x, f"{block}.attn.qkv_proj")  # [n_tokens, 3 * n_embd]
+            heads = split_heads(qkv, config["n_head"], n_shards(config))
         mixed = attention(*heads, config["rotary_dim"], round_cache)
         inner = project(x, f"{block}.mlp.fc_in") + parameter(f"{block}.mlp.fc_in.bias")
         activated = ACTIVATIONS[config["activation_function"]](inner)
@@ -123,10 +127,13 @@ def split_heads(
     """
     n_tokens = qkv.shape[0]
     shards = qkv.reshape(n_tokens, n_shards, 3, n_head // n_shards, -1)
-    query, value, key = (
-        shards[:, :, part].reshape(n_tokens, n_head, -1).transpose(1, 0, 2) for part in range(3)
-    )
+    query, value, key = (by_head(shards[:, :, part], n_head) for part in range(3))
     return query, key, value
+
+
+def by_head(x: np.ndarray, n_head: int) -> np.ndarray:
+    """The values of n_tokens, head by head -> [n_head, n_tokens, head_dim]."""
+    return x.reshape(len(x), n_head, -1).transpose(1, 0, 2)
 
 
 def rotate(x: np.ndarray, rotary_dim: int) -> np.ndarray:

@@ -1,21 +1,27 @@
 """A packed file -> the numbers that it stands for, for the oracle."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from quantize.description.config import parse_config
 from quantize.description.tensor_map import tensor_specs
 from quantize.packed import layout
 from quantize.packed.packed_file import PackedFile, PackedTensor
 from quantize.rounding import groups
 
 
-def packed_weights(packed: PackedFile) -> dict[str, np.ndarray]:
-    """The values that a packed file stands for, f64, by the checkpoint's names and in its order."""
+def packed_weights(packed: PackedFile, config: Mapping[str, object]) -> dict[str, np.ndarray]:
+    """The values that a packed file stands for, f64, by the checkpoint's names and in its order.
+
+    config  the checkpoint's: a packed file does not say in which layout it was
+    """
     weights = {}
-    for spec in tensor_specs(packed.config):
-        values = dequantized(packed.tensors[spec.name])
+    for spec in tensor_specs(parse_config(config, "config.json")):
         rows = slice(None) if spec.row_order is None else spec.row_order
-        weights[spec.source] = np.empty(spec.shape)
-        weights[spec.source][rows] = values
+        values = np.empty(spec.shape)
+        values[rows] = dequantized(packed.tensors[spec.name])
+        weights |= zip(spec.sources, np.split(values, len(spec.sources)), strict=True)
     return weights
 
 

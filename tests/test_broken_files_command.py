@@ -53,11 +53,11 @@ BREAKS = [
     (plant_foreign_global, "names 'os.system'", "A pickle can run programs"),
     (
         become_gpt2,
-        "has model_type 'gpt2', need model_type 'codegen'",
+        "has model_type 'gpt2', need model_type 'codegen' or 'gptj'",
         "config.json of a Salesforce",
     ),
-    (grow_a_layer, "transformer.h.2.ln_1.weight", "one CodeGen checkpoint"),
-    (widen_the_mlp, "100", "one CodeGen checkpoint"),
+    (grow_a_layer, "transformer.h.2.ln_1.weight", "of one checkpoint"),
+    (widen_the_mlp, "100", "of one checkpoint"),
 ]
 
 

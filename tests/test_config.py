@@ -1,4 +1,4 @@
-"""config.json is believed only where it describes a CodeGen model."""
+"""config.json is believed only where it describes a CodeGen or GPT-J model."""
 
 import json
 import re
@@ -16,6 +16,7 @@ from quantize.description.config import (
     WITHOUT_EFFECT,
     ModelConfig,
     config_fields,
+    packed_config,
     parse_config,
     read_config,
 )
@@ -34,9 +35,11 @@ SMALL = ModelConfig(
     tie_word_embeddings=False,
 )
 
+SMALL_GPTJ = replace(SMALL, mp_num=1)
+
 DOCUMENT = Path(__file__).parent.parent / "docs" / "config.md"
 
-# CodeGenConfig().to_dict() of transformers 5.23.0, all but model_type.
+# CodeGenConfig().to_dict() of transformers 5.24.0, all but model_type; and GPTJConfig's.
 CODEGEN_CONFIG = """
 transformers_version architectures output_hidden_states return_dict dtype chunk_size_feed_forward
 is_encoder_decoder id2label label2id problem_type vocab_size n_positions n_ctx n_embd n_layer n_head
@@ -44,6 +47,7 @@ rotary_dim n_inner activation_function resid_pdrop embd_pdrop attn_pdrop layer_n
 initializer_range use_cache bos_token_id eos_token_id tie_word_embeddings
 output_attentions _name_or_path
 """.split()
+GPTJ_CONFIG = [*(name for name in CODEGEN_CONFIG if name != "n_ctx"), "pad_token_id"]
 
 CODEGEN2 = {
     "auto_map": {
@@ -78,8 +82,8 @@ def test_absent_n_inner_is_four_times_n_embd() -> None:
     assert parse_config(fields, "config.json").n_inner == 256
 
 
-def test_each_field_of_codegen_config_has_its_place() -> None:
-    assert sorted([*HONOURED, *WITHOUT_EFFECT]) == sorted(CODEGEN_CONFIG)
+def test_each_field_of_both_configs_has_its_place() -> None:
+    assert sorted([*HONOURED, *WITHOUT_EFFECT]) == sorted({*CODEGEN_CONFIG, *GPTJ_CONFIG})
 
 
 def test_the_document_says_of_each_field_what_the_code_does() -> None:
@@ -98,6 +102,8 @@ def test_the_document_says_of_each_field_what_the_code_does() -> None:
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
 def test_fields_without_effect_are_ignored(name: str) -> None:
     assert parse_config(small_config(**{name: -1}), "config.json") == SMALL
+    fields = small_config(model_type="gptj", **{name: -1})
+    assert parse_config(fields, "config.json") == SMALL_GPTJ
 
 
 def test_fields_that_nobody_knows_are_ignored() -> None:
@@ -129,8 +135,9 @@ def test_fields_that_nobody_knows_are_ignored() -> None:
     ],
 )
 def test_honoured_field_reaches_the_config(name: str, value: object) -> None:
-    config = parse_config(small_config(**{name: value}), "config.json")
-    assert getattr(config, name) == ((value,) if name == "eos_token_id" else value)
+    for model_type in ("codegen", "gptj"):
+        config = parse_config(small_config(model_type=model_type, **{name: value}), "config.json")
+        assert getattr(config, name) == ((value,) if name == "eos_token_id" else value)
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
@@ -229,6 +236,86 @@ def test_config_survives_its_own_fields() -> None:
     assert parse_config(fields, "packed file") == config
 
 
+def test_layout_of_gptj_is_told_by_model_type() -> None:
+    """As transformers tells it: GPTJConfig has no mp_num, and ignores one."""
+    assert SMALL.model_type == "codegen"
+    for fields in ({}, {"mp_num": 4}, {"mp_num": "8"}, {"head_dim": 16}):
+        config = parse_config(small_config(model_type="gptj", **fields), "config.json")
+        assert config == SMALL_GPTJ
+        assert config.model_type == "gptj"
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 3, 6, 16])
+def test_gptj_has_no_shards_that_need_whole_heads(n_head: int) -> None:
+    fields = small_config(model_type="gptj", n_head=n_head, n_embd=96, rotary_dim=6)
+    config = parse_config(fields, "config.json")
+    assert (config.n_head, config.mp_num) == (n_head, 1)
+    assert parse_config(json.loads(json.dumps(config_fields(config))), "packed file") == config
+
+
+def test_published_gptj_6b_config_is_accepted() -> None:
+    """As it was published, but for the settings of a summary head."""
+    published = {
+        "activation_function": "gelu_new",
+        "architectures": ["GPTJForCausalLM"],
+        "attn_pdrop": 0.0,
+        "bos_token_id": 50256,
+        "embd_pdrop": 0.0,
+        "eos_token_id": 50256,
+        "gradient_checkpointing": False,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05,
+        "model_type": "gptj",
+        "n_embd": 4096,
+        "n_head": 16,
+        "n_inner": None,
+        "n_layer": 28,
+        "n_positions": 2048,
+        "resid_pdrop": 0.0,
+        "rotary": True,
+        "rotary_dim": 64,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": False,
+        "tokenizer_class": "GPT2Tokenizer",
+        "use_cache": True,
+        "vocab_size": 50400,
+    }
+    config = parse_config(published, "config.json")
+    assert (config.head_dim, config.n_inner, config.eos_token_id) == (256, 16384, (50256,))
+
+
+def test_gptj_with_code_of_its_own_is_refused() -> None:
+    for auto_map in (CODEGEN2["auto_map"], {"AutoModelForCausalLM": "modeling_gptj.GPTJ"}):
+        error = refusal(model_type="gptj", auto_map=auto_map)
+        assert "brings model code of its own" in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_head": 5}, "n_embd is 64, need a multiple of n_head 5"),
+        ({"n_head": 3, "n_embd": 33}, "gives a head_dim of 11, need an even one"),
+        ({"rotary_dim": None}, "has no rotary_dim, need a whole number from 1 to 65536"),
+        ({"rotary_dim": 7}, "rotary_dim is 7, need an even number from 2 to the head_dim 16"),
+        ({"activation_function": "swish"}, "activation_function is 'swish', need one of gelu_new"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False, need True"),
+        ({"is_causal": False}, "is_causal is False, need True"),
+        ({"sliding_window": 128}, "sliding_window is 128, need null"),
+        ({"quantization_config": {"bits": 4}}, "quantized already (quantization_config"),
+    ],
+)
+def test_field_that_no_gptj_has_is_named(changes: dict[str, object], message: str) -> None:
+    assert message in refusal(model_type="gptj", **changes).message
+
+
+def test_packed_gptj_is_declared_as_codegen_where_its_heads_are_a_multiple_of_4() -> None:
+    assert packed_config(SMALL_GPTJ) == SMALL
+    six_heads = replace(SMALL_GPTJ, n_head=6, n_embd=96)
+    assert packed_config(six_heads) == six_heads
+    eight_shards = replace(SMALL, n_head=8, mp_num=8)
+    assert packed_config(eight_shards) == eight_shards
+
+
 def test_fields_of_files_packed_before_these_are_enough() -> None:
     fields = config_fields(SMALL)
     assert fields.pop("mp_num") == 4
@@ -250,9 +337,10 @@ def test_released_sizes_are_accepted() -> None:
 
 def test_another_architecture_is_named() -> None:
     error = refusal(model_type="gpt2")
-    assert error.message == "there/config.json has model_type 'gpt2', need model_type 'codegen'"
-    assert "config.json of a Salesforce CodeGen checkpoint" in error.hint
-    assert "has no model_type, need model_type 'codegen'" in refusal(model_type=None).message
+    need = "need model_type 'codegen' or 'gptj'"
+    assert error.message == f"there/config.json has model_type 'gpt2', {need}"
+    assert "config.json of a CodeGen or GPT-J checkpoint" in error.hint
+    assert f"has no model_type, {need}" in refusal(model_type=None).message
 
 
 def test_model_with_code_of_its_own_is_refused() -> None:
@@ -265,9 +353,8 @@ def test_model_with_code_of_its_own_is_refused() -> None:
     ):
         error = refusal(auto_map=auto_map)
         assert "config.json brings model code of its own (auto_map " in error.message
-        assert "need a model that transformers' CodeGenForCausalLM runs, or CodeGen2" in (
-            error.message
-        )
+        need = "need a model that transformers' CodeGenForCausalLM or GPTJForCausalLM runs"
+        assert f"{need}, or CodeGen2" in error.message
         assert "codegen2-*" in error.hint
 
 
@@ -337,7 +424,7 @@ def test_field_that_no_codegen_has_is_named(changes: dict[str, object], message:
     error = refusal(**changes)
     assert error.message.startswith("there/config.json")
     assert message in error.message
-    assert error.hint == "Use the unchanged config.json of a Salesforce CodeGen checkpoint."
+    assert error.hint == "Use the unchanged config.json of a CodeGen or GPT-J checkpoint."
 
 
 @pytest.mark.parametrize("name", ["n_layer", "n_head", "n_embd", "vocab_size", "n_positions"])

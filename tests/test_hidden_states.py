@@ -71,7 +71,7 @@ def test_the_head_makes_the_logits_of_the_states(packed: Path) -> None:
     states = states_of(model, IDS[:70], model.new_cache()).astype(np.float64)
     logits = logits_of(model, IDS[:70], model.new_cache())
     model.close()
-    weights = packed_weights(read_packed_file(packed)) if "int8" in model.format else None
+    weights = packed_weights(read_packed_file(packed), CONFIG) if "int8" in model.format else None
     if weights is None:
         weights = random_tensors(CONFIG, seed=1)
     made = states @ weights["lm_head.weight"].T + weights["lm_head.bias"]

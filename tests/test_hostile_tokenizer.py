@@ -97,7 +97,7 @@ def test_another_kind_of_tokenizer_is_refused(data: bytes, problem: str) -> None
     error = refused(lambda: Tokenizer.from_json(data, "m/tokenizer.json"))
     assert error
     assert error.message.startswith(f"m/tokenizer.json: {problem}")
-    assert "CodeGen checkpoint" in error.hint
+    assert "a CodeGen or GPT-J checkpoint" in error.hint
 
 
 @pytest.mark.parametrize(

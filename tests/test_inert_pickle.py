@@ -88,7 +88,7 @@ def test_foreign_name_is_refused_and_not_called(
     monkeypatch.setattr(os, "system", called)
     monkeypatch.setattr(builtins, "eval", called)
     error = refusal(program(opcodes))
-    assert f"{WHERE} names '{name}'; a CodeGen checkpoint needs only" in error.message
+    assert f"{WHERE} names '{name}'; a checkpoint needs only" in error.message
     assert "collections.OrderedDict, torch.BFloat16Storage" in error.message
     assert "was not loaded" in error.hint
 
@@ -124,7 +124,7 @@ def test_foreign_name_is_refused_and_not_called(
 )
 def test_opcode_without_a_place_in_a_state_dict_is_named(opcodes: bytes, problem: str) -> None:
     error = refusal(program(opcodes))
-    assert "is not the pickle of a CodeGen state dict" in error.message
+    assert "is not the pickle of a state dict" in error.message
     assert problem in error.message
 
 

@@ -330,7 +330,7 @@ FORGERIES = {
     ),
     "another architecture": (
         lambda header, declared: header["__metadata__"].update(config='{"model_type": "gpt2"}'),
-        "model_type 'gpt2', need model_type 'codegen'",
+        "model_type 'gpt2', need model_type 'codegen' or 'gptj'",
     ),
     "a config that is no JSON": (
         lambda header, declared: header["__metadata__"].update(config="{"),

@@ -80,7 +80,7 @@ def quantized(request: pytest.FixtureRequest, golden: Golden, checkpoint: Path) 
     quantize(checkpoint, packed, request.param)
     prompts = [golden.ids, *([token] for token in golden.ids[:N_ALONE])]
     logits, *alone = model_logits(packed, prompts)
-    weights = packed_weights(read_packed_file(packed))
+    weights = packed_weights(read_packed_file(packed), golden.config)
     return Quantized(golden, request.param, weights, logits, np.concatenate(alone))
 
 

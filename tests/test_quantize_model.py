@@ -318,7 +318,7 @@ def test_what_transformers_ignores_is_left_out_with_a_note(tmp_path: Path) -> No
     source = write_checkpoint(tmp_path / "more", CONFIG, TENSORS | unused, dtype="f32")
     summary = quantize(source, tmp_path / "more.packed", "int8")
     assert summary.notes[0] == (
-        "left out, as CodeGen computes nothing with them: "
+        "left out, as the model computes nothing with them: "
         "transformer.h.*.attn.rotary_emb.inv_freq (2), transformer.h.*.attn.masked_bias, "
         "score.weight, score.bias"
     )
@@ -340,7 +340,7 @@ def test_another_surplus_tensor_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'transformer\.wpe\.weight' .* surplus") as caught:
         quantize(source, tmp_path / "packed", "int8")
     assert "score" not in caught.value.message
-    assert "must be of one CodeGen checkpoint" in caught.value.hint
+    assert "must be of one checkpoint" in caught.value.hint
 
 
 def test_a_name_of_none_is_no_name(tmp_path: Path, checkpoint: Path) -> None:

@@ -16,6 +16,7 @@ from quantize.description.tensor_map import (
 from quantize.files.errors import UserError
 
 CONFIG = parse_config(small_config(), "config.json")
+GPTJ = parse_config(small_config(model_type="gptj"), "config.json")
 TIED = parse_config(small_config(tie_word_embeddings=True), "config.json")
 
 
@@ -98,7 +99,62 @@ def test_every_spec_is_paired_with_its_source() -> None:
     specs = tensor_specs(CONFIG)
     pairs = match_tensors(specs, dict(reversed(tensors.items())))
     assert [spec for spec, _ in pairs] == specs
-    assert all(tensor is tensors[spec.source] for spec, tensor in pairs)
+    assert all(rows.parts == (tensors[spec.source],) for spec, rows in pairs)
+
+
+def test_gptj_differs_in_the_sources_of_one_matrix() -> None:
+    """They are as many rows under one another, in the order of the only shard."""
+    own, specs = tensor_specs(CONFIG), tensor_specs(GPTJ)
+    assert [(spec.name, spec.shape, spec.kind) for spec in specs] == [
+        (spec.name, spec.shape, spec.kind) for spec in own
+    ]
+    different = [spec for spec, other in zip(specs, own, strict=True) if spec != other]
+    assert [spec.name for spec in different] == [f"h.{i}.attn.qkv_proj.weight" for i in range(2)]
+    assert different[1].sources == tuple(f"transformer.h.1.attn.{x}_proj.weight" for x in "qvk")
+    assert different[1].source_shape == (64, 64)
+
+
+def test_specs_name_every_parameter_of_a_gptj_checkpoint() -> None:
+    shapes = {source: spec.source_shape for spec in tensor_specs(GPTJ) for source in spec.sources}
+    assert shapes == dict(parameter_shapes(small_config(model_type="gptj")))
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 3, 6, 8])
+def test_rows_of_gptj_become_head_major(n_head: int) -> None:
+    config = small_config(model_type="gptj", n_head=n_head, n_embd=48, rotary_dim=2)
+    tensors = {
+        name: SourceTensor(name, "F32", values.shape, values)
+        for name, values in random_tensors(config, 1).items()
+    }
+    query, key, value = (
+        tensors[f"transformer.h.1.attn.{x}_proj.weight"].data.reshape(n_head, -1, 48) for x in "qkv"
+    )
+    expected = [part[head] for head in range(n_head) for part in (query, key, value)]
+    specs = tensor_specs(parse_config(config, "config.json"))
+    (pair,) = [pair for pair in match_tensors(specs, tensors) if "h.1.attn.qkv" in pair[0].name]
+    rows = pair[1].read_float32()[pair[0].row_order]
+    np.testing.assert_array_equal(rows, np.concatenate(expected))
+
+
+def test_layouts_are_not_mixed() -> None:
+    """Both ways the tensor that is missing is named, and those that are there instead."""
+    message = refusal(source_tensors(model_type="gptj")).message
+    assert "transformer.h.0.attn.qkv_proj.weight is missing, need [192, 64]" in message
+    assert "'transformer.h.0.attn.k_proj.weight' [64, 64] is surplus" in message
+    message = refusal(source_tensors(), GPTJ).message
+    assert "transformer.h.0.attn.q_proj.weight is missing, need [64, 64]" in message
+    assert "'transformer.h.0.attn.qkv_proj.weight' [192, 64] is surplus" in message
+
+
+def test_misshapen_and_surplus_tensors_of_gptj_are_named() -> None:
+    tensors = source_tensors(model_type="gptj")
+    name = "transformer.h.1.attn.v_proj.weight"
+    tensors[name] = SourceTensor(name, "F32", (32, 64), np.zeros((32, 64)))
+    bias = "transformer.h.1.attn.q_proj.bias"
+    tensors[bias] = SourceTensor(bias, "F32", (64,), np.zeros(64))
+    message = refusal(tensors, GPTJ).message
+    assert f"{name} is [32, 64], need [64, 64]" in message
+    assert f"'{bias}' [64] is surplus" in message
 
 
 def test_missing_tensor_is_named() -> None:
@@ -109,7 +165,7 @@ def test_missing_tensor_is_named() -> None:
         "the checkpoint does not fit its config.json: "
         "transformer.h.1.mlp.fc_in.weight is missing, need [256, 64]"
     )
-    assert "must be of one CodeGen checkpoint" in error.hint
+    assert "must be of one checkpoint" in error.hint
 
 
 def test_surplus_tensor_is_named() -> None:

@@ -335,4 +335,4 @@ def test_a_broken_file_is_named_with_what_to_do(data):
 def test_a_tokenizer_whose_ids_are_not_bytes_is_refused(decoder, found):
     with pytest.raises(UserError, match=f"found decoder {found}, need ByteLevel") as raised:
         Tokenizer.from_json(changed_file(decoder=decoder))
-    assert "CodeGen checkpoint" in raised.value.hint
+    assert "a CodeGen or GPT-J checkpoint" in raised.value.hint

@@ -67,7 +67,7 @@ def test_f16_models_equal_transformers(golden: Golden, checkpoint: Path) -> None
 def test_models_equal_their_weights_in_float64(
     golden: Golden, packed: Path, engine: Engine
 ) -> None:
-    weights = packed_weights(read_packed_file(packed))
+    weights = packed_weights(read_packed_file(packed), golden.config)
     expected = oracle_logits(golden.config, weights, golden.ids)
     logits = logits_of(engine, golden.ids, engine.new_cache())
     assert np.abs(logits - expected).max() / golden.spread < TOLERANCE

@@ -211,7 +211,7 @@ class Tokenizer:
             if kept.count(byte) < given.count(byte):
                 raise UserError(
                     f"the tokenizer has no token for byte 0x{byte:02X}, which the text has",
-                    "Use the tokenizer.json of a CodeGen checkpoint.",
+                    "Use the tokenizer.json of a CodeGen or GPT-J checkpoint.",
                 )
 
     def _id_of(self, token: str | None) -> int | None:

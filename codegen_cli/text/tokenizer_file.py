@@ -23,7 +23,7 @@ _MOST_ADDED_CHARACTERS = 1 << 18
 # Before a text: transformers puts bos_token there, or nothing.
 _MOST_FIRST_IDS = 1
 _NOTHING = (None, "")
-_HINT_OTHER = "Use the tokenizer.json of a CodeGen checkpoint."
+_HINT_OTHER = "Use the tokenizer.json of a CodeGen or GPT-J checkpoint."
 
 # For each field that stands for an object with a type: the types that may be there; None: nothing.
 _TYPES: dict[str, tuple[str | None, ...]] = {

@@ -96,7 +96,7 @@ def _find_weights(directory: Path) -> Path:
             return directory / name
     raise UserError(
         f"{directory} holds no weights, need one of {', '.join(WEIGHT_FILES)}",
-        "Give the directory of a downloaded CodeGen checkpoint.",
+        "Give the directory of a downloaded CodeGen or GPT-J checkpoint.",
     )
 
 

@@ -75,7 +75,7 @@ def read_state_dict(content: bytes, where: str) -> dict[str, TensorRecord]:
     # escapes that it does not know, which is an error where warnings are.
     except (ValueError, OverflowError, Warning) as error:
         raise UserError(
-            f"{where} is not the pickle of a CodeGen state dict: {str(error)[:_LONGEST_REASON]}",
+            f"{where} is not the pickle of a state dict: {str(error)[:_LONGEST_REASON]}",
             "The file is damaged, or is not a checkpoint; download it again.",
         ) from error
     hint = "Save the state dict alone: torch.save(model.state_dict(), path)."
@@ -157,7 +157,7 @@ class _Machine:
     def _name(self, text: str) -> _Name:
         if text not in _ACCEPTED_NAMES:
             raise UserError(
-                f"{self._where} names {quoted(text)}; a CodeGen checkpoint needs only "
+                f"{self._where} names {quoted(text)}; a checkpoint needs only "
                 f"{', '.join(sorted(_ACCEPTED_NAMES))}",
                 "The file was not loaded. A pickle can run programs: use the published checkpoint.",
             )

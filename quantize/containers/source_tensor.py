@@ -1,4 +1,4 @@
-"""Mapped bytes of a checkpoint and what its header says of them -> one tensor, readable by rows."""
+"""Mapped bytes of a checkpoint and what its header says of them -> tensors, readable by rows."""
 
 import contextlib
 import math
@@ -73,6 +73,25 @@ class SourceTensor:
             values = view.astype(np.float32, order="C")
         _release_pages(view)
         return values
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStack:
+    """Tensors of equal rows, put under one another; each stays in its file until it is read."""
+
+    parts: tuple[SourceTensor, ...]
+
+    def read_float32(self, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """Those rows of the whole, neighbours, as SourceTensor.read_float32 gives them."""
+        if len(self.parts) == 1:
+            return self.parts[0].read_float32(rows)
+        start, stop, _ = rows.indices(sum(part.shape[0] for part in self.parts))
+        pieces = []
+        for part in self.parts:
+            n_rows = part.shape[0]
+            pieces.append(part.read_float32(slice(max(start, 0), max(min(stop, n_rows), 0))))
+            start, stop = start - n_rows, stop - n_rows
+        return np.concatenate(pieces)
 
 
 def fits_numpy(shape: tuple[int, ...], itemsize: int) -> bool:

@@ -1,7 +1,7 @@
 """A checkpoint's config.json -> a frozen ModelConfig, each field judged before it is believed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ _LARGEST = {
 _LARGEST_MATRIX = (1 << 31) - 1
 _LARGEST_FILE_BYTES = 1 << 20
 
-# Every field of transformers' CodeGenConfig is in one of these; docs/config.md says more of each.
+# Every field of transformers' CodeGenConfig and GPTJConfig is in one of these; docs/config.md says
+# more of each.
 HONOURED = (
     "vocab_size",
     "n_positions",
@@ -46,6 +47,7 @@ WITHOUT_EFFECT = (
     "initializer_range",
     "use_cache",
     "bos_token_id",
+    "pad_token_id",
     "dtype",
     "transformers_version",
     "architectures",
@@ -59,9 +61,9 @@ WITHOUT_EFFECT = (
     "problem_type",
     "_name_or_path",
 )
-# CodeGenConfig has none of these, but transformers' cache acts on them for every model.
+# Neither has any of these, but transformers' cache acts on them for every model.
 OTHER_ATTENTION = ("sliding_window", "attention_chunk_size", "layer_types", "kv_sharing_modes")
-# CodeGenConfig's attribute_map: other names that a config.json may use.
+# The attribute_map of both: other names that a config.json may use.
 ALIASES = {
     "max_position_embeddings": "n_positions",
     "hidden_size": "n_embd",
@@ -78,15 +80,16 @@ _CODEGEN2_CODE = {
     "AutoModel": "modeling_codegen.CodeGenModel",
     "AutoModelForCausalLM": "modeling_codegen.CodeGenForCausalLM",
 }
-_HINT = "Use the unchanged config.json of a Salesforce CodeGen checkpoint."
+_HINT = "Use the unchanged config.json of a CodeGen or GPT-J checkpoint."
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The dimensions of one CodeGen model, in config.json's words.
+    """The dimensions of one CodeGen or GPT-J model, in config.json's words.
 
     activation_function  one of ACTIVATION_FUNCTIONS
-    mp_num               shards of qkv_proj in the checkpoint, 4 or 8; tensor_map.qkv_row_order
+    mp_num               shards of qkv_proj in CodeGen's layout, 4 or 8 (tensor_map.qkv_row_order);
+                         1 in GPT-J's, where q, k and v are apart
     eos_token_id         every id that the config calls an end, each below vocab_size
     """
 
@@ -108,6 +111,11 @@ class ModelConfig:
         """Values per attention head: n_embd / n_head."""
         return self.n_embd // self.n_head
 
+    @property
+    def model_type(self) -> str:
+        """Whose layout the weights have: codegen or gptj; the two compute the same."""
+        return "gptj" if self.mp_num == 1 else "codegen"
+
 
 def read_config(path: Path) -> ModelConfig:
     """Read and judge a config.json; a UserError names path, field, what was found and needed."""
@@ -118,9 +126,9 @@ def read_config(path: Path) -> ModelConfig:
 def parse_config(fields: Mapping[str, object], where: str) -> ModelConfig:
     """Judge the fields of a config.json; `where` names their origin in errors.
 
-    Fields in WITHOUT_EFFECT are ignored, and so are those that CodeGenConfig does not have, but for
-    the few that docs/config.md names. Raises UserError for another architecture, a missing field, a
-    wrong type, or dimensions that no CodeGen model can have.
+    Fields in WITHOUT_EFFECT are ignored, and so are those that transformers' config does not have,
+    but for the few that docs/config.md names. Raises UserError for another architecture, a missing
+    field, a wrong type, or dimensions that no such model can have.
     """
     _judge_architecture(fields, where)
     fields = _own_names(fields, where)
@@ -148,14 +156,24 @@ def parse_config(fields: Mapping[str, object], where: str) -> ModelConfig:
 
 def config_fields(config: ModelConfig) -> dict[str, object]:
     """The config as JSON-ready fields that `parse_config` turns into an equal config."""
-    return {"model_type": "codegen", **asdict(config)}
+    return {"model_type": config.model_type, **asdict(config)}
+
+
+def packed_config(config: ModelConfig) -> ModelConfig:
+    """The config that a packed file states, where rows are in one order whatever they were in.
+
+    Its first readers know CodeGen's layout alone: as that a GPT-J is declared wherever its heads
+    could have been in 4 shards, and any other they refuse by its model_type.
+    """
+    could_be_codegen = config.model_type == "gptj" and config.n_head % 4 == 0
+    return replace(config, mp_num=4) if could_be_codegen else config
 
 
 def _judge_architecture(fields: Mapping[str, object], where: str) -> None:
     model_type = fields.get("model_type")
-    if model_type != "codegen":
+    if model_type not in ("codegen", "gptj"):
         found = "no model_type" if model_type is None else f"model_type {quoted(model_type)}"
-        raise UserError(f"{where} has {found}, need model_type 'codegen'", _HINT)
+        raise UserError(f"{where} has {found}, need model_type 'codegen' or 'gptj'", _HINT)
     _judge_attention(fields, where)
     if fields.get("quantization_config") is not None:
         raise UserError(
@@ -166,13 +184,14 @@ def _judge_architecture(fields: Mapping[str, object], where: str) -> None:
     if fields.get("auto_map") and not _is_codegen2(fields):
         raise UserError(
             f"{where} brings model code of its own (auto_map {quoted(fields['auto_map'])}), "
-            "need a model that transformers' CodeGenForCausalLM runs, or CodeGen2",
+            "need a model that transformers' CodeGenForCausalLM or GPTJForCausalLM runs, or "
+            "CodeGen2",
             "Use a Salesforce/codegen-* or Salesforce/codegen2-* checkpoint.",
         )
 
 
 def _judge_attention(fields: Mapping[str, object], where: str) -> None:
-    """Refuse other attention than CodeGen's: causal, over all positions, scaled, in each layer."""
+    """Refuse other attention than theirs: causal, over all positions, scaled, in each layer."""
     for name in ("scale_attn_weights", "is_causal"):
         if not _flag(fields, name, where, default=True):
             raise UserError(f"{where}: {name} is False, need True", _HINT)
@@ -186,13 +205,13 @@ def _is_codegen2(fields: Mapping[str, object]) -> bool:
     auto_map = fields.get("auto_map")
     if not isinstance(auto_map, dict) or "AutoModelForCausalLM" not in auto_map:
         return False
-    return all(
+    return fields["model_type"] == "codegen" and all(
         _CODEGEN2_CODE.get(key) == str(value).rpartition("--")[2] for key, value in auto_map.items()
     )
 
 
 def _own_names(fields: Mapping[str, object], where: str) -> dict[str, object]:
-    """The fields with CodeGenConfig's names in place of its aliases."""
+    """The fields with transformers' own names in place of its aliases."""
     own = {name: value for name, value in fields.items() if name not in ALIASES}
     for alias, name in ALIASES.items():
         if alias in fields and own.setdefault(name, fields[alias]) != fields[alias]:
@@ -217,6 +236,8 @@ def _activation(fields: Mapping[str, object], where: str) -> str:
 
 def _shards(fields: Mapping[str, object], where: str) -> int:
     """The rule that tensor_map.qkv_row_order states; mp_num itself stands in packed files."""
+    if fields["model_type"] == "gptj":
+        return 1
     stated, head_dim = fields.get("mp_num"), fields.get("head_dim")
     if stated is not None:
         if not isinstance(stated, int) or stated not in (4, 8):

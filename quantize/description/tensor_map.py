@@ -1,4 +1,4 @@
-"""A ModelConfig -> the one table of its tensors: our name, source name, shape, kind, row order."""
+"""A ModelConfig -> the one table of its tensors: our name, source names, shape, row order."""
 
 import re
 from collections import Counter
@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from quantize.containers.source_tensor import FLOAT_DTYPES, SourceTensor
+from quantize.containers.source_tensor import FLOAT_DTYPES, SourceTensor, TensorStack
 from quantize.description.config import ModelConfig
 from quantize.files.errors import UserError
 from quantize.files.input_file import quoted, shown
 
-# What transformers saves beside CodeGen's parameters, or once did, and its forward pass does not
-# read from a checkpoint: masks and tables of positions (`_keys_to_ignore_on_load_unexpected` of
+# What transformers saves beside the parameters, or once did, and its forward pass does not read
+# from a checkpoint: masks and tables of positions (`_keys_to_ignore_on_load_unexpected` of
 # CodeGenPreTrainedModel and of GPTJModel, whose code CodeGen's was made from; `inv_freq` where
 # PreTrainedModel loads weights), and the heads that models of other tasks have.
 _UNUSED = re.compile(
@@ -24,26 +24,39 @@ _UNUSED = re.compile(
     r"|(score|qa_outputs)\.(weight|bias)",
     re.ASCII,
 )
+# What we call qkv_proj: a matrix of CodeGen's; of GPT-J's three, that put one under another in this
+# order are its single shard.
+_QKV = {"codegen": ("qkv_proj",), "gptj": ("q_proj", "v_proj", "k_proj")}
 _NAMED_PROBLEMS = 8
 _COMPARED_ROWS = 1024
-_HINT = "The weights and config.json must be of one CodeGen checkpoint; download both again."
+_HINT = "The weights and config.json must be of one checkpoint; download both again."
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One tensor of a model: what we call it and where its rows come from.
 
-    name        the source name without "transformer.": "h.3.mlp.fc_in.weight"
-    source      its name in a checkpoint
+    name        the name in CodeGen's checkpoints without "transformer.": "h.3.mlp.fc_in.weight"
+    sources     the names in a checkpoint: one, or those of equal matrices to put under one another
     shape       a matrix is [n_out, n_in], a vector [n]
     row_order   [n_out] int64, the source row of each of our rows; None keeps the order
     """
 
     name: str
-    source: str
+    sources: tuple[str, ...]
     shape: tuple[int, ...]
     kind: Literal["matrix", "vector"]
     row_order: npt.NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def source(self) -> str:
+        """What a checkpoint calls it, in words where that is several names."""
+        return " or ".join(self.sources)
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """The shape of each source."""
+        return (self.shape[0] // len(self.sources), *self.shape[1:])
 
 
 def tensor_specs(config: ModelConfig) -> list[TensorSpec]:
@@ -52,14 +65,17 @@ def tensor_specs(config: ModelConfig) -> list[TensorSpec]:
     A tied model has no lm_head.weight: wte.weight serves both.
     """
     n_embd, n_inner, vocab_size = config.n_embd, config.n_inner, config.vocab_size
-    row_order = qkv_row_order(config)
+    row_order, projections = qkv_row_order(config), _QKV[config.model_type]
     specs = [_spec("transformer.wte.weight", vocab_size, n_embd)]
     for layer in range(config.n_layer):
         block = f"transformer.h.{layer}"
+        qkv = tuple(f"{block}.attn.{projection}.weight" for projection in projections)
         specs += [
             _spec(f"{block}.ln_1.weight", n_embd),
             _spec(f"{block}.ln_1.bias", n_embd),
-            _spec(f"{block}.attn.qkv_proj.weight", 3 * n_embd, n_embd, row_order=row_order),
+            TensorSpec(
+                f"h.{layer}.attn.qkv_proj.weight", qkv, (3 * n_embd, n_embd), "matrix", row_order
+            ),
             _spec(f"{block}.mlp.fc_in.weight", n_inner, n_embd),
             _spec(f"{block}.mlp.fc_in.bias", n_inner),
             _spec(f"{block}.attn.out_proj.weight", n_embd, n_embd),
@@ -74,7 +90,7 @@ def tensor_specs(config: ModelConfig) -> list[TensorSpec]:
 
 
 def qkv_row_order(config: ModelConfig) -> npt.NDArray[np.int64]:
-    """[3 * n_embd] int64: the qkv_proj source row of each row of ours.
+    """[3 * n_embd] int64: the source row of each row of our qkv_proj.
 
     A checkpoint holds  [mp_num shards][query, value, key][n_head / mp_num heads][head_dim]
     we hold             [n_head heads][query, key, value][head_dim]
@@ -83,7 +99,7 @@ def qkv_row_order(config: ModelConfig) -> npt.NDArray[np.int64]:
     each forward pass (CodeGenAttention, `mp_num`). mp_num is 4 in transformers' code, for every
     CodeGen, and in that of CodeGen2-7B and 16B; it is 8 in that of CodeGen2-1B and 3.7B. No config
     says so, but of the four CodeGen2 configs those two have a `head_dim`. docs/config.md gives the
-    sources.
+    sources. A checkpoint of GPT-J's has 1.
     """
     source = np.arange(3 * config.n_embd, dtype=np.int64)
     shards = source.reshape(config.mp_num, 3, config.n_head // config.mp_num, config.head_dim)
@@ -108,8 +124,8 @@ def listed(names: Iterable[str]) -> str:
 
 def match_tensors(
     specs: Sequence[TensorSpec], tensors: Mapping[str, SourceTensor], where: str = "the checkpoint"
-) -> list[tuple[TensorSpec, SourceTensor]]:
-    """Pair each spec with its source tensor, in the order of the specs.
+) -> list[tuple[TensorSpec, TensorStack]]:
+    """Pair each spec with the rows of its sources, in the order of the specs.
 
     Missing, surplus and misshapen tensors and tensors of no floating-point type are one UserError
     that names them. A tied model may bring an lm_head.weight if it equals wte.weight.
@@ -119,27 +135,30 @@ def match_tensors(
         more = len(problems) - _NAMED_PROBLEMS
         named = "; ".join(problems[:_NAMED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
         raise UserError(f"{where} does not fit its config.json: {named}", _HINT)
-    return [(spec, tensors[spec.source]) for spec in specs]
+    return [
+        (spec, TensorStack(tuple(tensors[source] for source in spec.sources))) for spec in specs
+    ]
 
 
-def _spec(source: str, *shape: int, row_order: npt.NDArray[np.int64] | None = None) -> TensorSpec:
+def _spec(source: str, *shape: int) -> TensorSpec:
     kind: Literal["matrix", "vector"] = "matrix" if len(shape) == 2 else "vector"
-    return TensorSpec(source.removeprefix("transformer."), source, shape, kind, row_order)
+    return TensorSpec(source.removeprefix("transformer."), (source,), shape, kind)
 
 
 def _unfit(specs: Sequence[TensorSpec], tensors: Mapping[str, SourceTensor]) -> Iterator[str]:
-    for spec in specs:
-        tensor = tensors.get(spec.source)
+    needed = ((source, spec.source_shape) for spec in specs for source in spec.sources)
+    for source, shape in needed:
+        tensor = tensors.get(source)
         if tensor is None:
-            yield f"{spec.source} is missing, need {list(spec.shape)}"
-        elif tensor.shape != spec.shape:
-            yield f"{spec.source} is {list(tensor.shape)}, need {list(spec.shape)}"
+            yield f"{source} is missing, need {list(shape)}"
+        elif tensor.shape != shape:
+            yield f"{source} is {list(tensor.shape)}, need {list(shape)}"
         elif tensor.dtype not in FLOAT_DTYPES:
-            yield f"{spec.source} is {tensor.dtype}, need one of {', '.join(FLOAT_DTYPES)}"
+            yield f"{source} is {tensor.dtype}, need one of {', '.join(FLOAT_DTYPES)}"
 
 
 def _surplus(specs: Sequence[TensorSpec], tensors: Mapping[str, SourceTensor]) -> Iterator[str]:
-    known = {spec.source for spec in specs}
+    known = {source for spec in specs for source in spec.sources}
     for name, tensor in tensors.items():
         if name in known:
             continue
