@@ -11,9 +11,16 @@ ESCAPES = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
 
 
 def run_on_terminal(
-    *arguments: str, columns: int = 80, stdout: Path | None = None, **environment: str
+    *arguments: str,
+    columns: int = 80,
+    stdout: Path | None = None,
+    typed: bytes = b"",
+    **environment: str,
 ) -> tuple[str, int]:
-    """Run python with arguments; stdout, if given, is a file instead of the terminal."""
+    """Run python with arguments; stdout, if given, is a file instead of the terminal.
+
+    What is typed waits there from the start.
+    """
     import fcntl
     import pty
     import termios
@@ -28,6 +35,7 @@ def run_on_terminal(
         os.environ.update({"TERM": "xterm-256color"} | environment)
         os.execv(sys.executable, [sys.executable, *arguments])
     shown = b""
+    os.write(terminal, typed)
     try:
         while part := os.read(terminal, 65536):
             shown += part

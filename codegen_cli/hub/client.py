@@ -173,8 +173,8 @@ def plan_removal(snapshot: Path, *, left_behind: bool) -> Removal:
         found = scan_cache_dir(cache)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {cache}: {first_line(error)}") from error
-    siblings = [repo.revisions for repo in found.repos if repo.repo_path == snapshot.parent.parent]
-    revisions = [each for revisions in siblings for each in revisions]
+    repositories = [repo for repo in found.repos if repo.repo_path == snapshot.parent.parent]
+    revisions = [each for repo in repositories for each in repo.revisions]
     if not any(each.snapshot_path == snapshot for each in revisions):
         faults = [str(each) for each in found.warnings if str(snapshot.parent.parent) in str(each)]
         raise UserError(
@@ -182,5 +182,7 @@ def plan_removal(snapshot: Path, *, left_behind: bool) -> Removal:
             f"Remove {snapshot.parent.parent} by hand; other revisions are there too.",
         )
     others = [each.commit_hash for each in revisions if left_behind and not each.refs]
+    # A copy of a repository has the same commits: it is none of those that are looked through.
+    found = replace(found, repos=frozenset(repositories))
     strategy = found.delete_revisions(*{snapshot.name, *others})
     return Removal(strategy.expected_freed_size, strategy.execute)
