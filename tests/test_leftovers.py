@@ -7,7 +7,7 @@ from packed import write_packed
 
 from codegen_cli.machine import places
 from codegen_cli.models.leftovers import Leftover, leftovers, remove_leftover, remove_unfinished
-from codegen_cli.reports.model_views import leftover_lines
+from codegen_cli.reports.model_views import leftover_rows, prune_line
 from quantize.files.partial_file import partial_path
 from quantize.files.whole_file import SHARED, replacing
 
@@ -49,15 +49,17 @@ def test_copies_and_parts_are_listed_and_models_are_not() -> None:
     assert [path.name for path in places.models_dir().iterdir()] == ["mine.int8.safetensors"]
 
 
-def test_they_are_told_of_by_kind_and_directory() -> None:
-    for name in ("a", "b"):
-        unfinished(places.models_dir() / name, 2_000_000)
-    write_packed(places.packed_copies_dir() / "0f.int8.safetensors")
-    assert list(leftover_lines(leftovers())) == [
-        f"packed copies of checkpoints in {places.packed_copies_dir()}: 1, 127 kB"
-        " (codegen models prune)",
-        f"unfinished files of killed runs in {places.models_dir()}: 2, 4 MB (codegen models prune)",
+def test_they_are_told_of_one_by_one_and_in_all() -> None:
+    part = unfinished(places.models_dir() / "a", 2_000_000)
+    copy = write_packed(places.packed_copies_dir() / "0f.int8.safetensors")
+    found = leftovers()
+    assert leftover_rows(found) == [
+        ["packed copies of checkpoints", "127 kB", str(copy)],
+        ["unfinished packed files", "2 MB", str(part)],
     ]
+    assert prune_line(found, True) == "that would free 2 MB"
+    assert prune_line(found[:1], False) == "that freed 127 kB"
+    assert prune_line([], True) == prune_line([], False) == "there is nothing to remove"
 
 
 def test_one_that_went_meanwhile_is_not_removed_twice() -> None:

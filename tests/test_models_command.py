@@ -51,7 +51,7 @@ def test_the_list_aligns_columns_where_characters_are_wide(models):
     lines = stdout_of(result).splitlines()
     assert b"of memory are available" in result.stderr
     assert lines[0].split() == "model download int4 needs int8 needs f16 needs fits".split()
-    assert len(lines) == 1 + 13 + 1
+    assert lines.index("") == 1 + 13 + 1
     row = next(line for line in lines if "模型" in line)
     column = cells(lines[0][: lines[0].index("int8 needs")])
     assert cells(row[: row.index("0.2 GB packed")]) == column
@@ -59,7 +59,13 @@ def test_the_list_aligns_columns_where_characters_are_wide(models):
     assert re.search("0.8 GB +0.2 GB packed +0.2 GB packed +1.0 GB +", mono)
     notes = result.stderr.decode()
     assert "a name without a format means int4 if that is packed, else int8, else f16" in notes
-    assert re.search(r"packed files in .*/models: 3, \d+ kB\n", notes)
+    header, packed, total = lines[lines.index("") + 1 :]
+    assert header.split() == ["on", "disk", "number", "size", "where"]
+    size = re.fullmatch(r"packed files +3 +(\d+ kB) +.*/models", packed)[1]
+    assert total.split() == ["all", "of", "them", *size.split()]
+    assert "prune" not in notes
+    bare = models()
+    assert (bare.stdout, bare.returncode) == (result.stdout, 0)
     assert next(line for line in lines if "nano" in line).startswith("* nano")
 
 
@@ -82,6 +88,14 @@ def test_the_list_as_json_tells_the_same_in_numbers(models, models_home):
     assert int8["fits"] is (None if available is None else int8["memory_bytes"] <= available)
     assert by_name["16B-mono"]["download_bytes"] == 32_206_917_632
     assert by_name["16B-mono"]["checkpoint"] is None
+    packed = list((models_home / "models").iterdir())
+    n_bytes = sum(each.stat().st_size for each in packed)
+    place = {"kind": "packed", "directory": str(models_home / "models"), "count": 3}
+    assert listing["disk"] == {
+        "places": [place | {"bytes": n_bytes}],
+        "bytes": n_bytes,
+        "prunable_bytes": 0,
+    }
 
 
 def test_a_damaged_file_is_listed_as_damaged(models, models_home):
@@ -300,23 +314,35 @@ def test_prune_removes_copies_and_parts_that_list_tells_of(
     in_use = sorted(kernels.iterdir())
     old_object = kernels / f"{'0' * 64}.o"
     old_object.write_bytes(bytes(75_000))
-    result = models("list", "--json")
-    assert json.loads(stdout_of(result))["leftovers"] == [
+    listing = json.loads(stdout_of(models("list", "--json")))
+    expected = [
         {"kind": "copy", "path": str(copy), "bytes": copy.stat().st_size, "model": "mine"},
         {"kind": "unfinished", "path": str(part), "bytes": 3_000_000, "model": None},
+        {"kind": "kernels", "path": str(old_object), "bytes": 75_000, "model": None},
     ]
+    freed = sum(each["bytes"] for each in expected)
+    assert (listing["leftovers"], listing["disk"]["prunable_bytes"]) == (expected, freed)
+    counted = {(each["kind"], each["count"]) for each in listing["disk"]["places"]}
+    assert counted == {("packed", 3), ("unfinished", 1), ("copy", 1), ("kernels", len(in_use) + 1)}
     notes = models("list").stderr.decode()
-    assert f"packed copies of checkpoints in {copy.parent}: 1," in notes
-    assert f"killed runs in {part.parent}: 1, 3 MB (codegen models prune)" in notes
+    assert "codegen models prune would free 5 MB (--dry-run lists what)\n" in notes
+    would = models("prune", "--dry-run")
+    header, *rows = stdout_of(would).splitlines()
+    assert header.split() == ["what", "size", "where"]
+    assert [row.split()[-1] for row in rows] == [each["path"] for each in expected]
+    assert would.stderr == b"codegen: that would free 5 MB\n"
+    would = json.loads(stdout_of(models("prune", "--dry-run", "--json")))
+    assert would == {"would_remove": expected, "bytes": freed}
+    assert all(path.exists() for path in (copy, part, old_object))
     pruned = models("prune", "--json")
-    removed = json.loads(stdout_of(pruned))["removed"]
-    assert [each["path"] for each in removed] == [str(copy), str(part), str(old_object)]
+    assert json.loads(stdout_of(pruned)) == {"removed": expected, "bytes": freed}
+    assert pruned.stderr.endswith(b"codegen: that freed 5 MB\n")
     assert f"removed {old_object}, 75 kB\n" in pruned.stderr.decode()
     assert not copy.exists()
     assert sorted(kernels.iterdir()) == in_use
     assert len(list((models_home / "models").iterdir())) == 3
-    again = models("prune")
-    assert (stdout_of(again), again.stderr) == ("", b"codegen: there is nothing to remove\n")
+    for again in (models("prune"), models("prune", "--dry-run")):
+        assert (stdout_of(again), again.stderr) == ("", b"codegen: there is nothing to remove\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and locks")

@@ -74,6 +74,7 @@ codegen_cli.machine.cores
 codegen_cli.machine.arm_features
 codegen_cli.machine.cpu
 codegen_cli.machine.prefetch
+codegen_cli.machine.disk_bytes
 codegen_cli.machine.memory
 codegen_cli.machine.disturbance
 codegen_cli.kernels
@@ -187,6 +188,7 @@ codegen_cli.models.checkpoint_name
 codegen_cli.models.registry
 codegen_cli.models.local_models
 codegen_cli.models.absence
+codegen_cli.models.disk_use
 codegen_cli.models.leftovers
 codegen_cli.models.verification
 codegen_cli.models.model_default

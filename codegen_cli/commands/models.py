@@ -24,38 +24,46 @@ Name = Annotated[
 
 app = typer.Typer(
     cls=Group,
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback()
-def models() -> None:
+def models(context: typer.Context) -> None:
     """List, check, choose, import and remove models.
 
+    Without a command it lists them.
+
     \b
-    codegen models list
+    codegen models
     codegen models default 350M-mono
     codegen models verify
+    codegen models prune --dry-run
     """
+    if context.invoked_subcommand is None:
+        list_models()
 
 
 @app.command("list", cls=Command)
 def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
-    """List all models: what is here, and what would fit.
+    """List models: what is here, what would fit, what lies on disk.
 
     A format needs so much memory to run: the file, the cache for a whole context, the program.
     "fits" names the formats for which this machine has as much available now. * marks the default.
     A name without a format, as in -m 350M-mono, means int4 if that is packed, else int8, else f16.
-    Notes tell of files that `codegen models prune` would remove.
+    What lies on disk is told by kind and place: a file counts once, however many names it has. A
+    note says how much of it `codegen models prune` would free.
 
     \b
     codegen models list
     codegen models list --json | jq -r '.models[] | select(.checkpoint) | .name'
+    codegen models list --json | jq .disk.bytes
     """
     from codegen_cli.machine.memory import available_bytes
     from codegen_cli.machine.places import find_models_dir
+    from codegen_cli.models.disk_use import disk_use
     from codegen_cli.models.inventory import all_models
     from codegen_cli.models.leftovers import leftovers
     from codegen_cli.models.local_models import nameless_files
@@ -64,7 +72,7 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
 
     console.set_quiet(quiet)
     available, default, states = available_bytes(), default_that_runs(), all_models()
-    others = leftovers()
+    uses, others = disk_use(), leftovers()
     if as_json:
         streams.write_json(
             {
@@ -73,19 +81,21 @@ def list_models(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
                 "default": default,
                 "models": [model_views.as_object(state, default, available) for state in states],
                 "leftovers": [model_views.leftover_object(other) for other in others],
+                "disk": model_views.disk_object(uses, others),
             }
         )
         return
     rows = [model_views.list_row(state, default, available) for state in states]
     tables.table(rows, model_views.LIST_HEADERS)
+    tables.prose("")
+    tables.table(model_views.disk_rows(uses), model_views.DISK_HEADERS, wraps_last=True)
     if available is not None:
         console.note(f"{console.size(available)} of memory are available")
     console.note(model_views.FORMAT_RULE)
-    for line in (
-        *model_views.packed_lines(states),
-        *model_views.leftover_lines(others),
-        *model_views.nameless_lines(nameless_files()),
-    ):
+    if others:
+        freed = model_views.freed_size(others)
+        console.note(f"codegen models prune would free {freed} (--dry-run lists what)")
+    for line in model_views.nameless_lines(nameless_files()):
         console.note(line)
 
 
@@ -240,32 +250,43 @@ def remove(
 
 
 @app.command(cls=Command)
-def prune(as_json: AsJson = False, quiet: options.Quiet = False) -> None:
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would go, and remove nothing.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Remove files that nobody needs to keep.
 
     These are the parts that killed runs and downloads left, and what is made again when needed: the
     packed copies of checkpoint directories that were run as they are (-m ./checkpoint), and kernels
-    that were compiled for other releases or CPUs. Models stay, and so does what another process is
-    writing now.
+    that were compiled for other releases or CPUs, or by another Triton. Models stay, and so does
+    what another process is writing now. A download whose part is removed begins anew.
 
     \b
+    codegen models prune --dry-run
     codegen models prune
-    codegen models prune --json | jq '[.removed[].bytes] | add'
+    codegen models prune --json | jq .bytes
     """
-    from codegen_cli.engine_cpu.compile import kernel_cache
-    from codegen_cli.models.leftovers import leftover_at, leftovers, remove_leftover
-    from codegen_cli.reports.model_views import leftover_object
+    from codegen_cli.models.leftovers import leftovers, remove_leftover
+    from codegen_cli.reports import model_views
 
     console.set_quiet(quiet)
-    kernels = [leftover_at("kernels", path) for path in kernel_cache.unused_files()]
-    removed = [each for each in (*leftovers(), *kernels) if remove_leftover(each)]
-    for each in removed:
+    found = leftovers()
+    if dry_run and found and not as_json:
+        tables.table(
+            model_views.leftover_rows(found), model_views.LEFTOVER_HEADERS, wraps_last=True
+        )
+    for each in [] if dry_run else list(found):
+        if not remove_leftover(each):
+            found.remove(each)
+            continue
         place = console.printable(str(each.path))
         console.note(f"removed {place}, {console.size(each.file_bytes)}")
-    if not removed:
-        console.note("there is nothing to remove")
+    console.note(model_views.prune_line(found, dry_run))
     if as_json:
-        streams.write_json({"removed": [leftover_object(each) for each in removed]})
+        streams.write_json(model_views.prune_object(found, dry_run))
 
 
 @app.command(cls=Command)

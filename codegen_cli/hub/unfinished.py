@@ -95,6 +95,11 @@ def is_being_fetched(repository: str) -> bool:
     return not all(map(_is_free, every))
 
 
+def checkpoint_repositories() -> list[Path]:
+    """Return the cache's directories of repositories with CodeGen checkpoints, whole or not."""
+    return sorted(path for path in _listed(hub_cache.cache_dir(), "models--*") if _is_ours(path))
+
+
 def _parts(repository_dir: Path) -> Iterator[Path]:
     for path in _listed(repository_dir / "blobs", "*.incomplete"):
         is_beside = path.name.endswith(SUMS_SUFFIX) and part_path(_blob_of(path)).exists()

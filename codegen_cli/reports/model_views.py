@@ -1,14 +1,27 @@
 """What there is of a model -> rows of a table, and the object of --json, that tell it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from codegen_cli.models.disk_use import DiskUse
 from codegen_cli.models.inventory import FormatState, ModelState
 from codegen_cli.models.leftovers import Leftover
 from codegen_cli.models.registry import FORMATS, split_name
 from codegen_cli.terminal import console
 
+DISK_HEADERS = ("on disk", "number", "size", "where")
+_ON_DISK = {
+    "checkpoint": "checkpoints",
+    "download": "unfinished downloads",
+    "packed": "packed files",
+    "unfinished": "unfinished packed files",
+    "copy": "packed copies of checkpoints",
+    "kernels": "compiled kernels",
+    "triton": "kernels by Triton",
+    "other": "other files in the cache",
+}
+LEFTOVER_HEADERS = ("what", "size", "where")
 LIST_HEADERS = ("  model", "download", *(f"{format} needs" for format in FORMATS), "fits")
 _OTHERS = "".join(f", else {format}" for format in FORMATS[1:])
 FORMAT_RULE = f"a name without a format means {FORMATS[0]} if that is packed{_OTHERS}"
@@ -31,15 +44,32 @@ def list_row(state: ModelState, default: str | None, available: int | None) -> l
     ]
 
 
-def packed_lines(states: Iterable[ModelState]) -> Iterator[str]:
-    """Yield what to tell of packed files, in each directory: how many, and their size."""
-    sizes: dict[Path, list[int]] = {}
-    for state in states:
-        for each in state.formats if not state.is_bundled else ():
-            if each.path:
-                sizes.setdefault(each.path.parent, []).append(each.file_bytes)
-    for directory, found in sizes.items():
-        yield f"packed files in {directory}: {len(found)}, {console.size(sum(found))}"
+def disk_rows(uses: Sequence[DiskUse]) -> list[list[str]]:
+    """Return the cells under DISK_HEADERS, the last row with the total."""
+    rows = [
+        [_ON_DISK[each.kind], str(each.count), console.size(each.bytes), str(each.directory)]
+        for each in uses
+    ]
+    total = console.size(sum(each.bytes for each in uses))
+    return [*rows, ["all of them", "", total, ""]]
+
+
+def disk_object(uses: Sequence[DiskUse], leftovers: Iterable[Leftover]) -> dict[str, Any]:
+    """Return what --json tells of the disk."""
+    places = [
+        {
+            "kind": each.kind,
+            "directory": str(each.directory),
+            "count": each.count,
+            "bytes": each.bytes,
+        }
+        for each in uses
+    ]
+    return {
+        "places": places,
+        "bytes": sum(each.bytes for each in uses),
+        "prunable_bytes": sum(each.file_bytes for each in leftovers),
+    }
 
 
 def show_rows(
@@ -93,7 +123,7 @@ def as_object(state: ModelState, default: str | None, available: int | None) -> 
 
 
 def leftover_object(leftover: Leftover) -> dict[str, Any]:
-    """Return what --json tells of a file that can go."""
+    """Return what --json tells of what can go."""
     return {
         "kind": leftover.kind,
         "path": str(leftover.path),
@@ -102,19 +132,31 @@ def leftover_object(leftover: Leftover) -> dict[str, Any]:
     }
 
 
-def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
-    """Yield what to tell of files that can go: how many, where, and how to remove them."""
-    groups: dict[tuple[str, Path], list[int]] = {}
-    for each in leftovers:
-        groups.setdefault((each.kind, each.path.parent), []).append(each.file_bytes)
-    whats = {
-        "copy": "packed copies of checkpoints",
-        "unfinished": "unfinished files of killed runs",
-        "download": "unfinished downloads",
+def leftover_rows(leftovers: Iterable[Leftover]) -> list[list[str]]:
+    """Return the cells under LEFTOVER_HEADERS."""
+    return [
+        [_ON_DISK[each.kind], console.size(each.file_bytes), str(each.path)] for each in leftovers
+    ]
+
+
+def freed_size(leftovers: Iterable[Leftover]) -> str:
+    """Return what removing them gives back, in words."""
+    return console.size(sum(each.file_bytes for each in leftovers))
+
+
+def prune_line(leftovers: Sequence[Leftover], is_dry: bool) -> str:
+    """Return what to tell of all that was removed, or would be."""
+    if not leftovers:
+        return "there is nothing to remove"
+    return f"that {'would free' if is_dry else 'freed'} {freed_size(leftovers)}"
+
+
+def prune_object(leftovers: Sequence[Leftover], is_dry: bool) -> dict[str, Any]:
+    """Return what --json tells of all that was removed, or would be."""
+    return {
+        "would_remove" if is_dry else "removed": [leftover_object(each) for each in leftovers],
+        "bytes": sum(each.file_bytes for each in leftovers),
     }
-    for (kind, directory), sizes in groups.items():
-        total = console.size(sum(sizes))
-        yield f"{whats[kind]} in {directory}: {len(sizes)}, {total} (codegen models prune)"
 
 
 def nameless_lines(files: Iterable[Path]) -> Iterator[str]:
