@@ -29,7 +29,7 @@ def test_without_a_model_the_bundled_one_answers_and_a_terminal_is_told_once():
     shown, code = codegen_on_terminal("complete", "-n", "8", "def fib(n):")
     assert code == 0
     assert shown.count("nano") == 1
-    assert "  codegen download 350M-mono && codegen quantize 350M-mono  (-q" in shown
+    assert "  codegen download 350M-mono --format int4  (-q" in shown
 
 
 def test_quiet_leaves_stderr_empty(codegen):

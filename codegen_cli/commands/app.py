@@ -43,7 +43,7 @@ WHAT = "codegen completes code with Salesforce's CodeGen models on this computer
 TRY = [
     ('codegen complete "def fib(n):"', "the small bundled model answers, offline"),
     ("codegen models list", "the real models, and which of them fit here"),
-    ("codegen download 350M-mono", "get one, then: codegen quantize 350M-mono"),
+    ("codegen download 350M-mono --format int4", "get one, packed"),
 ]
 MORE = "More: codegen --help, codegen COMMAND --help, codegen --install-completion"
 

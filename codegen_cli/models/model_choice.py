@@ -36,7 +36,7 @@ def choose_model(model: str | None, deadline: Deadline = None) -> PackedModel:
     if model is None:
         console.tip(
             f"answering with {BUNDLED}, the small bundled model; for a real one:\n"
-            "  codegen download 350M-mono && codegen quantize 350M-mono  (-q hides this)"
+            "  codegen download 350M-mono --format int4  (-q hides this)"
         )
         return _packed_model(BUNDLED, deadline)
     try:
