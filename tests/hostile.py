@@ -150,8 +150,9 @@ def read_checkpoint(directory: Path) -> None:
     for file in checkpoint.files:
         assert file.parent == directory
     specs = tensor_specs(checkpoint.config)
-    for _, tensor in match_tensors(specs, checkpoint.tensors):
-        read_values(tensor, checkpoint.weights_bytes)
+    for _, stack in match_tensors(specs, checkpoint.tensors):
+        for tensor in stack.parts:
+            read_values(tensor, checkpoint.weights_bytes)
 
 
 def read_packed(path: Path) -> None:

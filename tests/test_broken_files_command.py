@@ -54,7 +54,7 @@ BREAKS = [
     (
         become_gpt2,
         "has model_type 'gpt2', need model_type 'codegen' or 'gptj'",
-        "config.json of a Salesforce",
+        "config.json of a CodeGen or GPT-J",
     ),
     (grow_a_layer, "transformer.h.2.ln_1.weight", "of one checkpoint"),
     (widen_the_mlp, "100", "of one checkpoint"),

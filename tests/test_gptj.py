@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import CONTAINERS, random_tensors, small_config, write_checkpoint
+from checkpoints import (
+    CONTAINERS,
+    random_tensors,
+    small_config,
+    write_checkpoint,
+    write_safetensors,
+)
 from real_tokenizer import TOKENIZER_JSON
 
 from codegen_cli.models.inventory import describe
@@ -86,6 +92,16 @@ def test_rows_of_a_stack_are_those_of_its_parts_under_one_another() -> None:
         for stop in range(start + 1, 12):
             rows = stack.read_float32(slice(start, stop))
             np.testing.assert_array_equal(rows, values[start:stop])
+
+
+def test_query_key_and_value_may_be_of_different_types(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "gptj", CONFIG, TENSORS, dtype="f16")
+    expected = payload_hashes(packed(source))
+    key = "transformer.h.0.attn.k_proj.weight"
+    tensors = {name: ("F16", values.astype("<f2")) for name, values in TENSORS.items()}
+    tensors[key] = ("F32", tensors[key][1].astype("<f4"))
+    write_safetensors(source / "model.safetensors", tensors)
+    assert payload_hashes(packed(source)) == expected
 
 
 def test_masks_of_older_checkpoints_are_left_out_with_a_note(tmp_path: Path) -> None:

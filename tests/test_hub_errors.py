@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hub_client import DOWNLOAD, FILES, ask, environment
-from hub_server import HubServer, Repository
+from hub_server import Fault, HubServer, Repository
 
 
 def answering(info: bytes) -> Repository:
@@ -111,7 +111,7 @@ CASES = {
     ),
     "file-nothing": (failing_files(200), *NO_HUB),
     "file-cut": (
-        Repository(FILES, cut_after_bytes={"config.json": 3}),
+        Repository(FILES, faults=[Fault("config.json", cut_after_bytes=0)]),
         "failed: ",
         "Check the network",
     ),
@@ -146,7 +146,7 @@ def test_what_another_try_does_not_cure_is_not_said_to_be_tried_at_once(
 
 
 def test_that_the_hub_wants_a_wait_is_told(answers: dict[str, dict[str, Any]]) -> None:
-    assert "codegen: the hub asks to wait 4 s\n" in answers["file-429"]["stderr"]
+    assert "codegen: the hub asks to wait 3 s\n" in answers["file-429"]["stderr"]
     assert "Traceback" not in answers["file-429"]["stderr"]
 
 

@@ -281,12 +281,17 @@ codegen_cli
 DOORS = {
     "rich": ["codegen_cli.terminal.drawing"],
     "typer": ["codegen_cli.commands"],
-    "huggingface_hub": ["codegen_cli.hub.client", "codegen_cli.hub.errors"],
+    "huggingface_hub": [
+        "codegen_cli.hub.client",
+        "codegen_cli.hub.errors",
+        "codegen_cli.hub.patience",
+        "codegen_cli.hub.ranges",
+    ],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.machine.places"],
     "filelock": [
         "codegen_cli.models.settings",
-        "codegen_cli.hub.unfinished",
+        "codegen_cli.hub.blob_lock",
         "codegen_cli.engine_cpu.compile.kernel_directory",
     ],
     "numba": ["codegen_cli.kernels", "quantize.rounding.scale_search"],

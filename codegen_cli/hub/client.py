@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Where no links can be made, our own commands say what that means.
@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecated variables, told of to every user of its programs
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url, scan_cache_dir
-    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, RevisionNotFoundError
     from huggingface_hub.file_download import are_symlinks_supported
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
@@ -25,6 +25,7 @@ from codegen_cli.hub import settings as hub_settings
 from codegen_cli.hub.content_hash import is_hash
 from codegen_cli.hub.entries import ModelEntry
 from codegen_cli.hub.errors import NO_HUB_HINT, first_line, hub_errors
+from codegen_cli.hub.failures import FileChanged
 from codegen_cli.hub.patience import Patience
 from codegen_cli.hub.ranges import open_body
 from quantize.files.errors import UserError
@@ -53,6 +54,16 @@ class HubRepository:
 
     commit: str
     files: Mapping[str, HubFile]
+
+
+def find_commit(entry: ModelEntry, commit: str) -> HubRepository | None:
+    """Ask the hub what the repository held at a commit; None if there is none. Raises UserError."""
+    try:
+        return read_repository(replace(entry, revision=commit))
+    except UserError as error:
+        if isinstance(error.__cause__, RevisionNotFoundError):
+            return None
+        raise
 
 
 def read_repository(entry: ModelEntry) -> HubRepository:
@@ -109,8 +120,14 @@ class HubLocation:
 
 
 def locate(entry: ModelEntry, commit: str, name: str) -> HubLocation:
-    """Ask the hub where a file at a commit is. Raises what the client does (errors.hub_errors)."""
-    metadata = get_hf_file_metadata(hf_hub_url(entry.repository, name, revision=commit))
+    """Ask the hub where a file at a commit is.
+
+    Raises FileChanged if there is no such commit, and what the client does (errors.hub_errors).
+    """
+    try:
+        metadata = get_hf_file_metadata(hf_hub_url(entry.repository, name, revision=commit))
+    except RevisionNotFoundError as error:
+        raise FileChanged(f"{entry.repository} has changed") from error
     if not metadata.commit_hash:
         raise FileMetadataError("no commit")
     if not (metadata.etag and _BLOB_NAME.fullmatch(metadata.etag)):

@@ -185,12 +185,7 @@ class _Job:
 
     def _locate(self, file: PlannedFile, known_etag: str = "") -> "HubLocation":
         """Ask where a file is; raises FileChanged unless it is the one that was begun."""
-        from huggingface_hub.errors import RevisionNotFoundError
-
-        try:
-            location: HubLocation = self.client.locate(self.entry, self.plan.commit, file.name)
-        except RevisionNotFoundError as error:
-            raise FileChanged(f"{self.entry.repository} has changed") from error
+        location: HubLocation = self.client.locate(self.entry, self.plan.commit, file.name)
         is_same = location.etag == (known_etag or location.etag)
         is_same_size = location.file_bytes in (None, file.file_bytes)
         if location.commit != self.plan.commit or not is_same or not is_same_size:

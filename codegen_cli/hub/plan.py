@@ -112,20 +112,13 @@ def plan_download(entry: ModelEntry, *, newest: bool = False) -> DownloadPlan:
 
 def _begun_repository(entry: ModelEntry, newest: "HubRepository") -> "HubRepository":
     """Return the repository at the commit at which its download was begun, else as it is now."""
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    client = import_client()
     commits = {begun.commit for begun in begun_files(entry.repository, entry.revision).values()}
     if not commits or newest.commit in commits:
         return newest
-    try:
-        found: HubRepository = client.read_repository(replace(entry, revision=min(commits)))
-    except UserError as error:
-        if not isinstance(error.__cause__, RevisionNotFoundError):
-            raise
+    found: HubRepository | None = import_client().find_commit(entry, min(commits))
+    if found is None:
         console.note(f"{entry.repository} has no {min(commits)[:12]} any more, as it was begun")
-        return newest
-    return found
+    return found or newest
 
 
 def _planned_files(entry: ModelEntry, repository: "HubRepository") -> Iterator[PlannedFile]:

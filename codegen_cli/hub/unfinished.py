@@ -117,14 +117,14 @@ def _bytes_of(path: Path) -> int:
 
 
 def _is_ours(repository_dir: Path) -> bool:
-    """Tell whether a repository is one of models.toml, or holds a CodeGen checkpoint's config."""
+    """Tell whether a repository is one of models.toml, or holds a checkpoint's config or part."""
     known = (hub_cache.repository_dir(entry.repository) for entry in entries())
     if repository_dir in known or any(map(is_continued, _listed(repository_dir, "blobs/*"))):
         return True
-    return any(map(_is_codegen, _listed(repository_dir, "snapshots/*/config.json")))
+    return any(map(_is_of_ours, _listed(repository_dir, "snapshots/*/config.json")))
 
 
-def _is_codegen(config: Path) -> bool:
+def _is_of_ours(config: Path) -> bool:
     try:
         fields = parse_json_object(read_input(config, _LARGEST_CONFIG_BYTES), str(config))
     except UserError:
