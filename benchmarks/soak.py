@@ -1,12 +1,11 @@
 """A model that is killed at random moments of its download and packing -> how often it survived.
 
-    python benchmarks/soak.py [--kills 50] [--seed 0] [--shape small]
+    python benchmarks/soak.py [--kills 50] [--seed 0] [--shape small] [--format int4]
 
 A hub on 127.0.0.1 (tests/hub_server.py) holds a random checkpoint and sends it slowly. `codegen
-download --format int4`, the same with --keep, and `codegen quantize` run again and again with
-SIGKILL at moments drawn evenly from what an undisturbed run takes, until they end by themselves;
-then their files must be those of the undisturbed run. Linux only; exit status 1 if a kill was not
-survived.
+download --format`, the same with --keep, and `codegen quantize` run again and again with SIGKILL at
+moments drawn evenly from what an undisturbed run takes, until they end by themselves; then their
+files must be those of the undisturbed run. Linux only; exit status 1 if a kill was not survived.
 """
 
 import argparse
@@ -39,7 +38,6 @@ SHAPES: dict[str, Callable[[], dict[str, object]]] = {
     "350M": lambda: make_config("350M"),
 }
 URL_SECONDS = 1.0  # after which a redirect's target says 403
-FORMAT = ("--format", "int4")
 # Of one run of a command; a machine that is too slow for them is no fault of the product.
 LIMIT_SECONDS = 3600
 ORPHAN_SECONDS = 10
@@ -234,9 +232,9 @@ def forget_packed(place: Place) -> None:
     place.run("-m", "codegen_cli", "download", NAME)
 
 
-def scenarios() -> list[Scenario]:
-    download = ("-m", "codegen_cli", "download", NAME, *FORMAT)
-    quantize = ("-m", "codegen_cli", "quantize", NAME, *FORMAT)
+def scenarios(packed_format: str) -> list[Scenario]:
+    download = ("-m", "codegen_cli", "download", NAME, "--format", packed_format)
+    quantize = ("-m", "codegen_cli", "quantize", NAME, "--format", packed_format)
     return [
         Scenario("download", download, Place.clear),
         Scenario("download --keep", (*download, "--keep"), Place.clear, hub_accepts),
@@ -280,9 +278,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--drip-seconds", type=float, default=3, help="of the whole download")
-    parser.add_argument("--only", choices=[each.name for each in scenarios()])
+    parser.add_argument("--format", choices=("int8", "int4", "f16"), default="int4")
+    parser.add_argument("--only", help="one of: download, download --keep, quantize")
     arguments = parser.parse_args()
-    chosen = [each for each in scenarios() if arguments.only in (None, each.name)]
+    chosen = [each for each in scenarios(arguments.format) if arguments.only in (None, each.name)]
     with tempfile.TemporaryDirectory(prefix="codegen-soak-") as made:
         root = Path(made)
         repository = write_repository(
