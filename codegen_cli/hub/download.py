@@ -7,7 +7,7 @@ this one.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -110,15 +110,17 @@ class _Job:
 
         plan = self.plan
         missing = self._missing()
-        _require_room(sum(file.fetch_bytes or file.file_bytes for file in missing))
+        _require_room(sum(file.room_bytes for file in missing))
         there_bytes = plan.total_bytes - sum(file.file_bytes for file in missing)
         self.progress = _Progress(self.on_event, there_bytes, plan.total_bytes)
         with hub_errors(self.entry):
             if snapshot_dir(self.entry.repository, self.entry.revision) is None:
                 self._write_ref()  # so that no program takes what is begun for left behind
             self._begin(missing)
-            for file in missing:
-                self._provide(file)
+            while missing:
+                for file in missing:
+                    self._provide(file)
+                missing = self._gone()
             self._write_ref()
             self._remove_older_parts()
         if plan.commit != plan.newest:
@@ -136,7 +138,16 @@ class _Job:
         for path in damaged:
             console.warn(f"{path} is damaged: fetching it again")
             remove_file(path)
-        return [file for file in self.plan.files if not file.path or file.path in damaged]
+        return [
+            replace(file, path=None)
+            for file in self.plan.files
+            if not file.path or file.path in damaged
+        ]
+
+    def _gone(self) -> list[PlannedFile]:
+        """Return the files that somebody has removed while others were fetched (a prune)."""
+        gone = [file for file in self.plan.files if not (self.snapshot / file.name).exists()]
+        return [replace(file, path=None, kept_bytes=0, held_bytes=0) for file in gone]
 
     def _damaged(self, there: Mapping[Path, PlannedFile]) -> list[HashCheck]:
         """Return the files that are not as the hub states, or as their blobs' names do if it does
@@ -160,6 +171,8 @@ class _Job:
         """Have the snapshot a file: linked to a blob that is there, else fetched."""
         self.progress.start(file.name)
         location = self._located(file)
+        if not file.file_bytes:  # the list of files does not say
+            file = replace(file, file_bytes=location.file_bytes or 0)
         blob = self.directory / "blobs" / location.etag
         with locked(blob, self._tell_of_wait):
             if cached_file(self.entry.repository, file.name, self.plan.commit):
@@ -187,7 +200,7 @@ class _Job:
         """Ask where a file is; raises FileChanged unless it is the one that was begun."""
         location: HubLocation = self.client.locate(self.entry, self.plan.commit, file.name)
         is_same = location.etag == (known_etag or location.etag)
-        is_same_size = location.file_bytes in (None, file.file_bytes)
+        is_same_size = not file.file_bytes or location.file_bytes in (None, file.file_bytes)
         if location.commit != self.plan.commit or not is_same or not is_same_size:
             raise FileChanged(f"{file.name} has changed")
         return location

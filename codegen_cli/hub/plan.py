@@ -23,6 +23,7 @@ from codegen_cli.hub.content_hash import HashCheck, check_hash, new_digest
 from codegen_cli.hub.entries import ModelEntry
 from codegen_cli.hub.part import part_path
 from codegen_cli.hub.unfinished import begun_files
+from codegen_cli.machine.disk_bytes import allocated_bytes
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 from quantize.files.input_file import read_input
@@ -38,6 +39,7 @@ class PlannedFile:
     hash        of its content, "" if the hub does not say
     path        where it is in the cache, None if it is not
     kept_bytes  of its part
+    held_bytes  that the part takes on the disk: more where a kill left room that it had reserved
     content     all of it, where it had to be read for this plan
     """
 
@@ -45,13 +47,19 @@ class PlannedFile:
     file_bytes: int
     hash: str
     path: Path | None
-    kept_bytes: int
+    kept_bytes: int = 0
+    held_bytes: int = 0
     content: bytes | None = field(default=None, repr=False)
 
     @property
     def fetch_bytes(self) -> int:
         """What is still to be fetched."""
         return 0 if self.path else max(self.file_bytes - self.kept_bytes, 0)
+
+    @property
+    def room_bytes(self) -> int:
+        """What that takes on the disk, more than it has taken already."""
+        return 0 if self.path else max(self.file_bytes - self.held_bytes, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,11 @@ class DownloadPlan:
     def fetch_bytes(self) -> int:
         """What is still to be fetched."""
         return sum(file.fetch_bytes for file in self.files)
+
+    @property
+    def room_bytes(self) -> int:
+        """What that takes on the disk, more than it has taken already."""
+        return sum(file.room_bytes for file in self.files)
 
 
 def plan_download(entry: ModelEntry, *, newest: bool = False) -> DownloadPlan:
@@ -163,12 +176,16 @@ def _require(entry: ModelEntry, names: Iterable[str], files: Container[str]) -> 
 
 def _planned(entry: ModelEntry, repository: "HubRepository", name: str) -> PlannedFile:
     stated = repository.files[name]
-    directory = repository_dir(entry.repository)
-    kept_bytes = 0
-    if stated.hash and directory:
-        kept_bytes = _bytes_of(part_path(directory / "blobs" / stated.hash))
     path = cached_file(entry.repository, name, repository.commit)
-    return PlannedFile(name, stated.file_bytes, stated.hash, path, kept_bytes)
+    file = PlannedFile(name, stated.file_bytes, stated.hash, path)
+    directory = repository_dir(entry.repository)
+    if not stated.hash or directory is None:
+        return file
+    try:
+        status = part_path(directory / "blobs" / stated.hash).stat()
+    except OSError:
+        return file
+    return replace(file, kept_bytes=status.st_size, held_bytes=allocated_bytes(status))
 
 
 def require_as_stated(entry: ModelEntry, check: HashCheck) -> None:
@@ -178,10 +195,3 @@ def require_as_stated(entry: ModelEntry, check: HashCheck) -> None:
             f"{entry.repository}: {check.path.name} arrived damaged: {check.difference()}",
             f"It was removed, what is sound stays. Run again: codegen download {entry.name}",
         )
-
-
-def _bytes_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -1,8 +1,10 @@
-"""Files -> the bytes that they take on disk: the holes of a sparse part are not counted."""
+"""Files -> the bytes that they take on disk: without holes, and with what is reserved for them."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+_ROUNDED_BYTES = 1 << 20  # a file's end takes a whole block of these at most
 
 
 def files_below(directory: Path) -> Iterator[Path]:
@@ -12,9 +14,11 @@ def files_below(directory: Path) -> Iterator[Path]:
 
 
 def allocated_bytes(status: os.stat_result) -> int:
-    """Return a file's length, or less if it has holes or is compressed."""
+    """Return a file's length; less if it has holes or is compressed, more if room is reserved."""
     n_blocks = getattr(status, "st_blocks", None)  # of 512 bytes, whatever the file system's are
-    return status.st_size if n_blocks is None else min(status.st_size, n_blocks * 512)
+    if n_blocks is None or 0 <= n_blocks * 512 - status.st_size < _ROUNDED_BYTES:
+        return status.st_size
+    return int(n_blocks) * 512
 
 
 def freed_bytes(path: Path) -> int:

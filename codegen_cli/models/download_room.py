@@ -24,7 +24,7 @@ _LARGEST_CONFIG_BYTES = 1 << 20
 class DownloadRoom:
     """What a download takes on the disks.
 
-    fetch_bytes   still to be fetched into the hub's cache
+    fetch_bytes   what is still to be fetched takes in the hub's cache
     cache_free    free there
     target        the packed file that is made afterwards, if any
     packed_bytes  its size, about
@@ -66,7 +66,7 @@ class DownloadRoom:
 
 def room_for(plan: DownloadPlan | None, target: Path | None, packed: int) -> DownloadRoom:
     """Return what a plan takes (None: all is there), with a packed file of so many bytes."""
-    cache, fetch_bytes = cache_dir(), plan.fetch_bytes if plan else 0
+    cache, fetch_bytes = cache_dir(), plan.room_bytes if plan else 0
     if target is None:
         return DownloadRoom(fetch_bytes, free_bytes(cache))
     return DownloadRoom(
