@@ -13,7 +13,7 @@ from typing import Any
 CLIENT = """
 import json, sys, time
 from codegen_cli.hub.download import download
-from codegen_cli.hub.cache import cached_checkpoint
+from codegen_cli.hub.stored.cache import cached_checkpoint
 from codegen_cli.hub.entries import ModelEntry
 from quantize.files.errors import UserError
 

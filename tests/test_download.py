@@ -9,8 +9,8 @@ import pytest
 from hub_client import CACHED, DOWNLOAD, FILES, ask, environment, run_codegen
 from hub_server import Fault, HubServer, Repository
 
-from codegen_cli.hub.cache import cached_checkpoint
 from codegen_cli.hub.download import download
+from codegen_cli.hub.stored.cache import cached_checkpoint
 from codegen_cli.models.registry import known_entry
 from quantize.files.errors import UserError
 

@@ -8,8 +8,8 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import try_to_load_from_cache
 
-from codegen_cli.hub import cache as hub_cache
 from codegen_cli.hub.entries import ModelEntry
+from codegen_cli.hub.stored import cache as hub_cache
 from quantize.files.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -179,7 +179,7 @@ def test_a_proxy_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_hub_that_never_answers_names_the_timeouts(tmp_path: Path) -> None:
     script = (
-        "from codegen_cli.hub import client as hub_client\n"
+        "from codegen_cli.hub.network import client as hub_client\n"
         "from codegen_cli.hub.entries import ModelEntry\n"
         "from quantize.files.errors import UserError\n"
         "hub_client.ANSWER_SECONDS = 0.2\n"
@@ -200,7 +200,7 @@ def test_a_hub_that_never_answers_names_the_timeouts(tmp_path: Path) -> None:
 
 def test_a_client_that_cannot_be_set_up_names_proxies_and_certificates(tmp_path: Path) -> None:
     script = (
-        "from codegen_cli.hub import client as hub_client\n"
+        "from codegen_cli.hub.network import client as hub_client\n"
         "from codegen_cli.hub.entries import ModelEntry\n"
         "from quantize.files.errors import UserError\n"
         "def fail(): raise ImportError('a package is missing')\n"

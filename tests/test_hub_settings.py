@@ -9,7 +9,7 @@ import pytest
 from hub_client import FILES, environment, run_codegen
 from hub_server import HubServer, Repository
 
-from codegen_cli.hub import settings as hub_settings
+from codegen_cli.hub.network import settings as hub_settings
 from quantize.files.errors import UserError
 
 

@@ -501,10 +501,10 @@ def test_the_hubs_own_command_prunes_a_part(
 
 
 SPLIT = """
-import codegen_cli.hub.settings
-from codegen_cli.hub.client_import import import_client
+import codegen_cli.hub.network.settings
+from codegen_cli.hub.network.client_import import import_client
 import_client()
-from codegen_cli.hub import lanes, transfer
+from codegen_cli.hub.network import lanes, transfer
 transfer.TRIAL_BYTES, transfer.TRIAL_SECONDS, lanes.CHUNK_BYTES = 50_000, 0.1, 20_000
 """
 

@@ -160,24 +160,26 @@ codegen_cli.scoring.windows
 codegen_cli.scoring.likelihood
 codegen_cli.scoring.embedding
 codegen_cli.hub
+codegen_cli.hub.stored
+codegen_cli.hub.network
 codegen_cli.hub.entries
 codegen_cli.hub.checkpoint_files
-codegen_cli.hub.content_hash
-codegen_cli.hub.cache
-codegen_cli.hub.blob_lock
-codegen_cli.hub.part
-codegen_cli.hub.placement
-codegen_cli.hub.unfinished
-codegen_cli.hub.checkpoint_hashes
-codegen_cli.hub.settings
-codegen_cli.hub.failures
-codegen_cli.hub.errors
-codegen_cli.hub.ranges
-codegen_cli.hub.patience
-codegen_cli.hub.client
-codegen_cli.hub.client_import
-codegen_cli.hub.lanes
-codegen_cli.hub.transfer
+codegen_cli.hub.stored.content_hash
+codegen_cli.hub.stored.cache
+codegen_cli.hub.stored.blob_lock
+codegen_cli.hub.stored.part
+codegen_cli.hub.stored.placement
+codegen_cli.hub.stored.unfinished
+codegen_cli.hub.stored.checkpoint_hashes
+codegen_cli.hub.network.settings
+codegen_cli.hub.network.failures
+codegen_cli.hub.network.errors
+codegen_cli.hub.network.ranges
+codegen_cli.hub.network.patience
+codegen_cli.hub.network.client
+codegen_cli.hub.network.client_import
+codegen_cli.hub.network.lanes
+codegen_cli.hub.network.transfer
 codegen_cli.hub.plan
 codegen_cli.hub.download
 codegen_cli.hub.removal
@@ -284,16 +286,16 @@ DOORS = {
     "rich": ["codegen_cli.terminal.drawing"],
     "typer": ["codegen_cli.commands"],
     "huggingface_hub": [
-        "codegen_cli.hub.client",
-        "codegen_cli.hub.errors",
-        "codegen_cli.hub.patience",
-        "codegen_cli.hub.ranges",
+        "codegen_cli.hub.network.client",
+        "codegen_cli.hub.network.errors",
+        "codegen_cli.hub.network.patience",
+        "codegen_cli.hub.network.ranges",
     ],
     "tokenizers": ["codegen_cli.text.tokenizer"],
     "platformdirs": ["codegen_cli.machine.places"],
     "filelock": [
         "codegen_cli.models.settings",
-        "codegen_cli.hub.blob_lock",
+        "codegen_cli.hub.stored.blob_lock",
         "codegen_cli.engine_cpu.compile.kernel_directory",
     ],
     "numba": ["codegen_cli.kernels", "quantize.rounding.scale_search"],

@@ -14,7 +14,7 @@ from filelock import FileLock
 from hub_client import FILES, environment, run_codegen
 from hub_server import HubServer, Repository
 
-from codegen_cli.hub.unfinished import (
+from codegen_cli.hub.stored.unfinished import (
     is_being_fetched,
     remove_unfinished_download,
     unfinished_downloads,

@@ -103,7 +103,7 @@ def download(
 
 def _list() -> None:
     """Show the models that can be downloaded."""
-    from codegen_cli.hub.unfinished import begun_bytes
+    from codegen_cli.hub.stored.unfinished import begun_bytes
     from codegen_cli.models.inventory import all_models
     from codegen_cli.reports import download_report
 
@@ -127,8 +127,8 @@ def _prepared(
     entry: "ModelEntry", format: str | None, *, force: bool
 ) -> "tuple[DownloadPlan | None, DownloadRoom]":
     """Return what is to be done, None where the checkpoint is there, and the room that takes."""
-    from codegen_cli.hub.cache import whole_checkpoint
     from codegen_cli.hub.download import prepare
+    from codegen_cli.hub.stored.cache import whole_checkpoint
     from codegen_cli.models.download_room import room_for, size_if_packed
     from codegen_cli.models.registry import packed_path
 
@@ -157,8 +157,8 @@ def _checkpoint(
     is_to_be_packed: bool,
 ) -> Path:
     """Return the checkpoint's directory, fetched if it is not there."""
-    from codegen_cli.hub.cache import whole_checkpoint
     from codegen_cli.hub.download import fetch
+    from codegen_cli.hub.stored.cache import whole_checkpoint
     from codegen_cli.models.download_room import reserved
     from codegen_cli.models.passing_checkpoints import mark, unmark
     from codegen_cli.reports import download_report
@@ -213,7 +213,7 @@ def _bars(name: str) -> "Iterator[OnEvent]":
 @contextlib.contextmanager
 def _telling_what_is_kept(plan: "DownloadPlan") -> Iterator[None]:
     """However it ends before it is done, tell how much is there, and how to go on."""
-    from codegen_cli.hub.unfinished import begun_bytes
+    from codegen_cli.hub.stored.unfinished import begun_bytes
 
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from codegen_cli.hub import removal
-from codegen_cli.hub.cache import snapshot_dir
+from codegen_cli.hub.stored.cache import snapshot_dir
 from codegen_cli.models.local_models import LocalFile, find_local_files, remove_file
 from codegen_cli.models.registry import FORMATS, KnownModel, packed_path, resolve
 from codegen_cli.terminal import console

@@ -139,7 +139,7 @@ def path(name: Name, as_json: AsJson = False) -> None:
     if isinstance(model, KnownModel):
         place = model.packed
         if place is None and model.format is None:
-            from codegen_cli.hub.cache import cached_checkpoint
+            from codegen_cli.hub.stored.cache import cached_checkpoint
 
             place = cached_checkpoint(model.entry)
         if place is None:

@@ -45,7 +45,7 @@ def quantize(
     codegen quantize ./checkpoint --format int4 -o mine.safetensors
     codegen quantize -v 350M-mono 2> errors.txt
     """
-    from codegen_cli.hub.cache import cached_checkpoint
+    from codegen_cli.hub.stored.cache import cached_checkpoint
     from codegen_cli.models.absence import not_here
     from codegen_cli.models.packing import make_default_if_first, pack
     from codegen_cli.models.registry import KnownModel, packed_path, resolve_source

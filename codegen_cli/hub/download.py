@@ -12,30 +12,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from codegen_cli.hub import cache as hub_cache
-from codegen_cli.hub import settings as hub_settings
-from codegen_cli.hub.blob_lock import is_free, locked
-from codegen_cli.hub.cache import (
+from codegen_cli.hub.entries import ModelEntry
+from codegen_cli.hub.network import settings as hub_settings
+from codegen_cli.hub.network.client_import import import_client
+from codegen_cli.hub.network.failures import FileChanged
+from codegen_cli.hub.plan import DownloadPlan, PlannedFile, plan_download, require_as_stated
+from codegen_cli.hub.stored import cache as hub_cache
+from codegen_cli.hub.stored.blob_lock import is_free, locked
+from codegen_cli.hub.stored.cache import (
     cached_file,
     hash_of_name,
     remove_file,
     snapshot_dir,
     whole_checkpoint,
 )
-from codegen_cli.hub.client_import import import_client
-from codegen_cli.hub.content_hash import HashCheck, check_hash, is_hash, new_digest
-from codegen_cli.hub.entries import ModelEntry
-from codegen_cli.hub.failures import FileChanged
-from codegen_cli.hub.part import Begun, Part, remove_part
-from codegen_cli.hub.placement import place, write_ref
-from codegen_cli.hub.plan import DownloadPlan, PlannedFile, plan_download, require_as_stated
-from codegen_cli.hub.unfinished import begun_files, remove_foreign_parts
+from codegen_cli.hub.stored.content_hash import HashCheck, check_hash, is_hash, new_digest
+from codegen_cli.hub.stored.part import Begun, Part, remove_part
+from codegen_cli.hub.stored.placement import place, write_ref
+from codegen_cli.hub.stored.unfinished import begun_files, remove_foreign_parts
 from codegen_cli.machine.disk_room import free_bytes
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 
 if TYPE_CHECKING:
-    from codegen_cli.hub.client import HubLocation
+    from codegen_cli.hub.network.client import HubLocation
 
 _MOST_STARTS = 3
 
@@ -106,7 +106,7 @@ class _Job:
         self.progress = _Progress(on_event, 0, plan.total_bytes)
 
     def run(self) -> Path:
-        from codegen_cli.hub.errors import hub_errors  # with the client
+        from codegen_cli.hub.network.errors import hub_errors  # with the client
 
         plan = self.plan
         missing = self._missing()
@@ -187,7 +187,7 @@ class _Job:
             place(blob, self.snapshot, file.name, links=links, is_new=is_new)
 
     def _located(self, file: PlannedFile) -> "HubLocation":
-        from codegen_cli.hub.patience import Patience
+        from codegen_cli.hub.network.patience import Patience
 
         patience = Patience(file.name)
         while True:
@@ -217,7 +217,7 @@ class _Job:
         return False
 
     def _fetch(self, file: PlannedFile, blob: Path, location: "HubLocation") -> None:
-        from codegen_cli.hub.transfer import Transfer
+        from codegen_cli.hub.network.transfer import Transfer
 
         need = file.hash or (location.etag if is_hash(location.etag) else "")
         if not need:

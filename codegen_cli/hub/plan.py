@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codegen_cli.hub.cache import cached_file, repository_dir
 from codegen_cli.hub.checkpoint_files import (
     INDEX_SUFFIX,
     LARGEST_INDEX_BYTES,
@@ -18,18 +17,19 @@ from codegen_cli.hub.checkpoint_files import (
     first_weights,
     shards,
 )
-from codegen_cli.hub.client_import import import_client
-from codegen_cli.hub.content_hash import HashCheck, check_hash, new_digest
 from codegen_cli.hub.entries import ModelEntry
-from codegen_cli.hub.part import part_path
-from codegen_cli.hub.unfinished import begun_files
+from codegen_cli.hub.network.client_import import import_client
+from codegen_cli.hub.stored.cache import cached_file, repository_dir
+from codegen_cli.hub.stored.content_hash import HashCheck, check_hash, new_digest
+from codegen_cli.hub.stored.part import part_path
+from codegen_cli.hub.stored.unfinished import begun_files
 from codegen_cli.machine.disk_bytes import allocated_bytes
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 from quantize.files.input_file import read_input
 
 if TYPE_CHECKING:
-    from codegen_cli.hub.client import HubRepository
+    from codegen_cli.hub.network.client import HubRepository
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_cli.hub import cache as hub_cache
-from codegen_cli.hub import settings as hub_settings
-from codegen_cli.hub.client_import import import_client
 from codegen_cli.hub.entries import ModelEntry
-from codegen_cli.hub.unfinished import is_being_fetched
+from codegen_cli.hub.network import settings as hub_settings
+from codegen_cli.hub.network.client_import import import_client
+from codegen_cli.hub.stored import cache as hub_cache
+from codegen_cli.hub.stored.unfinished import is_being_fetched
 from quantize.files.errors import UserError
 
 

@@ -1,6 +1,6 @@
 """A known model that is not on this machine -> the error that says so, with the way to it."""
 
-from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub.stored import cache as hub_cache
 from codegen_cli.models.registry import KnownModel, models_dir_problem, name_with_format
 from quantize.files.errors import UserError
 

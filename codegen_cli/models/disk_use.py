@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codegen_cli.hub import cache as hub_cache
-from codegen_cli.hub.unfinished import checkpoint_repositories
+from codegen_cli.hub.stored import cache as hub_cache
+from codegen_cli.hub.stored.unfinished import checkpoint_repositories
 from codegen_cli.machine import places
 from codegen_cli.machine.disk_bytes import allocated_bytes, files_below
 from codegen_cli.machine.places import NoHome

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_cli.hub.cache import cache_dir
-from codegen_cli.hub.client_import import import_client
+from codegen_cli.hub.network.client_import import import_client
 from codegen_cli.hub.plan import DownloadPlan
+from codegen_cli.hub.stored.cache import cache_dir
 from codegen_cli.machine.disk_room import are_on_one_disk, free_bytes, reserve
 from codegen_cli.terminal import console
 from quantize.description.config import parse_config

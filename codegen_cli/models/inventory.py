@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codegen_cli.hub.cache import whole_checkpoint
 from codegen_cli.hub.entries import BUNDLED, ModelEntry, entries, known_entry
+from codegen_cli.hub.stored.cache import whole_checkpoint
 from codegen_cli.machine import places
 from codegen_cli.models.local_models import LocalFile, readable_files
 from codegen_cli.models.memory_need import needed

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from codegen_cli.engine_torch import compiler_cache
-from codegen_cli.hub import cache as hub_cache
-from codegen_cli.hub.unfinished import remove_unfinished_download, unfinished_downloads
+from codegen_cli.hub.stored import cache as hub_cache
+from codegen_cli.hub.stored.unfinished import remove_unfinished_download, unfinished_downloads
 from codegen_cli.machine import places
 from codegen_cli.machine.disk_bytes import freed_bytes
 from codegen_cli.machine.places import NoHome

@@ -58,7 +58,7 @@ def _packed_model(model: str, deadline: Deadline, *, is_default: bool = False) -
 def _run_known(model: KnownModel, deadline: Deadline) -> PackedModel:
     if model.packed is not None:
         return PackedModel(model.packed, model.name)
-    from codegen_cli.hub.cache import cached_checkpoint
+    from codegen_cli.hub.stored.cache import cached_checkpoint
 
     checkpoint = cached_checkpoint(model.entry)
     if checkpoint is None:

@@ -78,13 +78,13 @@ def forget_missing_default(removed: "Iterable[LocalFile]") -> str | None:
 
 
 def _is_downloaded(model: KnownModel) -> bool:
-    from codegen_cli.hub.cache import cached_checkpoint
+    from codegen_cli.hub.stored.cache import cached_checkpoint
 
     return cached_checkpoint(model.entry) is not None
 
 
 def _is_whole(model: KnownModel) -> bool:
-    from codegen_cli.hub.cache import whole_checkpoint
+    from codegen_cli.hub.stored.cache import whole_checkpoint
 
     return whole_checkpoint(model.entry) is not None
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from codegen_cli.contract.deadline import Deadline, check_deadline
-from codegen_cli.hub.checkpoint_hashes import require_as_published
+from codegen_cli.hub.stored.checkpoint_hashes import require_as_published
 from codegen_cli.machine import places
 from codegen_cli.models import settings
 from codegen_cli.models.leftovers import remove_unfinished

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codegen_cli.hub.cache import cached_checkpoint, is_snapshot
-from codegen_cli.hub.checkpoint_hashes import (
+from codegen_cli.hub.entries import BUNDLED
+from codegen_cli.hub.stored.cache import cached_checkpoint, is_snapshot
+from codegen_cli.hub.stored.checkpoint_hashes import (
     CheckpointVerification,
     snapshot_of,
     verify_checkpoint,
 )
-from codegen_cli.hub.entries import BUNDLED
 from codegen_cli.machine import places
 from codegen_cli.models.local_models import find_local_files, readable_files
 from codegen_cli.models.registry import CheckpointModel, KnownModel, PackedModel, resolve

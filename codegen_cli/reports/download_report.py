@@ -1,7 +1,7 @@
 """A plan to download, and its room -> what --dry-run shows, and what is told before it is done."""
 
-from codegen_cli.hub.cache import cache_dir
 from codegen_cli.hub.plan import DownloadPlan
+from codegen_cli.hub.stored.cache import cache_dir
 from codegen_cli.models.download_room import DownloadRoom
 from codegen_cli.models.inventory import ModelState
 from codegen_cli.models.registry import FORMATS

@@ -20,11 +20,11 @@ from huggingface_hub.errors import (
 # HTTPError belongs to the HTTP library that this version of the hub uses, httpx or httpx2.
 from huggingface_hub.errors import HTTPError as HttpError  # type: ignore[attr-defined]
 
-from codegen_cli.hub import cache as hub_cache
-from codegen_cli.hub import settings as hub_settings
-from codegen_cli.hub.cache import AGAIN_HINT
 from codegen_cli.hub.entries import ModelEntry
-from codegen_cli.hub.failures import ConnectionCut, FileChanged, LinkExpired, NoRanges
+from codegen_cli.hub.network import settings as hub_settings
+from codegen_cli.hub.network.failures import ConnectionCut, FileChanged, LinkExpired, NoRanges
+from codegen_cli.hub.stored import cache as hub_cache
+from codegen_cli.hub.stored.cache import AGAIN_HINT
 from quantize.files.errors import UserError
 
 OFFLINE_HINT = "A checkpoint that you have needs no network: codegen quantize DIRECTORY"

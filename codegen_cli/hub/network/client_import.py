@@ -14,7 +14,7 @@ def import_client() -> ModuleType:
     """Return the module on the hub's client. Raises UserError if that cannot be imported."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints why it cannot be imported
-            from codegen_cli.hub import client as hub_client
+            from codegen_cli.hub.network import client as hub_client
     except Exception as error:  # it acts on the environment while it is imported
         raise UserError(
             f"the hub's client cannot be imported: {type(error).__name__}: {error}",

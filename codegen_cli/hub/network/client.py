@@ -21,13 +21,13 @@ with warnings.catch_warnings():
     from huggingface_hub.file_download import are_symlinks_supported
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
-from codegen_cli.hub import settings as hub_settings
-from codegen_cli.hub.content_hash import is_hash
 from codegen_cli.hub.entries import ModelEntry
-from codegen_cli.hub.errors import NO_HUB_HINT, first_line, hub_errors
-from codegen_cli.hub.failures import FileChanged
-from codegen_cli.hub.patience import Patience
-from codegen_cli.hub.ranges import open_body
+from codegen_cli.hub.network import settings as hub_settings
+from codegen_cli.hub.network.errors import NO_HUB_HINT, first_line, hub_errors
+from codegen_cli.hub.network.failures import FileChanged
+from codegen_cli.hub.network.patience import Patience
+from codegen_cli.hub.network.ranges import open_body
+from codegen_cli.hub.stored.content_hash import is_hash
 from quantize.files.errors import UserError
 
 ANSWER_SECONDS = 10

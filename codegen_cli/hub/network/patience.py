@@ -8,8 +8,8 @@ from email.utils import parsedate_to_datetime
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.errors import HTTPError as HttpError  # type: ignore[attr-defined]
 
-from codegen_cli.hub.errors import first_line
-from codegen_cli.hub.failures import ConnectionCut, LinkExpired, NoRanges
+from codegen_cli.hub.network.errors import first_line
+from codegen_cli.hub.network.failures import ConnectionCut, LinkExpired, NoRanges
 from codegen_cli.terminal import console
 
 MOST_FAILURES = 5

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from codegen_cli.hub import cache as hub_cache
-from codegen_cli.hub.blob_lock import is_free
 from codegen_cli.hub.entries import entries
-from codegen_cli.hub.part import (
+from codegen_cli.hub.stored import cache as hub_cache
+from codegen_cli.hub.stored.blob_lock import is_free
+from codegen_cli.hub.stored.part import (
     PART_SUFFIX,
     SUMS_SUFFIX,
     Begun,

@@ -18,8 +18,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     hf_raise_for_status,
 )
 
-from codegen_cli.hub.errors import redirects_without_end
-from codegen_cli.hub.failures import LinkExpired, NoRanges
+from codegen_cli.hub.network.errors import redirects_without_end
+from codegen_cli.hub.network.failures import LinkExpired, NoRanges
 
 _MOST_REDIRECTS = 10
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")

@@ -21,7 +21,7 @@ from struct import Struct
 from types import TracebackType
 from typing import NamedTuple
 
-from codegen_cli.hub.content_hash import Digest
+from codegen_cli.hub.stored.content_hash import Digest
 from codegen_cli.machine.disk_room import reserve
 
 PART_SUFFIX = ".codegen.incomplete"

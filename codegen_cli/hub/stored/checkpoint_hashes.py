@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codegen_cli.hub import cache as hub_cache
 from codegen_cli.hub.checkpoint_files import companions, files_of_checkpoint
-from codegen_cli.hub.content_hash import HashCheck, check_hash
+from codegen_cli.hub.stored import cache as hub_cache
+from codegen_cli.hub.stored.content_hash import HashCheck, check_hash
 from codegen_cli.terminal import console, drawing
 from quantize.files.errors import UserError
 

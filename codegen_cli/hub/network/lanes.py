@@ -7,8 +7,8 @@ the file grows from its start as ever, and its hash with it. Lanes stay a few ch
 import threading
 from collections.abc import Iterator
 
-from codegen_cli.hub.failures import ConnectionCut, NoRanges
-from codegen_cli.hub.ranges import open_body
+from codegen_cli.hub.network.failures import ConnectionCut, NoRanges
+from codegen_cli.hub.network.ranges import open_body
 
 CHUNK_BYTES = 8 << 20
 _CHUNKS_AHEAD = 2  # of each lane

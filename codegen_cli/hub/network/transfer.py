@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from codegen_cli.hub.client import HubLocation
-from codegen_cli.hub.failures import ConnectionCut, FileChanged, NoRanges
-from codegen_cli.hub.lanes import Lanes
-from codegen_cli.hub.part import Part
-from codegen_cli.hub.patience import Patience, passes_by
-from codegen_cli.hub.ranges import open_body
+from codegen_cli.hub.network.client import HubLocation
+from codegen_cli.hub.network.failures import ConnectionCut, FileChanged, NoRanges
+from codegen_cli.hub.network.lanes import Lanes
+from codegen_cli.hub.network.patience import Patience, passes_by
+from codegen_cli.hub.network.ranges import open_body
+from codegen_cli.hub.stored.part import Part
 from codegen_cli.terminal import console
 
 N_LANES = 4

@@ -12,7 +12,7 @@ from errno import ENOTDIR
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from codegen_cli.hub import cache as hub_cache
+from codegen_cli.hub.stored import cache as hub_cache
 from quantize.files.errors import UserError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"

@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 
 from codegen_cli.hub.checkpoint_files import files_of_checkpoint
-from codegen_cli.hub.content_hash import is_hash
 from codegen_cli.hub.entries import ModelEntry
+from codegen_cli.hub.stored.content_hash import is_hash
 from quantize.files.errors import UserError
 
 AGAIN_HINT = "Run the same command again: it goes on with what is there."

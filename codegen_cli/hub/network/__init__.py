@@ -1,0 +1,1 @@
+"""The hub over the network, by its own client."""
