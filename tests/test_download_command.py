@@ -191,3 +191,47 @@ def test_progress_is_told_in_plain_lines_off_a_terminal(
     told = [line for line in ran.stderr.splitlines() if line.startswith("codegen: 350M-mono: ")]
     assert told
     assert all(line.endswith(" left") and "kB/s, " in line and " MB of " in line for line in told)
+
+
+CACHE_FILES = (
+    "import sys; from huggingface_hub import hf_hub_download\n"
+    "for name in sys.argv[2:]: hf_hub_download(sys.argv[1], name)"
+)
+
+
+def test_what_other_programs_had_of_a_checkpoint_stays(
+    hub: HubServer, env: dict[str, str], tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    hub.repositories[NAME].push({"README.md": b"# A model"})
+    there = ["tokenizer.json", "README.md"]
+    command = [sys.executable, "-c", CACHE_FILES, NAME, *there]
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    [snapshot] = tmp_path.glob("hf/hub/models--*/snapshots/*")
+    ran = run_codegen(env, "download", "350M-mono", "--format", "int8")
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(path.name for path in snapshot.iterdir()) == sorted(there)
+    assert all(path.resolve().is_file() for path in snapshot.iterdir())
+    blobs = snapshot.parent.parent / "blobs"
+    assert len(list(blobs.iterdir())) == len(there)
+
+
+def test_a_snapshot_that_no_ref_is_at_stays(
+    hub: HubServer, env: dict[str, str], tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    commit = hub.repositories[NAME].commit
+    assert run_codegen(env, "download", f"350M-mono@{commit}").returncode == 0
+    assert run_codegen(env, "download", "350M-mono", "--format", "int8").returncode == 0
+    [snapshot] = tmp_path.glob("hf/hub/models--*/snapshots/*")
+    assert {path.name for path in snapshot.iterdir()} >= {weights(files), "config.json"}
+
+
+def test_the_branch_is_at_the_older_commit_again_where_that_is_kept(
+    hub: HubServer, env: dict[str, str], tmp_path: Path
+) -> None:
+    old = run_codegen(env, "download", "350M-mono").stdout
+    hub.repositories[NAME].push({"config.json": hub.repositories[NAME].files["config.json"] + b" "})
+    ran = run_codegen(env, "download", "350M-mono", "--force", "--format", "int8")
+    assert ran.returncode == 0, ran.stderr
+    hub.requests.clear()
+    assert run_codegen(env, "download", "350M-mono").stdout == old
+    assert hub.requests == []

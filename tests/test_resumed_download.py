@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +290,8 @@ def test_a_file_that_is_shorter_than_stated_is_no_endless_work(
 ) -> None:
     repository.faults = [Fault(WEIGHTS, content=DATA[:-1000])]
     [answer] = ask(env, DOWNLOAD)
-    assert "changes again and again" in answer["message"]
+    told = f"{WEIGHTS} is sent with 999000 bytes, need 1000000, again and again"
+    assert told in answer["message"]
     assert not blob(tmp_path).exists()
 
 
@@ -556,3 +557,36 @@ def test_a_read_only_cache_is_named(hub: HubServer, env: dict[str, str], tmp_pat
     [answer] = ask(env, DOWNLOAD)
     assert answer["message"].startswith(f"cannot store {NAME} in {tmp_path / 'hf' / 'hub'}")
     assert "HF_HOME" in answer["hint"]
+
+
+def test_where_the_list_of_files_has_no_sizes_those_of_the_files_count(
+    repository: Repository, env: dict[str, str]
+) -> None:
+    repository.storage = ""
+    repository.stated_bytes = dict.fromkeys(MODEL, 0)
+    [answer] = ask(env, DOWNLOAD)
+    assert weights_in(answer["path"]) == DATA
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+@pytest.mark.parametrize("path", [part, sums])
+def test_what_has_a_parts_name_and_is_none_is_named(
+    env: dict[str, str], tmp_path: Path, path: Callable[[Path], Path]
+) -> None:
+    blob(tmp_path).parent.mkdir(parents=True)
+    os.mkfifo(path(tmp_path))
+    [answer] = ask(env, DOWNLOAD)
+    assert answer["message"] == f"{path(tmp_path)} is in the way: no regular file"
+    assert answer["hint"] == "Remove it."
+
+
+def test_a_part_that_is_somebodys_file_too_does_not_change_that(
+    repository: Repository, env: dict[str, str], tmp_path: Path
+) -> None:
+    blob(tmp_path).parent.mkdir(parents=True)
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    os.link(precious, part(tmp_path))
+    [answer] = ask(env, DOWNLOAD)
+    assert weights_in(answer["path"]) == DATA
+    assert precious.read_bytes() == b"mine"

@@ -158,14 +158,13 @@ def _checkpoint(
 ) -> Path:
     """Return the checkpoint's directory, fetched if it is not there."""
     from codegen_cli.hub.download import fetch
-    from codegen_cli.hub.stored.cache import whole_checkpoint
+    from codegen_cli.hub.removal import find_checkpoint
     from codegen_cli.models.download_room import reserved
     from codegen_cli.models.passing_checkpoints import mark, unmark
     from codegen_cli.reports import download_report
 
     if plan is None:
-        directory = whole_checkpoint(entry)
-        assert directory is not None
+        directory = find_checkpoint(entry)
         console.note(f"{entry.name} is in the cache")
         if not is_to_be_packed:
             unmark(directory)
@@ -173,11 +172,12 @@ def _checkpoint(
     if plan.fetch_bytes:
         console.note(download_report.sentence(plan, room))
     else:
-        console.note(f"comparing {entry.name} with {plan.entry.repository}")
+        place = "the hub" if entry.name == entry.repository else entry.repository
+        console.note(f"comparing {entry.name} with {place}")
     _ask(plan, yes)
-    if is_to_be_packed and whole_checkpoint(entry) is None:
-        mark(plan.directory)
-    elif not is_to_be_packed:
+    if is_to_be_packed:
+        mark(entry, plan.directory, [file.name for file in plan.files if not file.path])
+    else:
         unmark(plan.directory)
     with _telling_what_is_kept(plan), reserved(room), _bars(entry.name) as on_event:
         return fetch(plan, on_event)
@@ -227,17 +227,14 @@ def _telling_what_is_kept(plan: "DownloadPlan") -> Iterator[None]:
 
 
 def _pack(entry: "ModelEntry", format: str, directory: Path, *, keep: bool) -> Path:
-    """Pack a checkpoint; remove it if it was fetched for that. Return the packed file."""
-    from codegen_cli.hub.removal import remove_checkpoint
+    """Pack a checkpoint; remove what was fetched of it for that. Return the packed file."""
     from codegen_cli.models.packing import make_default_if_first, pack
-    from codegen_cli.models.passing_checkpoints import is_marked, unmark
+    from codegen_cli.models.passing_checkpoints import remove_marked
     from codegen_cli.models.registry import packed_path
 
     target = packed_path(entry.name, format)
     pack(directory, entry.name, format, target)
     make_default_if_first(target)
-    if not keep and is_marked(directory):
-        remove_checkpoint(entry, left_behind=False)
-        unmark(directory)
+    if not keep and remove_marked(entry, directory):
         console.note(f"removed the checkpoint; --keep would have kept it ({directory})")
     return target

@@ -18,6 +18,7 @@ from quantize.files.whole_file import SHARED
 from quantize.packed.sizes import packed_bytes
 
 _LARGEST_CONFIG_BYTES = 1 << 20
+_MOST_OTHER_BYTES = 4 << 20  # of a packed file: the header and tokenizer.json, 2 MB in CodeGen's
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,13 @@ def size_if_packed(plan: DownloadPlan, format: str) -> int:
     """
     size = plan.entry.size
     if size is not None:
-        return size.packed_bytes[format]
+        return size.packed_bytes[format] + _MOST_OTHER_BYTES
     content = import_client().read_file(
         plan.entry, plan.commit, "config.json", _LARGEST_CONFIG_BYTES
     )
     where = f"config.json of {plan.entry.repository}"
-    return packed_bytes(parse_config(parse_json_object(content, where), where), format)
+    config = parse_config(parse_json_object(content, where), where)
+    return packed_bytes(config, format) + _MOST_OTHER_BYTES
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urljoin
 
 # Where no links can be made, our own commands say what that means.
 os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
@@ -132,7 +133,8 @@ def locate(entry: ModelEntry, commit: str, name: str) -> HubLocation:
         raise FileMetadataError("no commit")
     if not (metadata.etag and _BLOB_NAME.fullmatch(metadata.etag)):
         raise FileMetadataError("no ETag that can name a blob")
-    return HubLocation(metadata.location, metadata.etag, metadata.size, metadata.commit_hash)
+    url = urljoin(hf_hub_url(entry.repository, name, revision=commit), metadata.location)
+    return HubLocation(url, metadata.etag, metadata.size, metadata.commit_hash)
 
 
 def read_file(entry: ModelEntry, commit: str, name: str, most_bytes: int) -> bytes:

@@ -22,7 +22,13 @@ from huggingface_hub.errors import HTTPError as HttpError  # type: ignore[attr-d
 
 from codegen_cli.hub.entries import ModelEntry
 from codegen_cli.hub.network import settings as hub_settings
-from codegen_cli.hub.network.failures import ConnectionCut, FileChanged, LinkExpired, NoRanges
+from codegen_cli.hub.network.failures import (
+    ConnectionCut,
+    FileChanged,
+    LinkExpired,
+    NoRanges,
+    WrongLength,
+)
 from codegen_cli.hub.stored import cache as hub_cache
 from codegen_cli.hub.stored.cache import AGAIN_HINT
 from quantize.files.errors import UserError
@@ -80,6 +86,8 @@ def user_error(entry: ModelEntry, error: BaseException) -> UserError:
                 "is whole, again and again",
                 f"Check the network{_also(hub_settings.proxy_variables())}. {AGAIN_HINT}",
             )
+        case WrongLength():
+            return UserError(f"{repository}: {error}, again and again", NO_HUB_HINT)
         case LinkExpired():
             return UserError(
                 f"{hub_settings.endpoint()} gives links to files of {repository} that are answered "
@@ -154,7 +162,8 @@ def _cure(status: int, headers: Mapping[str, str]) -> str:
         case HTTPStatus.REQUEST_TIMEOUT:
             return AGAIN_HINT
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return f"The hub has trouble: wait a while. {AGAIN_HINT}"
+        wait = f" {_wait(headers)}." if headers.get("Retry-After") else " Wait a while."
+        return f"The hub has trouble.{wait} {AGAIN_HINT}"
     return NO_HUB_HINT
 
 

@@ -13,5 +13,9 @@ class ConnectionCut(Exception):
     """An answer ended before its file did."""
 
 
+class WrongLength(Exception):
+    """A server sends another length of a file than the hub states; the text says so."""
+
+
 class FileChanged(Exception):
     """The hub has another file, or another commit, under a name than when it was asked first."""

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.errors import HTTPError as HttpError  # type: ignore[attr-defined]
 
 from codegen_cli.hub.network.errors import first_line
-from codegen_cli.hub.network.failures import ConnectionCut, LinkExpired, NoRanges
+from codegen_cli.hub.network.failures import ConnectionCut, LinkExpired, NoRanges, WrongLength
 from codegen_cli.terminal import console
 
 MOST_FAILURES = 5
@@ -18,7 +18,7 @@ MOST_FAILURES = 5
 LONGEST_WAIT_SECONDS = 300
 """Who is asked to wait for longer is told so instead."""
 
-_PASSING_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+_PASSING_STATUSES = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 _SHORTEST_NOTED_SECONDS = 2
 
 
@@ -55,7 +55,7 @@ def passes_by(error: Exception) -> bool:
     """Tell whether another try may cure what was raised for a request."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _PASSING_STATUSES
-    return isinstance(error, HttpError | LinkExpired | NoRanges | ConnectionCut)
+    return isinstance(error, HttpError | LinkExpired | NoRanges | ConnectionCut | WrongLength)
 
 
 def asked_seconds(error: Exception) -> float | None:

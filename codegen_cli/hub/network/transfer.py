@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from codegen_cli.hub.network.client import HubLocation
-from codegen_cli.hub.network.failures import ConnectionCut, FileChanged, NoRanges
+from codegen_cli.hub.network.failures import ConnectionCut, NoRanges, WrongLength
 from codegen_cli.hub.network.lanes import Lanes
 from codegen_cli.hub.network.patience import Patience, passes_by
 from codegen_cli.hub.network.ranges import open_body
@@ -90,7 +90,8 @@ class Transfer:
             return
         with open_body(location.url, start, None, whole=not self._has_ranges) as body:
             if body.file_bytes not in (None, file_bytes):
-                raise FileChanged
+                found = f"{self._part.begun.name} is sent with {body.file_bytes} bytes"
+                raise WrongLength(f"{found}, need {file_bytes}")
             if body.start < start and self._has_ranges:
                 self._do_without_ranges()
             yield _between(body.pieces, start - body.start, file_bytes - body.start)

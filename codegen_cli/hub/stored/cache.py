@@ -82,6 +82,12 @@ def snapshot_dir(repository: str, revision: str) -> Path | None:
         return None
 
 
+def cached_commit(repository: str, revision: str) -> str | None:
+    """Return the commit that a branch or tag was at, if files of that are there."""
+    directory = snapshot_dir(repository, revision)
+    return directory.name if directory else None
+
+
 def cached_file(repository: str, name: str, revision: str) -> Path | None:
     """Return a file's path in the cache; None if it is not there, or a link to nothing."""
     directory = snapshot_dir(repository, revision)
@@ -206,6 +212,20 @@ def remove_file(file: Path) -> None:
         raise UserError(
             f"cannot remove {file}, which is damaged: {error.strerror}", "Remove it by hand."
         ) from error
+
+
+def remove_unshared(file: Path) -> None:
+    """Remove a snapshot's file, and its blob unless another revision needs that.
+
+    Raises UserError if the system refuses.
+    """
+    blob = blob_of(file)
+    try:
+        file.unlink(missing_ok=True)
+        if blob is not None and not _links_to(blob):
+            blob.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {file}: {error.strerror}", "Remove it by hand.") from error
 
 
 def _links_to(blob: Path) -> list[Path]:

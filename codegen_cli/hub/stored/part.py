@@ -12,6 +12,7 @@ parts do, so that its programs list and prune them. All is done under the hub's 
 import contextlib
 import json
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 from codegen_cli.hub.stored.content_hash import Digest
 from codegen_cli.machine.disk_room import reserve
+from quantize.files.errors import UserError
 
 PART_SUFFIX = ".codegen.incomplete"
 SUMS_SUFFIX = ".codegen.sums.incomplete"
@@ -30,6 +32,7 @@ SUMS_SUFFIX = ".codegen.sums.incomplete"
 _HEADER_BYTES = 4096
 _STRETCH = Struct("<QI")
 _STRETCH_BYTES, _STRETCH_SECONDS = 4 << 20, 1.0  # whichever comes first: what a kill may cost
+_MORE_STRETCHES = 3600  # an hour of them, for a second each, has room reserved
 _SYNC_BYTES = 256 << 20  # what a power cut may cost
 _PIECE_BYTES = 1 << 20
 
@@ -58,6 +61,8 @@ def sums_path(blob: Path) -> Path:
 def read_begun(sums: Path) -> Begun | None:
     """Return what a part is of by its sums; None where that cannot be read."""
     try:
+        if not stat.S_ISREG(sums.lstat().st_mode):  # a pipe would be waited for
+            return None
         with FileIO(sums) as file:
             return _header_in(file)
     except OSError:
@@ -71,7 +76,10 @@ def remove_part(blob: Path) -> None:
 
 
 class Part:
-    """One file that is being fetched. Raises OSError wherever the file system refuses.
+    """One file that is being fetched.
+
+    Raises OSError wherever the file system refuses, and UserError for what has the names of a part
+    and is none.
 
     length  how many of its bytes are there
     """
@@ -95,12 +103,18 @@ class Part:
         traceback: TracebackType | None,
     ) -> None:
         """Keep what is there, and give back the room that was reserved for more."""
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed, being done with
-            if not self.length and not self._is_noted:
-                remove_part(self._blob)
-            self._write_sum()
-            self._file.truncate(self.length)
+        steps = (
+            lambda: self._file.truncate(self.length),  # first, as a full disk has no room for sums
+            self._write_sum,
+            lambda: self._sums.truncate(self._sums.tell()),
+        )
+        for step in steps:
+            with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed, being done
+                step()
         self._close()
+        if not self.length and not self._is_noted:
+            with contextlib.suppress(OSError):
+                remove_part(self._blob)
 
     def resume(self, on_bytes: OnBytes = lambda n_bytes: None) -> None:
         """Find out what is there, reading it once, and reserve room for the rest."""
@@ -114,8 +128,10 @@ class Part:
         self._sums.truncate(_HEADER_BYTES + n_confirmed * _STRETCH.size)
         if known != self.begun:
             self._write_header()
-        self._sums.seek(0, os.SEEK_END)
         self._summed_bytes = self._synced_bytes = self.length
+        end = self._sums.seek(0, os.SEEK_END)
+        n_stretches = (self.begun.file_bytes - self.length) // _STRETCH_BYTES + _MORE_STRETCHES
+        reserve(self._sums, end, end + n_stretches * _STRETCH.size)
         reserve(self._file, self.length, self.begun.file_bytes)
 
     def note_begun(self) -> None:
@@ -217,7 +233,13 @@ class Part:
 
 
 def _opened(path: Path) -> FileIO:
-    """Open a file to read and write, new or not; not where a link leads."""
+    """Open a file of ours to read and write, new or not; what else has its name is refused."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is in the way: no regular file", "Remove it.")
+        if status.st_nlink > 1:  # somebody's, too, under another name
+            path.unlink()
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return FileIO(os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666), "r+b")
 
