@@ -176,7 +176,7 @@ class Part:
         self._file = _opened(part_path(self._blob))
         try:
             self._sums = _opened(sums_path(self._blob))
-        except OSError:
+        except BaseException:
             self._file.close()
             raise
 
