@@ -364,6 +364,27 @@ def test_all_shards_are_of_the_commit_that_was_begun(
     assert not left_over(tmp_path)
 
 
+def test_a_shard_that_is_half_there_goes_on(
+    hub: HubServer, repository: Repository, env: dict[str, str], tmp_path: Path
+) -> None:
+    names = ["model-1.safetensors", "model-2.safetensors"]
+    index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
+    shards = {name: DATA[i:] for i, name in enumerate(names)}
+    others = {name: FILES[name] for name in ("config.json", "tokenizer.json")}
+    repository.files = others | shards | {"model.safetensors.index.json": index}
+    repository.faults = [
+        Fault(names[0], cut_after_bytes=400_000, times=1),
+        Fault(names[0], after=1, times=1, status=400),
+        Fault(names[0], kind="metadata", after=2, times=1, status=404),
+    ]
+    [broken] = ask(env, DOWNLOAD)
+    assert "answered 404" in broken["message"]
+    sent_bytes = hub.fetched_bytes(names[0])
+    [answer] = ask(env, DOWNLOAD)
+    assert hub.fetched_bytes(names[0]) - sent_bytes == len(DATA) - 400_000
+    assert (Path(answer["path"]) / names[0]).read_bytes() == DATA
+
+
 def test_of_a_wrong_hash_nothing_is_kept(
     repository: Repository, env: dict[str, str], tmp_path: Path
 ) -> None:

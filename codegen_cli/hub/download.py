@@ -27,7 +27,7 @@ from codegen_cli.hub.stored.cache import (
     whole_checkpoint,
 )
 from codegen_cli.hub.stored.content_hash import HashCheck, check_hash, is_hash, new_digest
-from codegen_cli.hub.stored.part import Begun, Part, remove_part
+from codegen_cli.hub.stored.part import Begun, Part, note_begun, remove_part
 from codegen_cli.hub.stored.placement import place, write_ref
 from codegen_cli.hub.stored.unfinished import begun_files, remove_foreign_parts
 from codegen_cli.machine.disk_room import free_bytes
@@ -164,8 +164,8 @@ class _Job:
         for file in missing if len(missing) > 1 else ():
             blob = self.directory / "blobs" / file.hash
             if file.hash and not blob.exists() and is_free(blob):
-                with locked(blob, lambda: None), self._part(file, blob, file.hash) as part:
-                    part.note_begun()
+                with locked(blob, lambda: None):
+                    note_begun(blob, self._begun(file))
 
     def _provide(self, file: PlannedFile) -> None:
         """Have the snapshot a file: linked to a blob that is there, else fetched."""
@@ -222,7 +222,7 @@ class _Job:
         need = file.hash or (location.etag if is_hash(location.etag) else "")
         if not need:
             _tell_of_no_hash(file.name)
-        with self._part(file, blob, need) as part:
+        with Part(blob, self._begun(file), new_digest(need, file.file_bytes)) as part:
             kept = _Progress(self.on_event, 0, file.kept_bytes, is_check=True)
             kept.file = file.name
             part.resume(kept.advance)
@@ -238,9 +238,8 @@ class _Job:
             require_as_stated(self.entry, check)
             part.finish()
 
-    def _part(self, file: PlannedFile, blob: Path, need: str) -> Part:
-        begun = Begun(file.name, file.file_bytes, self.entry.revision, self.plan.commit)
-        return Part(blob, begun, new_digest(need, file.file_bytes))
+    def _begun(self, file: PlannedFile) -> Begun:
+        return Begun(file.name, file.file_bytes, self.entry.revision, self.plan.commit)
 
     def _write_ref(self) -> None:
         write_ref(self.directory, self.entry.revision, self.plan.commit)

@@ -69,6 +69,14 @@ def read_begun(sums: Path) -> Begun | None:
         return None
 
 
+def note_begun(blob: Path, begun: Begun) -> None:
+    """Have a part, empty yet, unless there is one already. Raises OSError."""
+    if read_begun(sums_path(blob)) is None:
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(part_path(blob)), _opened(sums_path(blob)) as sums:
+            _write(sums, _header(begun))
+
+
 def remove_part(blob: Path) -> None:
     """Remove a blob's part if there is one; raises OSError where the file system refuses."""
     part_path(blob).unlink(missing_ok=True)
@@ -90,7 +98,7 @@ class Part:
         self._blob, self._digest = blob, digest
         self._sum = self._summed_bytes = self._synced_bytes = 0
         self._summed_at = time.monotonic()
-        self._is_noted = False
+        self._was_there = self._is_known = False
         self._open()
 
     def __enter__(self) -> "Part":
@@ -103,26 +111,28 @@ class Part:
         traceback: TracebackType | None,
     ) -> None:
         """Keep what is there, and give back the room that was reserved for more."""
-        steps = (
-            lambda: self._file.truncate(self.length),  # first, as a full disk has no room for sums
-            self._write_sum,
-            lambda: self._sums.truncate(self._sums.tell()),
-        )
-        for step in steps:
-            with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed, being done
-                step()
+        if self._is_known and not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self.length)  # first: a full disk has no room for the sum
+            with contextlib.suppress(OSError):
+                self._write_sum()
+                self._sums.truncate(self._sums.tell())
         self._close()
-        if not self.length and not self._is_noted:
+        if not self._was_there and not self.length:
             with contextlib.suppress(OSError):
                 remove_part(self._blob)
 
     def resume(self, on_bytes: OnBytes = lambda n_bytes: None) -> None:
-        """Find out what is there, reading it once, and reserve room for the rest."""
+        """Find out what is there, reading it once, and reserve room for the rest.
+
+        Interrupted, it has changed nothing.
+        """
         known = _header_in(self._sums)
-        self._is_noted = known is not None
+        self._was_there = known is not None
         n_confirmed = 0
         if known is not None and known.file_bytes == self.begun.file_bytes:
             n_confirmed = self._confirm(on_bytes)
+        self._is_known = True
         self._file.truncate(self.length)
         self._file.seek(self.length)
         self._sums.truncate(_HEADER_BYTES + n_confirmed * _STRETCH.size)
@@ -133,12 +143,6 @@ class Part:
         n_stretches = (self.begun.file_bytes - self.length) // _STRETCH_BYTES + _MORE_STRETCHES
         reserve(self._sums, end, end + n_stretches * _STRETCH.size)
         reserve(self._file, self.length, self.begun.file_bytes)
-
-    def note_begun(self) -> None:
-        """Keep, though it is empty yet, what this will be a part of; what is there stays."""
-        self._is_noted = True
-        if _header_in(self._sums) is None:
-            self._write_header()
 
     def append(self, piece: bytes) -> None:
         """Add the next bytes; of those that cannot be stored the ones before are kept."""
@@ -186,7 +190,7 @@ class Part:
 
     def _write_header(self) -> None:
         self._sums.seek(0)
-        _write(self._sums, json.dumps(self.begun).encode().ljust(_HEADER_BYTES))
+        _write(self._sums, _header(self.begun))
 
     def _write_sum(self) -> None:
         if self.length == self._summed_bytes:
@@ -248,6 +252,10 @@ def _write(file: FileIO, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
+
+
+def _header(begun: Begun) -> bytes:
+    return json.dumps(begun).encode().ljust(_HEADER_BYTES)
 
 
 def _header_in(sums: FileIO) -> Begun | None:
