@@ -59,6 +59,15 @@ class SourceTensor:
         The pages read are handed back to the system. Raises UserError unless dtype is F16, BF16 or
         F32; F16 and BF16 values are exact in float32.
         """
+        view = self.data[rows] if self.shape else self.data
+        values = np.empty(view.shape, np.float32)
+        self.read_into(values, rows)
+        return values
+
+    def read_into(
+        self, out: npt.NDArray[np.float32] | npt.NDArray[np.float16], rows: slice = slice(None)
+    ) -> None:
+        """As read_float32, into an array of those rows: float32, or float16 if dtype is F16."""
         if self.dtype not in FLOAT_DTYPES:
             raise UserError(
                 f"tensor {quoted(self.name)} is {self.dtype}, need one of "
@@ -68,11 +77,12 @@ class SourceTensor:
         view = self.data[rows] if self.shape else self.data
         if self.dtype == "BF16":
             # bfloat16 is the upper half of a float32.
-            values = (view.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32)
+            bits = out.view(np.uint32)
+            bits[...] = view
+            bits <<= np.uint32(16)
         else:
-            values = view.astype(np.float32, order="C")
+            np.copyto(out, view)
         _release_pages(view)
-        return values
 
 
 def fits_numpy(shape: tuple[int, ...], itemsize: int) -> bool:
