@@ -51,7 +51,7 @@ from quantize.rounding.groups import (
     quantize_int8,
     round_to_absmax_int4,
 )
-from quantize.rounding.scale_search import search_int4_scales
+from quantize.rounding.rounding_process import new_portion, round_here
 
 N_TOKENS = 512
 """Of a context."""
@@ -127,7 +127,11 @@ def by_int8(weights: Float32) -> Float32:
 
 
 def by_search(weights: Float32) -> Float32:
-    scales = search_int4_scales(weights)
+    n_rows, n_in = weights.shape
+    portion = new_portion("int4", n_rows, n_in, is_half=False)
+    portion.rows[:n_rows, :n_in] = weights
+    round_here(portion)
+    scales = portion.row_scales()
     return dequantize_int4(quantize_int4(weights, scales), scales)[:, : weights.shape[1]]
 
 

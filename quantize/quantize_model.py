@@ -5,56 +5,42 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from quantize.checkpoint.reading import WEIGHT_FILES, Checkpoint, open_checkpoint
 from quantize.checkpoint.tokenizer_files import tokenizer_files
 from quantize.containers.source_tensor import TensorStack
 from quantize.description.config import packed_config
-from quantize.description.formats import BAND, MATRIX_FORMATS, Format, MatrixFormat
+from quantize.description.formats import MATRIX_FORMATS, Format, MatrixFormat
 from quantize.description.tensor_map import TensorSpec, listed, match_tensors, tensor_specs
 from quantize.files.errors import UserError
-from quantize.packed.layout import (
-    Shape,
-    codes_view,
-    new_payload,
-    order_f16,
-    order_int4_codes,
-    order_int8_codes,
-    order_scales,
-    pack_f32,
-    payload_bytes,
-    scales_view,
+from quantize.files.input_file import unreadable
+from quantize.files.partial_file import BeingWritten, is_held
+from quantize.pack_tensor import NumpyRounder, Rounder, pack_tensor
+from quantize.packed import journal
+from quantize.packed.layout import Shape, payload_bytes
+from quantize.packed.packed_writer import (
+    ModelDescription,
+    PackedPlan,
+    Resuming,
+    TensorEntry,
+    packed_writer,
 )
-from quantize.packed.packed_writer import ModelDescription, TensorEntry, write_packed_file
 from quantize.packed.sizes import stored_format
-from quantize.rounding.groups import (
-    F16_MAX,
-    Bytes,
-    Float16,
-    Float32,
-    dequantize_f16,
-    dequantize_int4,
-    dequantize_int8,
-    quantize_f16,
-    quantize_int4,
-    quantize_int8,
-)
-from quantize.rounding.search_process import shared_process
+from quantize.rounding.rounding_process import shared_process
 
-# Weights of a portion of rows: about 4 MB as float32, of which a thread holds a handful at a time.
-_PORTION_WEIGHTS = 1 << 20
+# Higher whenever the same weights get other codes than before: what was begun is not gone on with.
+_QUANTIZER_VERSION = 1
+# With fewer weights than this, int8 and f16 are done before a process for them would be ready.
+_WORTH_A_PROCESS = 1 << 27
 # Beyond this, reading the checkpoint and not the arithmetic takes the time.
 _MOST_THREADS = 16
+_POLL_SECONDS = 0.1
 
-Search = Callable[[Float32], Float16]
-"""Weights [n_out, n_in] -> scales [n_out, n_groups], as scale_search finds them."""
+_INTERRUPTIONS = (KeyboardInterrupt, SystemExit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +48,8 @@ class TensorReport:
     """One tensor done: the index-th of count, counted from 1.
 
     relative_error  rms of what rounding moved the weights by / rms of the weights
+    done_weights    of this tensor and all before it, of n_weights in the model
+    is_kept         whether a run that was ended before had packed it already
     """
 
     index: int
@@ -70,6 +58,9 @@ class TensorReport:
     format: Format
     shape: Shape
     relative_error: float
+    done_weights: int
+    n_weights: int
+    is_kept: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +69,8 @@ class QuantizeSummary:
 
     bytes            of the file
     bits_per_weight  of all payloads, over all weights, norms and biases
-    worst            the tensor with the largest relative error
+    worst            the tensor with the largest relative error; None where another process, which
+                     this one has waited for, has packed the same
     warnings         what was packed all the same but is not as it should be, a sentence each
     notes            what was left out, a sentence each
     """
@@ -86,7 +78,7 @@ class QuantizeSummary:
     path: Path
     bytes: int
     bits_per_weight: float
-    worst: TensorReport
+    worst: TensorReport | None
     seconds: float
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -99,13 +91,23 @@ def quantize(
     *,
     name: str | None = None,
     on_tensor: Callable[[TensorReport], None] | None = None,
+    on_part: Callable[[str, Path, int], None] = lambda what, path, file_bytes: None,
+    on_wait: Callable[[], None] = lambda: None,
+    keeps_on: tuple[type[BaseException], ...] = _INTERRUPTIONS,
 ) -> QuantizeSummary:
     """Pack the checkpoint at `source` (a directory or a weight file) as int8, int4 or f16.
 
-    `name` is what the packed file calls its model, if anything. Calls on_tensor as each tensor is
-    done. Raises UserError for a checkpoint that cannot be read or holds a value beyond fp16's
-    range, and for a target that cannot be written or holds something else than a packed model; the
-    source is never touched, and the target stays as it was unless all went well.
+    name       what the packed file calls its model, if anything
+    on_tensor  called as each tensor is done
+    on_part    told of unfinished files of this target: Resuming.on_part; and "awaited", of another
+               process that is packing it
+    on_wait    called again and again while another process packs the same target; may raise
+    keeps_on   what may be raised without the work being lost: what is packed by then stays beside
+               the target, and the next call with the same arguments and files goes on with it
+
+    Raises UserError for a checkpoint that cannot be read or holds a value beyond fp16's range, and
+    for a target that cannot be written or holds something else than a packed model; the source is
+    never touched, and the target stays as it was unless all went well.
     """
     start_seconds = time.perf_counter()
     source, target = Path(source), Path(target)
@@ -113,42 +115,78 @@ def quantize(
         raise UserError(f"unknown format {format!r}", f"Use {', '.join(MATRIX_FORMATS)}.")
     checkpoint = open_checkpoint(source)
     _refuse_to_hide(checkpoint, target)
-    model = _describe(checkpoint, format, name or "")
-    specs = tensor_specs(checkpoint.config)
-    pairs = match_tensors(specs, checkpoint.tensors, str(checkpoint.path))
-    entries = [
-        TensorEntry(spec.name, stored_format(spec, model.format), spec.shape) for spec in specs
-    ]
-    reports: list[TensorReport] = []
-    threads = ThreadPoolExecutor(_usable_cores())
-
-    def payloads(search: Search) -> Iterator[Bytes]:
-        for (spec, tensor), entry in zip(pairs, entries, strict=True):
-            payload, error = _pack_tensor(spec, tensor, entry.format, threads, search)
-            index = len(reports) + 1
-            reports.append(
-                TensorReport(index, len(specs), spec.name, entry.format, spec.shape, error)
-            )
-            if on_tensor:
-                on_tensor(reports[-1])
-            yield payload
-
-    with shared_process() as process:
+    pairs = match_tensors(tensor_specs(checkpoint.config), checkpoint.tensors, str(checkpoint.path))
+    plan = _plan(checkpoint, target, format, name or "")
+    resuming = Resuming(_state(checkpoint), keeps_on, on_part)
+    worst = None
+    while True:
         try:
-            parts = payloads(process.search)
-            size_bytes = write_packed_file(target, model, entries, parts, _files(checkpoint))
-        finally:
-            # Whoever interrupts does not wait for portions in work.
-            threads.shutdown(wait=False, cancel_futures=True)
+            size_bytes, worst = _pack(plan, pairs, resuming, on_tensor or (lambda report: None))
+            break
+        except BeingWritten as other:
+            on_part("awaited", other.partial, 0)
+            if _has_packed(other.partial, plan, resuming, on_wait):
+                size_bytes = target.stat().st_size
+                break
     return QuantizeSummary(
         path=target,
         bytes=size_bytes,
-        bits_per_weight=_bits_per_weight(entries),
-        worst=max(reports, key=lambda report: report.relative_error),
+        bits_per_weight=_bits_per_weight(plan.entries),
+        worst=worst,
         seconds=time.perf_counter() - start_seconds,
         warnings=tuple(_warnings(checkpoint)),
         notes=tuple(_notes(checkpoint)),
     )
+
+
+def _pack(
+    plan: PackedPlan,
+    pairs: Sequence[tuple[TensorSpec, TensorStack]],
+    resuming: Resuming,
+    on_tensor: Callable[[TensorReport], None],
+) -> tuple[int, TensorReport]:
+    """Write the packed file; return its bytes and the tensor with the largest relative error."""
+    reports: list[TensorReport] = []
+    n_weights = _n_weights(plan.entries)
+
+    def report(error: float, *, is_kept: bool) -> None:
+        index, entry = len(reports), plan.entries[len(reports)]
+        done = _n_weights(plan.entries[: index + 1])
+        what = index + 1, len(plan.entries), entry.name, entry.format, entry.shape
+        reports.append(TensorReport(*what, error, done, n_weights, is_kept))
+        on_tensor(reports[-1])
+
+    with ExitStack() as closing:
+        writer = closing.enter_context(packed_writer(plan, resuming))
+        rounder: Rounder = NumpyRounder()
+        if plan.model.format == "int4" or n_weights >= _WORTH_A_PROCESS:
+            rounder = closing.enter_context(shared_process())
+        threads = ThreadPoolExecutor(_usable_cores() + 1)
+        # Whoever interrupts does not wait for portions in work.
+        closing.callback(threads.shutdown, wait=False, cancel_futures=True)
+        for line in writer.lines[: writer.kept]:
+            report(line.error, is_kept=True)
+        for (spec, tensor), entry in [*zip(pairs, plan.entries, strict=True)][writer.kept :]:
+            payload, error = pack_tensor(spec, tensor, entry.format, threads, rounder)
+            writer.add(payload, error)
+            report(error, is_kept=False)
+    return writer.size_bytes, max(reports, key=lambda report: report.relative_error)
+
+
+def _has_packed(
+    partial: Path, plan: PackedPlan, resuming: Resuming, on_wait: Callable[[], None]
+) -> bool:
+    """Wait for the process that writes `partial`; tell whether it is the target now, and ours."""
+    identity, is_same = plan.identity(resuming.source), False
+    try:
+        with partial.open("rb", buffering=0) as file:
+            while is_held(file):
+                is_same = is_same or journal.names(file, identity)
+                on_wait()
+                time.sleep(_POLL_SECONDS)
+            return is_same and os.path.samestat(os.fstat(file.fileno()), plan.target.stat())
+    except OSError:  # it has gone
+        return False
 
 
 def _refuse_to_hide(checkpoint: Checkpoint, target: Path) -> None:
@@ -161,86 +199,24 @@ def _refuse_to_hide(checkpoint: Checkpoint, target: Path) -> None:
         )
 
 
-class _Rows(NamedTuple):
-    """Some rows in kernel order, and the values that they stand for [n_rows, n_in padded]."""
-
-    codes: npt.NDArray[np.generic]
-    scales: Float16 | None
-    restored: Float32
-
-
-def _pack_tensor(
-    spec: TensorSpec, tensor: TensorStack, format: Format, threads: Executor, search: Search
-) -> tuple[Bytes, float]:
-    """Return a tensor's payload and relative error."""
-    if format == "f32":
-        return pack_f32(_judged(tensor.read_float32(), spec)), 0.0
-    n_out, n_in = spec.shape
-    payload = new_payload(format, spec.shape)
-    n_rows = max(_PORTION_WEIGHTS // n_in // BAND, 1) * BAND
-
-    def pack_rows(start: int) -> tuple[float, float]:
-        """Fill the payload from row `start` on; return the sums of squared errors and weights."""
-        weights = _read_rows(spec, tensor, start, start + n_rows)
-        rows = _QUANTIZERS[format](weights, search)
-        bands = slice(start // BAND, start // BAND + len(rows.codes))
-        codes_view(format, spec.shape, payload)[bands] = rows.codes
-        if rows.scales is not None:
-            scales_view(format, spec.shape, payload)[bands] = rows.scales
-        return _sum_squares(rows.restored[:, :n_in] - weights), _sum_squares(weights)
-
-    squares = np.array(list(threads.map(pack_rows, range(0, n_out, n_rows))))
-    squared_error, squared_weights = squares.sum(axis=0).tolist()
-    return payload, math.sqrt(squared_error / squared_weights) if squared_weights else 0.0
+def _plan(checkpoint: Checkpoint, target: Path, format: MatrixFormat, name: str) -> PackedPlan:
+    entries = [
+        TensorEntry(spec.name, stored_format(spec, format), spec.shape)
+        for spec in tensor_specs(checkpoint.config)
+    ]
+    return PackedPlan(target, _describe(checkpoint, format, name), entries, _files(checkpoint))
 
 
-def _read_rows(spec: TensorSpec, tensor: TensorStack, start: int, stop: int) -> Float32:
-    """Return our rows start..stop of a matrix as f32; each run of neighbours is read at once."""
-    if spec.row_order is None:
-        return _judged(tensor.read_float32(slice(start, stop)), spec)
-    rows = spec.row_order[start:stop]
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    parts = [tensor.read_float32(slice(int(run[0]), int(run[-1]) + 1)) for run in runs]
-    return _judged(np.concatenate(parts), spec)
-
-
-def _judged(weights: Float32, spec: TensorSpec) -> Float32:
-    """Return the weights if each is a number within fp16's range, which every format needs."""
-    largest = np.abs(weights).max()
-    if largest <= F16_MAX:  # false for NaN, too
-        return weights
-    found = weights.flat[np.argmax(np.abs(weights))]  # the first NaN counts as the largest
-    raise UserError(
-        f"{spec.source} holds {found:g}, need numbers from {-F16_MAX:g} to {F16_MAX:g}",
-        "fp16 cannot hold this checkpoint; use one whose weights it can.",
-    )
-
-
-def _quantize_rows_int8(weights: Float32, _: Search) -> _Rows:
-    codes, scales = quantize_int8(weights)
-    return _Rows(order_int8_codes(codes), order_scales(scales), dequantize_int8(codes, scales))
-
-
-def _quantize_rows_int4(weights: Float32, search: Search) -> _Rows:
-    scales = search(weights)
-    codes = quantize_int4(weights, scales)
-    return _Rows(order_int4_codes(codes), order_scales(scales), dequantize_int4(codes, scales))
-
-
-def _quantize_rows_f16(weights: Float32, _: Search) -> _Rows:
-    rounded = quantize_f16(weights)
-    return _Rows(order_f16(rounded), None, dequantize_f16(rounded))
-
-
-_QUANTIZERS: dict[MatrixFormat, Callable[[Float32, Search], _Rows]] = {
-    "int8": _quantize_rows_int8,
-    "int4": _quantize_rows_int4,
-    "f16": _quantize_rows_f16,
-}
-
-
-def _sum_squares(values: Float32) -> float:
-    return float(np.square(values).sum(dtype=np.float64))
+def _state(checkpoint: Checkpoint) -> bytes:
+    """Return what tells these files, and this quantizer, from others of the same names."""
+    parts = [f"quantizer {_QUANTIZER_VERSION}"]
+    for file in _files(checkpoint):
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise unreadable(file, error) from error
+        parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(parts).encode("utf-8", "surrogateescape")
 
 
 def _describe(checkpoint: Checkpoint, format: MatrixFormat, name: str) -> ModelDescription:
@@ -295,7 +271,11 @@ def _files(checkpoint: Checkpoint) -> list[Path]:
 
 def _bits_per_weight(entries: Sequence[TensorEntry]) -> float:
     n_bits = 8 * sum(payload_bytes(entry.format, entry.shape) for entry in entries)
-    return n_bits / sum(math.prod(entry.shape) for entry in entries)
+    return n_bits / _n_weights(entries)
+
+
+def _n_weights(entries: Sequence[TensorEntry]) -> int:
+    return sum(math.prod(entry.shape) for entry in entries)
 
 
 def _usable_cores() -> int:

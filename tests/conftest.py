@@ -82,9 +82,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Pat
 
 
 @pytest.fixture(scope="session", autouse=True)
-def search_process() -> Iterator[None]:
-    """The search for int4 scales is compiled once for all that this process packs."""
-    from quantize.rounding.search_process import shared_process
+def rounding_process() -> Iterator[None]:
+    """The kernels that round are compiled once for all that this process packs."""
+    from quantize.rounding.rounding_process import shared_process
 
     with shared_process():
         yield

@@ -37,13 +37,14 @@ def lead(stream: int, file: int, kind: str | None) -> None:
 
 
 def keep_search(directory: str) -> None:
-    """Compile the search for int4 scales once for all processes that name this directory."""
+    """Compile the kernels that round once for all processes that name this directory."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as main has it, before NumPy
-    search_process = importlib.import_module("quantize.rounding.search_process")
-    search_process._SERVE = (
+    rounding_process = importlib.import_module("quantize.rounding.rounding_process")
+    rounding_process._SERVE = (
         f"import numba; numba.config.CACHE_DIR = {directory!r}; "
-        "from quantize.rounding import scale_search; scale_search._search.enable_caching(); "
-        f"{search_process._SERVE}"
+        "from quantize.rounding import band_kernels; "
+        "[kernel.enable_caching() for kernel in (band_kernels._int4, band_kernels._int8)]; "
+        f"{rounding_process._SERVE}"
     )
 
 

@@ -79,7 +79,7 @@ def test_portions_of_any_size_give_the_same_rows(
 ) -> None:
     source = write_checkpoint(tmp_path / "six", SIX_HEADS, random_tensors(SIX_HEADS, 5))
     whole = payload_hashes(packed(source))
-    monkeypatch.setattr("quantize.quantize_model._PORTION_WEIGHTS", 1)
+    monkeypatch.setattr("quantize.pack_tensor._PORTION_WEIGHTS", 1)
     assert payload_hashes(packed(source)) == whole
 
 

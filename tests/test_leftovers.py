@@ -6,7 +6,7 @@ import pytest
 from packed import write_packed
 
 from codegen_cli.machine import places
-from codegen_cli.models.leftovers import Leftover, leftovers, remove_leftover, remove_unfinished
+from codegen_cli.models.leftovers import Leftover, leftovers, remove_leftover
 from codegen_cli.reports.model_views import leftover_rows, prune_line
 from quantize.files.partial_file import partial_path
 from quantize.files.whole_file import SHARED, replacing
@@ -71,25 +71,9 @@ def test_one_that_went_meanwhile_is_not_removed_twice() -> None:
     assert [remove_leftover(each) for each in found] == [False, False]
 
 
-def test_packing_clears_its_directory_if_it_is_ours_and_else_only_its_own_target(
-    tmp_path: Path,
-) -> None:
-    ours, own, foreign = (
-        unfinished(places.models_dir() / "a.int8.safetensors"),
-        unfinished(tmp_path / "elsewhere" / "mine.safetensors"),
-        unfinished(tmp_path / "elsewhere" / "other.safetensors"),
-    )
-    removed = remove_unfinished(places.models_dir() / "b.int8.safetensors")
-    assert [each.path for each in removed] == [ours]
-    removed = remove_unfinished(tmp_path / "elsewhere" / "mine.safetensors")
-    assert [each.path for each in removed] == [own]
-    assert foreign.exists()
-
-
 def test_what_is_being_written_now_stays() -> None:
     target = places.models_dir() / "a.int8.safetensors"
     target.parent.mkdir(parents=True)
     with replacing(target, mode=SHARED):
         assert leftovers() == []
-        assert remove_unfinished(target) == []
     assert target.exists()

@@ -23,7 +23,7 @@ from quantize.packed import layout
 from quantize.packed.packed_file import PackedTensor, read_packed_file
 from quantize.quantize_model import TensorReport, quantize
 from quantize.rounding import groups
-from quantize.rounding.search_process import shared_process
+from quantize.rounding.rounding_process import shared_process
 
 FORMATS = ("int8", "int4", "f16")
 # Neither bands nor groups are filled: qkv_proj is [120, 40], fc_in [160, 40], lm_head [97, 40].
@@ -53,8 +53,14 @@ def rounded(weights: np.ndarray, format: str) -> np.ndarray:
         return weights.astype(np.float16).astype(np.float32)
     if format == "int8":
         return groups.dequantize_int8(*groups.quantize_int8(weights))[:, : weights.shape[1]]
-    with shared_process() as process:
-        scales = process.search(weights)
+    n_rows, n_in = weights.shape
+    with (
+        shared_process() as process,
+        process.portion("int4", n_rows, n_in, is_half=False) as portion,
+    ):
+        portion.rows[:n_rows, :n_in] = weights
+        process.round(portion)
+        scales = portion.row_scales().copy()
     codes = groups.quantize_int4(weights, scales)
     return groups.dequantize_int4(codes, scales)[:, : weights.shape[1]]
 
@@ -111,7 +117,7 @@ def test_the_size_of_portions_changes_nothing(
     checkpoint: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantize(checkpoint, tmp_path / "whole", format)
-    monkeypatch.setattr("quantize.quantize_model._PORTION_WEIGHTS", 1)  # 16 rows at a time
+    monkeypatch.setattr("quantize.pack_tensor._PORTION_WEIGHTS", 1)  # 16 rows at a time
     quantize(checkpoint, tmp_path / "rows", format)
     assert (tmp_path / "rows").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -119,7 +125,7 @@ def test_the_size_of_portions_changes_nothing(
 def test_no_tensor_is_in_memory_as_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(vocab_size=20000, n_layer=1)
     source = write_checkpoint(tmp_path / "model", config, random_tensors(config, 1), dtype="f32")
-    monkeypatch.setattr("quantize.quantize_model._PORTION_WEIGHTS", 1 << 14)
+    monkeypatch.setattr("quantize.pack_tensor._PORTION_WEIGHTS", 1 << 14)
 
     def forget_reading_the_tokenizer(report: TensorReport) -> None:
         if report.index == 2:
@@ -273,7 +279,7 @@ def test_no_target_takes_the_place_of_the_sources_weights(checkpoint: Path, file
     assert not (checkpoint / file).exists()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError(), RuntimeError()])
+@pytest.mark.parametrize("error", [BrokenPipeError(), RuntimeError(), UserError("x")])
 def test_what_a_callback_raises_passes_and_leaves_no_file(
     checkpoint: Path, tmp_path: Path, error: BaseException
 ) -> None:

@@ -1,5 +1,6 @@
 """The searched int4 scales: equal to a plain NumPy search, and better than what they replace."""
 
+import contextlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,22 +16,32 @@ from quantize.rounding.groups import (
     round_to_absmax_int4,
     split_groups,
 )
-from quantize.rounding.scale_search import SHIFTS, STRETCHES, search_int4_scales
-from quantize.rounding.search_process import SearchProcess, shared_process
+from quantize.rounding.rounding_process import RoundingProcess, new_portion, shared_process
+from quantize.rounding.scale_search import SHIFTS, STRETCHES
 
 F32 = np.float32
 
 
-def numpy_search(weights, importance=None):
+def search_int4_scales(weights, process=None):
+    """The scales [n_out, n_groups] that weights get, from another process if one is given."""
+    (n_rows, n_in), rounder = weights.shape, process or RoundingProcess()
+    with contextlib.ExitStack() as closing:
+        if process is None:
+            portion = new_portion("int4", n_rows, n_in, is_half=False)
+        else:
+            portion = closing.enter_context(process.portion("int4", n_rows, n_in, is_half=False))
+        portion.rows[:n_rows, :n_in] = weights
+        rounder.round(portion)
+        return portion.row_scales().copy()
+
+
+def numpy_search(weights):
     """The search in plain NumPy, all groups at once: scales [n_groups] fp16."""
     w = split_groups(weights).reshape(-1, GROUP).T  # [32, n_groups]
-    u = np.ones_like(w)
-    if importance is not None:
-        u = np.tile(split_groups(importance[None])[0], (len(weights), 1)).T
     low, high = np.minimum(w.min(axis=0), 0), np.maximum(w.max(axis=0), 0)
     low = np.minimum(low, -high * F32(14 / 46))
     high = np.maximum(high, -low * F32(15 / 45))
-    n, x, xx = added(u), added(u * w), added(u * w * w)
+    n, x, xx = F32(GROUP), added(w), added(w * w)
     step = (high - low) / F32(15)
     best = [np.zeros_like(step), step, np.where(step > 0, -low / step, F32(7.5))]
     for stretch in STRETCHES:
@@ -38,7 +49,7 @@ def numpy_search(weights, importance=None):
             inverse = np.where(high > low, (F32(15) + stretch) / (high - low), F32(0))
             zero = F32(7.5) - (low + high) * F32(0.5) * inverse + shift
             code = np.clip(np.rint(w * inverse + zero), 0, 15)
-            q, qq, qw = added(u * code), added(u * code * code), added(u * code * w)
+            q, qq, qw = added(code), added(code * code), added(code * w)
             spread = n * qq - q * q
             step = (n * qw - x * q) / spread
             start = (x - step * q) / n
@@ -50,10 +61,10 @@ def numpy_search(weights, importance=None):
     for move in (-1, 0, 1):
         zero = np.clip(np.rint(4 * best[2]) + move, 14, 45).astype(F32)
         level = levels(w, best[1], zero)
-        scale = added(u * level * w) / added(u * level * level)
+        scale = added(level * w) / added(level * level)
         tried = nearest_naming(np.maximum(np.nan_to_num(scale), 0), zero.astype(int) - 14)
         difference = w - tried.astype(F32) * levels(w, F32(4) * tried.astype(F32), zero)
-        tried_error = added(u * difference * difference)
+        tried_error = added(difference * difference)
         scales = np.where(tried_error < error, tried, scales)
         error = np.minimum(tried_error, error)
     return scales.reshape(len(weights), -1)
@@ -107,22 +118,14 @@ def restored(weights, scales):
     return dequantize_int4(quantize_int4(weights, scales), scales)[:, : weights.shape[1]]
 
 
-def squared_error(weights, scales, importance=1.0):
-    return float((importance * (restored(weights, scales) - weights) ** 2).sum(dtype=np.float64))
+def squared_error(weights, scales):
+    return float(((restored(weights, scales) - weights) ** 2).sum(dtype=np.float64))
 
 
 @pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
 def test_search_equals_its_numpy_twin():
     weights = weights_of_every_kind()
     assert np.array_equal(search_int4_scales(weights), numpy_search(weights))
-
-
-@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
-def test_search_by_importance_equals_its_numpy_twin():
-    weights = weights_of_every_kind()
-    importance = np.random.RandomState(5).uniform(0.01, 10, weights.shape[1]).astype(F32)
-    found = search_int4_scales(weights, importance)
-    assert np.array_equal(found, numpy_search(weights, importance))
 
 
 @pytest.mark.parametrize("draw", ["normal", "laplace"])
@@ -146,17 +149,6 @@ def test_search_is_within_2_percent_of_every_scale_and_zero_point():
     assert squared_error(weights, search_int4_scales(weights)) < 1.02 * best
 
 
-def test_importance_moves_the_error_to_unimportant_channels():
-    weights = np.random.RandomState(8).standard_normal((64, 128)).astype(F32)
-    importance = np.where(np.arange(128) % 4 == 0, 10, 0.1).astype(F32)
-    by_importance = search_int4_scales(weights, importance)
-    same = search_int4_scales(weights)
-    assert squared_error(weights, by_importance, importance) < 0.9 * squared_error(
-        weights, same, importance
-    )
-    assert squared_error(weights, by_importance) > squared_error(weights, same)
-
-
 def test_a_group_alone_finds_the_scale_that_it_finds_among_others():
     weights = weights_of_every_kind()
     together = search_int4_scales(weights)
@@ -178,7 +170,7 @@ def test_a_process_of_its_own_finds_the_same_and_answers_whoever_asked():
     weights = weights_of_every_kind()
     parts = [weights[: 1 + i, : 16 * (1 + i)] for i in range(8)]
     with shared_process() as process, ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(process.search, parts))
+        found = list(threads.map(lambda part: search_int4_scales(part, process), parts))
     for scales, part in zip(found, parts, strict=True):
         assert np.array_equal(scales, search_int4_scales(part))
 
@@ -186,7 +178,9 @@ def test_a_process_of_its_own_finds_the_same_and_answers_whoever_asked():
 def test_without_another_python_it_is_found_here(monkeypatch):
     monkeypatch.setattr(sys, "executable", "")
     weights = weights_of_every_kind()
-    assert np.array_equal(SearchProcess().search(weights), search_int4_scales(weights))
+    assert np.array_equal(
+        search_int4_scales(weights, RoundingProcess()), search_int4_scales(weights)
+    )
 
 
 def test_all_zero_group_has_scale_zero():

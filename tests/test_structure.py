@@ -34,15 +34,20 @@ quantize.checkpoint.tokenizer_files
 quantize.checkpoint.reading
 quantize.rounding
 quantize.rounding.groups
+quantize.rounding.lanes
 quantize.rounding.scale_search
-quantize.rounding.search_process
+quantize.rounding.band_kernels
+quantize.rounding.rounding_process
 quantize.packed
 quantize.packed.packed_header
 quantize.packed.layout
 quantize.packed.packed_file
 quantize.packed.container_judge
+quantize.packed.journal
+quantize.packed.payload_writer
 quantize.packed.packed_writer
 quantize.packed.sizes
+quantize.pack_tensor
 quantize.quantize_model
 quantize
 codegen_cli.contract
@@ -298,13 +303,18 @@ DOORS = {
         "codegen_cli.hub.stored.blob_lock",
         "codegen_cli.engine_cpu.compile.kernel_directory",
     ],
-    "numba": ["codegen_cli.kernels", "quantize.rounding.scale_search"],
+    "numba": [
+        "codegen_cli.kernels",
+        "quantize.rounding.lanes",
+        "quantize.rounding.scale_search",
+    ],
     "llvmlite": [
         "codegen_cli.kernels",
         "codegen_cli.machine.cpu",
         "codegen_cli.engine_cpu.compile.kernel_compiler",
         "codegen_cli.engine_cpu.compile.linker",
         "codegen_cli.measuring.prefetch_trial",
+        "quantize.rounding.lanes",
     ],
     "safetensors": ["quantize.packed.container_judge"],
     "torch": ["codegen_cli.engine_torch"],

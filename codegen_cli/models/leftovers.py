@@ -80,17 +80,6 @@ def remove_leftover(leftover: Leftover) -> bool:
     return remove_file(leftover.path)
 
 
-def remove_unfinished(target: Path) -> list[Leftover]:
-    """Remove what killed runs left of one target; in our directories, what they left of any.
-
-    Returns what was removed.
-    """
-    only = None if places.is_ours(target.parent) else target.name
-    found = abandoned_files(target.parent, only)
-    removable = [_leftover("unfinished", path) for path in found]
-    return [each for each in removable if remove_leftover(each)]
-
-
 def _leftover(kind: Kind, path: Path, model: str = "") -> Leftover:
     return Leftover(kind, path, freed_bytes(path), model)
 

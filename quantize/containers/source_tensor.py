@@ -1,4 +1,4 @@
-"""Mapped bytes of a checkpoint and what its header says of them -> tensors, readable by rows."""
+"""Mapped bytes of a checkpoint and what its header says of them -> one tensor, readable by rows."""
 
 import contextlib
 import math
@@ -59,6 +59,15 @@ class SourceTensor:
         The pages read are handed back to the system. Raises UserError unless dtype is F16, BF16 or
         F32; F16 and BF16 values are exact in float32.
         """
+        view = self.data[rows] if self.shape else self.data
+        values = np.empty(view.shape, np.float32)
+        self.read_into(values, rows)
+        return values
+
+    def read_into(
+        self, out: npt.NDArray[np.float32] | npt.NDArray[np.float16], rows: slice = slice(None)
+    ) -> None:
+        """As read_float32, into an array of those rows: float32, or float16 if dtype is F16."""
         if self.dtype not in FLOAT_DTYPES:
             raise UserError(
                 f"tensor {quoted(self.name)} is {self.dtype}, need one of "
@@ -68,11 +77,12 @@ class SourceTensor:
         view = self.data[rows] if self.shape else self.data
         if self.dtype == "BF16":
             # bfloat16 is the upper half of a float32.
-            values = (view.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32)
+            bits = out.view(np.uint32)
+            bits[...] = view
+            bits <<= np.uint32(16)
         else:
-            values = view.astype(np.float32, order="C")
+            np.copyto(out, view)
         _release_pages(view)
-        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +91,27 @@ class TensorStack:
 
     parts: tuple[SourceTensor, ...]
 
-    def read_float32(self, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
-        """Those rows of the whole, neighbours, as SourceTensor.read_float32 gives them."""
-        if len(self.parts) == 1:
-            return self.parts[0].read_float32(rows)
-        start, stop, _ = rows.indices(sum(part.shape[0] for part in self.parts))
-        pieces = []
+    @property
+    def dtype(self) -> str:
+        """The type of all parts; F32, which holds the values of each, where they differ."""
+        types = {part.dtype for part in self.parts}
+        return types.pop() if len(types) == 1 else "F32"
+
+    def read_float32(self) -> npt.NDArray[np.float32]:
+        """The whole, as SourceTensor.read_float32 gives a part."""
+        return np.concatenate([part.read_float32() for part in self.parts])
+
+    def read_into(
+        self, out: npt.NDArray[np.float32] | npt.NDArray[np.float16], rows: slice
+    ) -> None:
+        """Read those rows of the whole, neighbours, as SourceTensor.read_into does."""
+        start, stop = rows.start, rows.stop
+        first = 0  # row of the whole at which a part begins
         for part in self.parts:
-            n_rows = part.shape[0]
-            pieces.append(part.read_float32(slice(max(start, 0), max(min(stop, n_rows), 0))))
-            start, stop = start - n_rows, stop - n_rows
-        return np.concatenate(pieces)
+            low, high = max(start, first), min(stop, first + part.shape[0])
+            if low < high:
+                part.read_into(out[low - start : high - start], slice(low - first, high - first))
+            first += part.shape[0]
 
 
 def fits_numpy(shape: tuple[int, ...], itemsize: int) -> bool:

@@ -9,12 +9,12 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 
 from quantize.files.errors import UserError
-from quantize.files.partial_file import partial_file, partial_link
+from quantize.files.partial_file import Claim, claimed_file, partial_file, partial_link
 
 PRIVATE = 0o600
 """Permission bits of a file that is this user's alone."""
@@ -45,6 +45,22 @@ def replacing(target: Path, *, mode: int) -> Iterator[FileIO]:
         with blaming(target):
             os.fsync(file.fileno())
             _rename(partial, file, target)
+
+
+@contextlib.contextmanager
+def resuming_file(target: Path, *, mode: int, fits: Callable[[FileIO], bool]) -> Iterator[Claim]:
+    """As `replacing`, with an unfinished file that was abandoned if there is one that fits.
+
+    The claim says whether it is, and decides whether the file stays if something is raised. Raises
+    BeingWritten while another process writes the target.
+    """
+    with contextlib.ExitStack() as unfinished:
+        with blaming(target):
+            claim = unfinished.enter_context(claimed_file(target, mode, fits))
+        yield claim
+        with blaming(target):
+            os.fsync(claim.file.fileno())
+            _rename(claim.partial, claim.file, target)
 
 
 def replace_files(contents: Mapping[Path, bytes], *, mode: int) -> None:

@@ -1,18 +1,26 @@
-"""A model and the payloads of its tensors -> a packed file, whole or not at all."""
+"""A model and the payloads of its tensors -> a packed file, whole or not at all.
 
+While it is unfinished it has a journal in the place of its header (journal.py), so that another
+process can go on with it.
+"""
+
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from quantize.description.config import ModelConfig, config_fields
 from quantize.description.formats import LINE_BYTES, Format, MatrixFormat, round_up
 from quantize.files.errors import UserError
-from quantize.files.whole_file import SHARED, blaming, replacing, write_all
+from quantize.files.partial_file import Claim
+from quantize.files.whole_file import SHARED, blaming, resuming_file
+from quantize.packed import journal
 from quantize.packed.layout import Shape, payload_bytes
 from quantize.packed.packed_header import (
     FORMAT_VERSION,
@@ -23,6 +31,7 @@ from quantize.packed.packed_header import (
     header_hash,
     is_packed_file,
 )
+from quantize.packed.payload_writer import PayloadWriter, write_at
 from quantize.rounding.groups import Bytes
 
 _HINT_OTHER = "Choose another target."
@@ -55,6 +64,90 @@ class ModelDescription:
     tokenizer_settings: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Resuming:
+    """When a file that another process has begun is gone on with, and ours is left for another.
+
+    source    all that the payloads depend on and the header does not say
+    keeps_on  what may be raised without the work being lost, once there is a payload
+    on_part   told of unfinished files of the target, with their bytes: "removed", as they are of
+              something else; "adopted", to be gone on with if sound; "kept", as we are interrupted
+    """
+
+    source: bytes
+    keeps_on: tuple[type[BaseException], ...]
+    on_part: Callable[[str, Path, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPlan:
+    """A packed file that is to be written; all is known of it but the payloads.
+
+    entries  every tensor of model.config, in the order of a forward pass
+    sources  files that it must not replace
+    """
+
+    target: Path
+    model: ModelDescription
+    entries: Sequence[TensorEntry]
+    sources: Sequence[Path] = ()
+
+    def sizes(self) -> list[int]:
+        """Return the bytes of tokenizer.json with its padding, then of each payload."""
+        payloads = (payload_bytes(entry.format, entry.shape) for entry in self.entries)
+        return [round_up(len(self.model.tokenizer_json), LINE_BYTES), *payloads]
+
+    def header(self, hashes: Sequence[str] | None = None) -> bytes:
+        """Return length and header, which are equally long without the hashes."""
+        sizes = self.sizes()
+        header = _header(self.model, self.entries, sizes, hashes or ["0" * N_DIGITS] * len(sizes))
+        return len(header).to_bytes(8, "little") + header
+
+    def identity(self, source: bytes) -> str:
+        """Return what a file names that is to become this one; source: Resuming.source."""
+        return journal.identity_of((self.header(), self.model.tokenizer_json, source))
+
+
+@contextlib.contextmanager
+def packed_writer(plan: PackedPlan, resuming: Resuming | None = None) -> Iterator[PayloadWriter]:
+    """A writer to which all payloads are to be added but those that are kept, in order.
+
+    payloads  u8 [payload_bytes(format, shape)] for each entry
+    resuming  None: nothing is gone on with or left
+
+    At the end the file takes the target's place. Raises UserError where the target cannot be
+    written, holds something else than a packed model, or its disk is too small, and BeingWritten
+    while another process writes it. Whatever is raised, here or within, the target stays as it was,
+    and no other file is left, but as `resuming` says.
+    """
+    target = plan.target
+    with blaming(target):
+        if target.is_symlink():  # the link stays: what it points to is replaced
+            target = Path(os.path.realpath(target))
+    _judge_target(target, plan.sources)
+    blank, (tokenizer_bytes, *sizes) = plan.header(), plan.sizes()
+    assert journal.journal_bytes(len(sizes)) <= len(blank)
+    identity = plan.identity(resuming.source if resuming else os.urandom(16))
+    fits = partial(journal.names, identity=identity)
+    with resuming_file(target, mode=SHARED, fits=fits) as claim:
+        writer = PayloadWriter(claim.file, target, sizes, len(blank) + tokenizer_bytes)
+        try:
+            _begin(writer, claim, resuming)
+            with blaming(target):
+                journal.begin(claim.file, identity)
+            tokenizer_hash = _write_tokenizer(claim, len(blank), plan, tokenizer_bytes)
+            yield writer
+            writer.wait()
+            header = plan.header([tokenizer_hash, *(line.sha256 for line in writer.lines)])
+            write_at(claim.file, 0, memoryview(header), target)
+        except BaseException as error:
+            writer.close()
+            if resuming and isinstance(error, resuming.keeps_on):
+                _leave(writer, claim, resuming)
+            raise
+        writer.close()
+
+
 def write_packed_file(
     target: Path,
     model: ModelDescription,
@@ -62,35 +155,41 @@ def write_packed_file(
     payloads: Iterable[Bytes],
     sources: Sequence[Path] = (),
 ) -> int:
-    """Write a packed file and return its bytes; an existing target is replaced at the very end.
+    """Write a packed file of payloads that are asked for one at a time; return its bytes.
 
-    entries   every tensor of model.config, in the order of a forward pass
-    payloads  u8 [payload_bytes(format, shape)] for each entry, asked for one at a time
-    sources   files that the target must not be
-
-    Raises UserError where the target cannot be written, holds something else than a packed model,
-    or its disk is too small. Whatever is raised, here or by `payloads`, the target stays as it was
-    and no other file is left.
+    As PackedPlan and packed_writer say; nothing is left of it if it does not come to its end.
     """
-    with blaming(target):
-        if target.is_symlink():  # the link stays: what it points to is replaced
-            target = Path(os.path.realpath(target))
-    sizes = [round_up(len(model.tokenizer_json), LINE_BYTES)]
-    sizes += [payload_bytes(entry.format, entry.shape) for entry in entries]
-    # Hashes are of one length, so the header's length is known before they are.
-    data_start = 8 + len(_header(model, entries, sizes, ["0" * N_DIGITS] * len(sizes)))
-    _judge_target(target, sources, data_start + sum(sizes))
-    with replacing(target, mode=SHARED) as file:
-        file.seek(data_start)
-        hashes = []
-        for content, size in zip(_contents(model, payloads), sizes, strict=True):
-            assert len(content) == size
-            hashes.append(hashlib.sha256(content).hexdigest())
-            write_all(file, content, target)
-        header = _header(model, entries, sizes, hashes)
-        file.seek(0)
-        write_all(file, memoryview(len(header).to_bytes(8, "little") + header), target)
-    return data_start + sum(sizes)
+    with packed_writer(PackedPlan(target, model, entries, sources)) as writer:
+        for _, payload in zip(entries, payloads, strict=True):
+            writer.add(payload)
+    return writer.size_bytes
+
+
+def _begin(writer: PayloadWriter, claim: Claim, resuming: Resuming | None) -> None:
+    """Tell what was found, keep what is whole, and make sure that the rest has room."""
+    claim.is_kept = claim.is_adopted  # whatever is raised before it is changed
+    if resuming:
+        for path, n_bytes in claim.removed:
+            resuming.on_part("removed", path, n_bytes)
+        if claim.is_adopted:
+            resuming.on_part("adopted", claim.partial, claim.file_bytes())
+            with blaming(claim.partial):
+                writer.keep()
+    _judge_space(writer, claim)
+    claim.is_kept = False
+
+
+def _write_tokenizer(claim: Claim, start: int, plan: PackedPlan, n_bytes: int) -> str:
+    """Write tokenizer.json, padded with zeros; return the SHA-256 of both."""
+    content = plan.model.tokenizer_json.ljust(n_bytes, b"\0")
+    write_at(claim.file, start, memoryview(content), plan.target)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _leave(writer: PayloadWriter, claim: Claim, resuming: Resuming) -> None:
+    claim.is_kept = claim.is_kept or bool(writer.lines)
+    if claim.is_kept:
+        resuming.on_part("kept", claim.partial, claim.file_bytes())
 
 
 def _header(
@@ -131,15 +230,7 @@ def _compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _contents(model: ModelDescription, payloads: Iterable[Bytes]) -> Iterator[memoryview]:
-    """Yield tokenizer.json padded with zeros, then the payloads."""
-    padded_bytes = round_up(len(model.tokenizer_json), LINE_BYTES)
-    yield memoryview(model.tokenizer_json.ljust(padded_bytes, b"\0"))
-    for payload in payloads:
-        yield payload.data
-
-
-def _judge_target(target: Path, sources: Sequence[Path], need_bytes: int) -> None:
+def _judge_target(target: Path, sources: Sequence[Path]) -> None:
     with blaming(target):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -151,6 +242,13 @@ def _judge_target(target: Path, sources: Sequence[Path], need_bytes: int) -> Non
             if target.stat().st_size and not is_packed_file(target):
                 message = f"{target} exists and is not a packed model"
                 raise UserError(message, "Choose another target, or remove that file first.")
+
+
+def _judge_space(writer: PayloadWriter, claim: Claim) -> None:
+    """Raise a UserError unless what is still to be written has room."""
+    target = writer.target
+    with blaming(target):
+        need_bytes = writer.size_bytes - claim.file_bytes()
         free_bytes = shutil.disk_usage(target.parent).free
     if free_bytes < need_bytes:
         found, need = f"{free_bytes / 1e6:.1f} MB free", f"{need_bytes / 1e6:.1f} MB"

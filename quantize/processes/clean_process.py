@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,12 +30,16 @@ NO_NUMBA = "numba cannot be imported"
 """How what is said on stderr begins where that is so."""
 
 
-def start_clean(line: str) -> "subprocess.Popen[bytes] | None":
+def start_clean(line: str, inherits: Sequence[int] = ()) -> "subprocess.Popen[bytes] | None":
     """Start a Python that runs a line, its three streams piped; None where there can be none.
+
+    inherits  descriptors of files that it is to have too, under the same numbers; not on Windows
 
     It imports from where this process does.
     """
     if not sys.executable or getattr(sys, "frozen", False):
+        return None
+    if inherits and sys.platform == "win32":
         return None
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")
@@ -50,6 +54,7 @@ def start_clean(line: str) -> "subprocess.Popen[bytes] | None":
             stderr=subprocess.PIPE,
             env=environment,
             cwd=Path(__file__).parent,  # no settings lie there, and it exists
+            pass_fds=inherits,
             process_group=0,  # Ctrl-C is for this process, which then ends the other
         )
     except OSError:

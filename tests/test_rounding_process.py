@@ -1,4 +1,4 @@
-"""int4 scales are searched in a process of their own, which is gone when it should be."""
+"""Weights are rounded in a process of their own, which is gone when it should be."""
 
 import os
 import signal
@@ -9,18 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
 from quantize.files.errors import UserError
 from quantize.quantize_model import quantize
-from quantize.rounding import search_process
-from quantize.rounding.search_process import SearchProcess, shared_process
+from quantize.rounding import rounding_process
+from quantize.rounding.rounding_process import RoundingProcess, shared_process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-WEIGHTS = np.ones((2, 40), np.float32)
+
+def round_ones(process: RoundingProcess, format: str = "int4") -> bytes:
+    """The codes of [2, 40] ones."""
+    with process.portion(format, 2, 40, is_half=False) as portion:
+        portion.rows[:2, :40] = 1
+        process.round(portion)
+        return portion.codes.tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +38,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def nobody_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no other test were within."""
-    monkeypatch.setattr(search_process, "_shared", None)
-    monkeypatch.setattr(search_process, "_n_users", 0)
+    monkeypatch.setattr(rounding_process, "_shared", None)
+    monkeypatch.setattr(rounding_process, "_n_users", 0)
 
 
 # --- what is set for another numba ----------------------------------------------------------------
@@ -100,10 +105,10 @@ def test_a_command_without_another_python_forgets_what_is_set(
 # --- when there is one ----------------------------------------------------------------------------
 
 
-def test_only_a_search_starts_it(
+def test_a_small_model_in_int8_starts_none(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_shares: None
 ) -> None:
-    monkeypatch.setattr(search_process, "_SERVE", "sys.exit('was started')")
+    monkeypatch.setattr(rounding_process, "_SERVE", "sys.exit('was started')")
     for format in ("int8", "f16"):
         quantize(checkpoint, tmp_path / format, format)
     with pytest.raises(RuntimeError, match="was started"):
@@ -117,7 +122,7 @@ def test_all_who_are_within_share_it_until_the_last_has_left(nobody_shares: None
             assert inner is outer
         assert outer._end is None
     with pytest.raises(RuntimeError, match="was closed"):
-        outer.search(WEIGHTS)
+        round_ones(outer)
     with shared_process() as another:
         assert another is not outer
 
@@ -125,7 +130,7 @@ def test_all_who_are_within_share_it_until_the_last_has_left(nobody_shares: None
 def test_a_copy_of_this_process_has_one_of_its_own() -> None:
     code = """
 import os
-from quantize.rounding.search_process import shared_process
+from quantize.rounding.rounding_process import shared_process
 with shared_process() as process:
     copy = os.fork()
     if not copy:
@@ -136,12 +141,12 @@ with shared_process() as process:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_closing_it_ends_a_search_in_work() -> None:
+def test_closing_it_ends_work_in_progress() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    process = SearchProcess()
+    process = RoundingProcess()
     with ThreadPoolExecutor(1) as threads:
-        searching = threads.submit(process.search, WEIGHTS)
+        searching = threads.submit(round_ones, process)
         while not process._asked:
             time.sleep(0.01)
         process.close()
@@ -151,14 +156,14 @@ def test_closing_it_ends_a_search_in_work() -> None:
     assert process._process.returncode == -signal.SIGKILL
 
 
-def test_what_ends_it_is_raised_by_this_search_and_by_the_next(
+def test_what_ends_it_is_raised_by_this_call_and_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search_process, "_SERVE", "raise MemoryError")
-    process = SearchProcess()
+    monkeypatch.setattr(rounding_process, "_SERVE", "raise MemoryError")
+    process = RoundingProcess()
     for _ in range(2):
-        with pytest.raises(UserError, match="int4 scales cannot be searched: MemoryError") as error:
-            process.search(WEIGHTS)
+        with pytest.raises(UserError, match="weights cannot be rounded: MemoryError") as error:
+            round_ones(process)
         assert "ulimit -v" in error.value.hint
     process.close()
 
@@ -168,12 +173,12 @@ def test_a_numba_that_cannot_be_imported_is_one_error(
 ) -> None:
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1.5 or less.')")
     monkeypatch.syspath_prepend(tmp_path)
-    process = SearchProcess()
+    process = RoundingProcess()
     with pytest.raises(UserError) as error:
-        process.search(WEIGHTS)
+        round_ones(process)
     process.close()
     assert error.value.message == (
-        "int4 scales cannot be searched: numba cannot be imported: Numba needs NumPy 1.5 or less."
+        "weights cannot be rounded: numba cannot be imported: Numba needs NumPy 1.5 or less."
     )
     assert "pip install --force-reinstall numba llvmlite" in error.value.hint
 
@@ -188,7 +193,7 @@ def children_of(process: int) -> list[int]:
 
 @contextmanager
 def packing(checkpoint: Path, target: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """`codegen quantize` in a process group of its own, and the process that searches for it."""
+    """`codegen quantize` in a process group of its own, and the process that rounds for it."""
     command = [sys.executable, "-m", "codegen_cli", "quantize", "-q", str(checkpoint)]
     with subprocess.Popen(
         [*command, "--format", "int4", "-o", str(target)],
@@ -206,7 +211,7 @@ def packing(checkpoint: Path, target: Path) -> Iterator[tuple[subprocess.Popen[b
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_search_that_is_ended_from_outside_is_one_error(
+def test_a_process_that_is_ended_from_outside_is_one_error(
     checkpoint: Path, tmp_path: Path, number: int
 ) -> None:
     with packing(checkpoint, tmp_path / "packed") as (process, child):
@@ -214,7 +219,7 @@ def test_a_search_that_is_ended_from_outside_is_one_error(
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.decode().splitlines() == [
-        f"error: int4 scales cannot be searched: their process was ended by signal {number}",
+        f"error: weights cannot be rounded: their process was ended by signal {number}",
         "hint: It takes 0.5 GB of memory: end other programs, or raise the limit (ulimit -v).",
     ]
     assert list(tmp_path.iterdir()) == []
