@@ -13,8 +13,8 @@ from codegen_cli.terminal import console
 from quantize.description.config import parse_config
 from quantize.files.errors import UserError
 from quantize.files.json_object import parse_json_object
-from quantize.files.partial_file import partial_file
-from quantize.files.whole_file import SHARED
+from quantize.files.partial_file import abandoned_files, partial_file, remove_abandoned
+from quantize.files.whole_file import PRIVATE
 from quantize.packed.sizes import packed_bytes
 
 _LARGEST_CONFIG_BYTES = 1 << 20
@@ -66,10 +66,15 @@ class DownloadRoom:
 
 
 def room_for(plan: DownloadPlan | None, target: Path | None, packed: int) -> DownloadRoom:
-    """Return what a plan takes (None: all is there), with a packed file of so many bytes."""
+    """Return what a plan takes (None: all is there), with a packed file of so many bytes.
+
+    What killed runs had reserved for that is given back first.
+    """
     cache, fetch_bytes = cache_dir(), plan.room_bytes if plan else 0
     if target is None:
         return DownloadRoom(fetch_bytes, free_bytes(cache))
+    for place in abandoned_files(target.parent, _room_of(target).name):
+        remove_abandoned(place)
     return DownloadRoom(
         fetch_bytes=fetch_bytes,
         cache_free=free_bytes(cache),
@@ -105,13 +110,19 @@ def reserved(room: DownloadRoom) -> Iterator[None]:
     if room.target is None:
         yield
         return
-    try:
-        room.target.parent.mkdir(parents=True, exist_ok=True)
-        with partial_file(room.target, SHARED) as (_, file):
+    with contextlib.ExitStack() as held:
+        try:
+            room.target.parent.mkdir(parents=True, exist_ok=True)
+            _, file = held.enter_context(partial_file(_room_of(room.target), PRIVATE))
             reserve(file, 0, room.packed_bytes)
-            yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {room.target}: {error.strerror}",
-            "CODEGEN_HOME chooses another directory for models.",
-        ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write {room.target}: {error.strerror}",
+                "CODEGEN_HOME chooses another directory for models.",
+            ) from error
+        yield
+
+
+def _room_of(target: Path) -> Path:
+    """Return what keeps a target's room is called after: whoever packs waits for no such file."""
+    return target.with_name(f"{target.name}.room")
