@@ -89,8 +89,9 @@ def test_rows_of_a_stack_are_those_of_its_parts_under_one_another() -> None:
     stack = TensorStack(parts)
     np.testing.assert_array_equal(stack.read_float32(), values)
     for start in range(9):
-        for stop in range(start + 1, 12):
-            rows = stack.read_float32(slice(start, stop))
+        for stop in range(start + 1, 10):
+            rows = np.empty((stop - start, 2), np.float32)
+            stack.read_into(rows, slice(start, stop))
             np.testing.assert_array_equal(rows, values[start:stop])
 
 
