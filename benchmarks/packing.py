@@ -1,6 +1,6 @@
-"""Checkouts of this project -> how fast each packs a checkpoint of a real size, in how much memory.
+"""Checkouts -> how fast each of them packs a checkpoint of a real size, and in how much memory.
 
-    python benchmarks/packing.py DIRECTORY CHECKOUT... [--size 6B] [--rounds 2] [--formats int8 int4]
+    python benchmarks/packing.py DIRECTORY CHECKOUT... [--size 6B] [--rounds 2] [--formats int8]
 
 DIRECTORY gets a checkpoint with random fp16 weights, written as torch writes it, masks included,
 unless there is one, and packed files, one at a time. In each round and format every checkout packs
@@ -24,11 +24,12 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from make_checkpoint import TOKENIZER, make_config, random_tensor
 
 from codegen_cli.machine import cpu
-from quantize.description.config import parse_config
-from quantize.description.tensor_map import TensorSpec, tensor_specs
+from quantize.description.config import ModelConfig, parse_config
+from quantize.description.tensor_map import tensor_specs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from checkpoints import pickled, storage, tensor_call
@@ -38,7 +39,7 @@ POLL_SECONDS = 0.02
 
 
 class Run(NamedTuple):
-    """One packing; cpu_seconds and peak_bytes: of all its processes, at the same time."""
+    """One packing; cpu_seconds and peak_bytes: of all its processes together."""
 
     seconds: float
     cpu_seconds: float
@@ -49,47 +50,52 @@ class Run(NamedTuple):
 # --- the checkpoint -------------------------------------------------------------------------------
 
 
+class Draws:
+    """A block of random numbers, used again and again from another place on: drawing is slow."""
+
+    def __init__(self, seed: int) -> None:
+        self._block = np.random.default_rng(seed).standard_normal((1 << 24) + 1, np.float32)
+        self._start = 0
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[np.float32]:
+        """As NumPy's generator has it."""
+        self._start += 12345677
+        return np.resize(np.roll(self._block, self._start), shape).astype(dtype)
+
+
 def make_torch_checkpoint(size: str, directory: Path, seed: int = 0) -> Path:
     """Write config.json, tokenizer.json and pytorch_model.bin, a tensor in memory at a time."""
-    config = make_config(size)
-    directory.mkdir(parents=True, exist_ok=True)
     weights = directory / "pytorch_model.bin"
     if weights.exists():
         return weights
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    directory.mkdir(parents=True, exist_ok=True)
+    fields = make_config(size)
+    (directory / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
     (directory / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
+    config = parse_config(fields, "config.json")
     part = directory / "pytorch_model.bin.part"
-    specs = tensor_specs(parse_config(config, "config.json"))
-    random = np.random.default_rng(seed)
-    stored = {spec.source: (spec.shape, "F16") for spec in specs}
-    n_positions = int(str(config["n_positions"]))
-    for layer in range(int(str(config["n_layer"]))):
-        shape = (1, 1, n_positions, n_positions)
-        stored[f"transformer.h.{layer}.attn.causal_mask"] = (shape, "U8")
-    state = {}
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for key, (name, (shape, dtype)) in enumerate(stored.items()):
-            numel = int(np.prod(shape))
-            strides = [int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
-            state[name] = tensor_call(storage(str(key), dtype, numel), shape, tuple(strides))
-        archive.writestr("archive/data.pkl", pickled(state))
-        for key, values in enumerate(_contents(specs, stored, random)):
+        state = {}
+        for key, (name, values) in enumerate(_tensors(config, seed)):
+            dtype = "F16" if values.dtype == np.float16 else "U8"
+            strides = tuple(step // values.itemsize for step in values.strides)
+            source = storage(str(key), dtype, values.size)
+            state[name] = tensor_call(source, values.shape, strides)
             with archive.open(f"archive/data/{key}", "w", force_zip64=True) as entry:
                 entry.write(values.data.cast("B"))
+        archive.writestr("archive/data.pkl", pickled(state))
         archive.writestr("archive/version", b"3\n")
     part.rename(weights)
     return weights
 
 
-def _contents(
-    specs: list[TensorSpec], stored: dict[str, object], random: np.random.Generator
-) -> Iterator[np.ndarray]:
-    for spec in specs:
-        yield random_tensor(spec, random)
-    n_positions = 2048
-    mask = np.tril(np.ones((1, 1, n_positions, n_positions), np.uint8))
-    for _ in range(len(stored) - len(specs)):
-        yield mask
+def _tensors(config: ModelConfig, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    draws = Draws(seed)
+    for spec in tensor_specs(config):
+        yield spec.source, random_tensor(spec, draws)
+    mask = np.tril(np.ones((1, 1, config.n_positions, config.n_positions), np.uint8))
+    for layer in range(config.n_layer):
+        yield f"transformer.h.{layer}.attn.causal_mask", mask
 
 
 def forget(path: Path) -> None:
@@ -107,8 +113,8 @@ def pack(checkout: Path, weights: Path, target: Path, format: str) -> Run:
     target.unlink(missing_ok=True)
     forget(weights)
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    started, peak_bytes, ended = time.perf_counter(), 0, 0
     arguments = [str(weights.parent), str(target), format]
+    started, peak_bytes, ended = time.perf_counter(), 0, 0
     process = subprocess.Popen([sys.executable, "-c", PACK, *arguments], env=environment, cwd="/")
     while not ended:
         peak_bytes = max(peak_bytes, resident_bytes(process.pid))
@@ -124,12 +130,14 @@ def pack(checkout: Path, weights: Path, target: Path, format: str) -> Run:
 
 
 def resident_bytes(process: int) -> int:
-    """Resident memory of a process and all below it, mapped files included; 0 if it has gone."""
+    """Resident memory of a process and all below it, mapped pages included; 0 if it has gone.
+
+    What two of them share counts twice.
+    """
+    directory = Path(f"/proc/{process}")
     try:
-        status = Path(f"/proc/{process}/status").read_text("ascii", errors="replace")
-        children = [
-            path.read_text("ascii") for path in Path(f"/proc/{process}/task").glob("*/children")
-        ]
+        status = (directory / "status").read_text("ascii", errors="replace")
+        children = [path.read_text("ascii") for path in directory.glob("task/*/children")]
     except OSError:
         return 0
     own = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
@@ -145,36 +153,38 @@ def sha256_of(path: Path) -> str:
 # --- rounds ---------------------------------------------------------------------------------------
 
 
+def told(run: Run, source_bytes: int) -> str:
+    return (
+        f"{run.seconds:.1f} s, {source_bytes / 1e9 / run.seconds:.3f} GB/s of source, "
+        f"{run.cpu_seconds:.1f} s of CPU, peak {run.peak_bytes / 2**30:.2f} GiB, "
+        f"load {os.getloadavg()[0]:.1f}, {run.sha256[:16]}"
+    )
+
+
+def compare(rounds: list[list[Run]]) -> str:
+    """The last checkout beside the first: medians of the ratios within rounds."""
+    times = median(runs[0].seconds / runs[-1].seconds for runs in rounds)
+    cpu_times = median(runs[0].cpu_seconds / runs[-1].cpu_seconds for runs in rounds)
+    is_same = len({run.sha256 for runs in rounds for run in runs}) == 1
+    same = "same bytes" if is_same else "DIFFERENT BYTES"
+    return f"{times:.2f} times as fast, {cpu_times:.2f} times as fast by CPU time, {same}"
+
+
 def measure(arguments: argparse.Namespace) -> None:
-    """Print a line for each run, then for each format the medians of the ratios within rounds."""
+    """Print a line for each run, then one for each format."""
     weights = make_torch_checkpoint(arguments.size, arguments.directory)
     source_bytes = weights.stat().st_size
     print(f"{cpu.name()}, {os.cpu_count()} cores; {arguments.size}: {source_bytes / 1e9:.2f} GB")
     for format in arguments.formats:
-        ratios: list[float] = []
-        cpu_ratios: list[float] = []
-        hashes = set()
+        rounds: list[list[Run]] = []
         for number in range(arguments.rounds):
-            runs = []
+            rounds.append([])
             for checkout in arguments.checkouts:
                 target = arguments.directory / f"packed.{format}"
-                run = pack(checkout.resolve(), weights, target, format)
-                load = os.getloadavg()[0]
-                print(
-                    f"{format} round {number + 1} {checkout}: {run.seconds:.1f} s, "
-                    f"{source_bytes / 1e9 / run.seconds:.3f} GB/s of source, "
-                    f"{run.cpu_seconds:.1f} s of CPU, peak {run.peak_bytes / 2**30:.2f} GiB, load {load:.1f}, {run.sha256[:16]}",
-                    flush=True,
-                )
-                runs.append(run)
-                hashes.add(run.sha256)
-            ratios.append(runs[0].seconds / runs[-1].seconds)
-            cpu_ratios.append(runs[0].cpu_seconds / runs[-1].cpu_seconds)
-        same = "same bytes" if len(hashes) == 1 else "DIFFERENT BYTES"
-        print(
-            f"{format}: the last is {median(ratios):.2f} times as fast as the first, with "
-            f"1/{median(cpu_ratios):.2f} of the CPU time; {same}"
-        )
+                rounds[-1].append(pack(checkout.resolve(), weights, target, format))
+                line = told(rounds[-1][-1], source_bytes)
+                print(f"{format} round {number + 1} {checkout}: {line}", flush=True)
+        print(f"{format}: the last beside the first: {compare(rounds)}", flush=True)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Protocol
 
 import numpy as np
@@ -13,12 +14,15 @@ from quantize.description.formats import BAND, Format, MatrixFormat, bands_of
 from quantize.description.tensor_map import TensorSpec
 from quantize.files.errors import UserError
 from quantize.packed.layout import (
+    Shape,
+    codes_bytes,
     codes_view,
-    new_payload,
     order_f16,
     order_int8_codes,
     order_scales,
     pack_f32,
+    payload_bytes,
+    scales_bytes,
     scales_view,
 )
 from quantize.rounding.groups import (
@@ -33,8 +37,8 @@ from quantize.rounding.groups import (
 )
 from quantize.rounding.rounding_process import Portion, Totals, new_portion
 
-# Weights of a portion of rows: 2 MB as fp16, of which each thread has one.
-_PORTION_WEIGHTS = 1 << 20
+# Weights of a portion of rows: 4 MB as fp16, of which each thread has one.
+_PORTION_WEIGHTS = 1 << 21
 
 
 class Rounder(Protocol):
@@ -80,19 +84,38 @@ class NumpyRounder:
         return Totals(_sum_squares(restored - weights), _sum_squares(weights), largest)
 
 
+class PayloadMemory:
+    """Memory for a payload while the one before is in use: the system clears none of it anew."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._memories = cycle([np.empty(most_bytes, np.uint8) for _ in range(2)])
+
+    def next(self, format: Format, shape: Shape) -> Bytes:
+        """Return a payload that holds anything, but zeros in its padding."""
+        payload = next(self._memories)[: payload_bytes(format, shape)]
+        payload[codes_bytes(format, shape) + scales_bytes(format, shape) :] = 0
+        return payload
+
+
 def pack_tensor(
-    spec: TensorSpec, tensor: TensorStack, format: Format, threads: Executor, rounder: Rounder
+    spec: TensorSpec,
+    tensor: TensorStack,
+    format: Format,
+    memory: PayloadMemory,
+    threads: Executor,
+    rounder: Rounder,
 ) -> tuple[Bytes, float]:
     """Return a tensor's payload and relative error: rms of what moved / rms of the weights.
 
-    Raises UserError for a value beyond fp16's range, and as the rounder does.
+    The payload stays as it is until the second call after this one. Raises UserError for a value
+    beyond fp16's range, and as the rounder does.
     """
     if format == "f32":
         vector = tensor.read_float32()
         _judge(float(np.abs(vector).max()), vector, spec)
         return pack_f32(vector), 0.0
     n_out, n_in = spec.shape
-    payload = new_payload(format, spec.shape)
+    payload = memory.next(format, spec.shape)
     codes = codes_view(format, spec.shape, payload).reshape(bands_of(n_out), -1).view(np.uint8)
     scales = _scales(format, spec, payload).reshape(bands_of(n_out), -1)
     n_portion = max(_PORTION_WEIGHTS // n_in // BAND, 1) * BAND

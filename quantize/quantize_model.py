@@ -19,7 +19,7 @@ from quantize.description.tensor_map import TensorSpec, listed, match_tensors, t
 from quantize.files.errors import UserError
 from quantize.files.input_file import unreadable
 from quantize.files.partial_file import BeingWritten, is_held
-from quantize.pack_tensor import NumpyRounder, Rounder, pack_tensor
+from quantize.pack_tensor import NumpyRounder, PayloadMemory, Rounder, pack_tensor
 from quantize.packed import journal
 from quantize.packed.layout import Shape, payload_bytes
 from quantize.packed.packed_writer import (
@@ -164,10 +164,11 @@ def _pack(
         threads = ThreadPoolExecutor(_usable_cores() + 1)
         # Whoever interrupts does not wait for portions in work.
         closing.callback(threads.shutdown, wait=False, cancel_futures=True)
+        memory = PayloadMemory(max(payload_bytes(each.format, each.shape) for each in plan.entries))
         for line in writer.lines[: writer.kept]:
             report(line.error, is_kept=True)
         for (spec, tensor), entry in [*zip(pairs, plan.entries, strict=True)][writer.kept :]:
-            payload, error = pack_tensor(spec, tensor, entry.format, threads, rounder)
+            payload, error = pack_tensor(spec, tensor, entry.format, memory, threads, rounder)
             writer.add(payload, error)
             report(error, is_kept=False)
     return writer.size_bytes, max(reports, key=lambda report: report.relative_error)

@@ -346,32 +346,36 @@ def test_prune_removes_copies_and_parts_that_list_tells_of(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and locks")
-def test_packing_removes_what_a_killed_run_left_and_not_what_another_writes(
+def test_packing_goes_on_with_what_a_killed_run_left_and_waits_for_another(
     codegen, models_home, tmp_path
 ):
-    config = small_config(n_embd=256, n_layer=6)
+    config = small_config(n_embd=256, n_layer=12)
     checkpoint = write_checkpoint(tmp_path / "tiny", config, random_tensors(config, 1))
-    command = [sys.executable, "-m", "codegen_cli", "quantize", str(checkpoint)]
+    command = [sys.executable, "-m", "codegen_cli", "quantize", "-v", str(checkpoint)]
     environment = os.environ | {"CODEGEN_HOME": str(models_home)}
     directory = models_home / "models"
-    stopped = []
-    for _ in range(2):
-        process = subprocess.Popen([*command, "-v"], env=environment, stderr=subprocess.PIPE)
-        while b"[  1/" not in process.stderr.readline():  # the first tensor is in the part
-            pass
-        process.send_signal(signal.SIGSTOP)
-        stopped.append(process)
-    assert len(list(directory.glob(".*.part"))) == 2
-    killed, other = stopped
+
+    def start(until: bytes) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+        while until not in process.stderr.readline():
+            assert process.poll() is None
+        return process
+
+    killed = start(b"[  4/")  # by then the first tensor is in the part
     killed.kill()
     killed.communicate()
-    result = codegen("quantize", str(checkpoint), CODEGEN_HOME=str(models_home))
-    assert result.returncode == 0
-    assert b"a run that was killed left it" in result.stderr
-    assert len(list(directory.glob(".*.part"))) == 1
+    [part] = directory.glob(".*.part")
+    other = start(f"going on with {part}".encode())
+    other.send_signal(signal.SIGSTOP)
+    codegen("models", "prune", CODEGEN_HOME=str(models_home))
+    assert list(directory.glob(".*.part")) == [part]
+    waiting = start(b"another process is packing")
     other.send_signal(signal.SIGCONT)
     _, notes = other.communicate()
     assert other.returncode == 0, notes.decode()
+    _, notes = waiting.communicate()
+    assert waiting.returncode == 0, notes.decode()
+    assert b"another process has packed" in notes
     assert not list(directory.glob(".*.part"))
 
 

@@ -138,8 +138,8 @@ def test_no_tensor_is_in_memory_as_float32(tmp_path: Path, monkeypatch: pytest.M
     finally:
         tracemalloc.stop()
     tokenizer_bytes = (source / "tokenizer.json").stat().st_size
-    # The head is 5.1 MB as float32; its payload, the last to be held, is 1.4 MB.
-    assert peak_bytes - tokenizer_bytes < 3_000_000
+    # The head is 5.1 MB as float32; a payload is 1.4 MB, and there is memory for two.
+    assert peak_bytes - tokenizer_bytes < 4_500_000
 
 
 def test_reports_count_the_tensors_and_tell_their_errors(checkpoint: Path, tmp_path: Path) -> None:

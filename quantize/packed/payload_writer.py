@@ -16,7 +16,7 @@ from quantize.packed.journal import Line
 from quantize.rounding.groups import Bytes
 
 # What was hashed is still in the CPU's cache when it is written.
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 20
 
 
 class PayloadWriter:

@@ -44,7 +44,7 @@ from quantize.rounding.groups import Bytes, Float16, Float32
 _SERVE = "from quantize.rounding.rounding_process import serve; serve({descriptor})"
 _QUESTION, _ANSWER = Struct("<6q"), Struct("<q3d")
 # Pages of a slot take memory only once they are used.
-_N_SLOTS, _SLOT_BYTES = 32, 8 << 20
+_N_SLOTS, _SLOT_BYTES = 20, 16 << 20
 
 
 class Totals(NamedTuple):
