@@ -235,3 +235,22 @@ def test_the_branch_is_at_the_older_commit_again_where_that_is_kept(
     hub.requests.clear()
     assert run_codegen(env, "download", "350M-mono").stdout == old
     assert hub.requests == []
+
+
+def test_of_two_that_download_and_pack_the_same_both_have_it_and_one_did_it(
+    hub: HubServer, env: dict[str, str], tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    stall = Fault(weights(files), stall_after_bytes=1000, times=1)
+    hub.repositories[NAME].faults = [stall]
+    command = [sys.executable, "-m", "codegen_cli", "download", "350M-mono", "--format", "int8"]
+    first, second = (
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    )
+    assert stall.stalled.wait(60)
+    stall.goes_on.set()
+    outputs = [process.communicate(timeout=60) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert hub.fetched_bytes(weights(files)) == len(files[weights(files)])
+    assert checkpoints(tmp_path) == []

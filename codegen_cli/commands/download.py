@@ -231,9 +231,15 @@ def _pack(entry: "ModelEntry", format: str, directory: Path, *, keep: bool) -> P
     from codegen_cli.models.packing import make_default_if_first, pack
     from codegen_cli.models.passing_checkpoints import remove_marked
     from codegen_cli.models.registry import packed_path
+    from quantize.files.errors import UserError
 
     target = packed_path(entry.name, format)
-    pack(directory, entry.name, format, target)
+    try:
+        pack(directory, entry.name, format, target)
+    except UserError:
+        if directory.exists() or not target.exists():
+            raise
+        console.note(f"another process has packed {target}, and removed the checkpoint")
     make_default_if_first(target)
     if not keep and remove_marked(entry, directory):
         console.note(f"removed the checkpoint; --keep would have kept it ({directory})")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from codegen_cli.hub.entries import ModelEntry
 from codegen_cli.hub.removal import remove_checkpoint
+from codegen_cli.hub.stored.blob_lock import locked
 from codegen_cli.hub.stored.cache import cached_commit, remove_unshared
 from codegen_cli.hub.stored.placement import write_ref
 from codegen_cli.machine import places
@@ -53,8 +54,17 @@ def unmark(snapshot: Path) -> None:
 
 def remove_marked(entry: ModelEntry, snapshot: Path) -> bool:
     """Remove what is here to be packed only; tell whether anything was. Raises UserError."""
+    repository_dir = snapshot.parent.parent
+    with locked(
+        repository_dir / "blobs" / snapshot.name, lambda: None
+    ):  # others have packed it, too
+        return _remove_marked(entry, snapshot)
+
+
+def _remove_marked(entry: ModelEntry, snapshot: Path) -> bool:
     known = _read(snapshot)
-    if known is None:
+    if known is None or not snapshot.is_dir():
+        unmark(snapshot)
         return False
     if {path.name for path in snapshot.iterdir()} <= set(known.names):
         remove_checkpoint(entry, left_behind=False)
