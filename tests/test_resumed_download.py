@@ -228,8 +228,20 @@ def test_links_that_are_always_refused_are_told_and_the_part_stays(
     assert part(tmp_path).read_bytes() == DATA[:300_000]
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-@pytest.mark.parametrize("kind", ["metadata", "bytes", "api"])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (408, "bytes"),
+        (429, "api"),
+        (429, "metadata"),
+        (429, "bytes"),
+        (500, "metadata"),
+        (502, "bytes"),
+        (503, "api"),
+        (503, "bytes"),
+        (504, "metadata"),
+    ],
+)
 def test_a_hub_in_trouble_is_waited_for(
     repository: Repository, env: dict[str, str], status: int, kind: str
 ) -> None:
@@ -464,8 +476,15 @@ def tree(directory: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("links", ["with links", "without links"])
-@pytest.mark.parametrize("revision", ["main", "refs/pr/1", ""])
+@pytest.mark.parametrize(
+    ("revision", "links"),
+    [
+        ("main", "with links"),
+        ("main", "without links"),
+        ("refs/pr/1", "with links"),
+        ("", "with links"),
+    ],
+)
 def test_the_cache_is_as_the_client_would_have_left_it(
     hub: HubServer, tmp_path: Path, links: str, revision: str
 ) -> None:
