@@ -218,7 +218,9 @@ def _telling_what_is_kept(plan: "DownloadPlan") -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if kept := begun_bytes(plan.entry.repository, plan.entry.revision):
+        done = [file for file in plan.files if (plan.directory / file.name).exists()]
+        kept = begun_bytes(plan.entry.repository, plan.entry.revision)
+        if kept := kept + sum(file.file_bytes for file in done):
             console.note(
                 f"{console.size(kept)} of {console.size(plan.total_bytes)} are kept: "
                 "the same command goes on from there"
