@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
@@ -136,20 +133,3 @@ def test_bad_requests_name_what_was_found(codegen, checkpoint, source, options, 
     assert fill(message) in result.stderr.decode()
     assert b"Traceback" not in result.stderr
     assert sorted(checkpoint.iterdir()) == before
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_leaves_no_file(checkpoint, tmp_path, number, code):
-    target = tmp_path / "out" / "packed.safetensors"
-    command = [sys.executable, "-m", "codegen_cli", "quantize", "-v", str(checkpoint)]
-    command += ["-o", str(target)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        while b"wte.weight" not in process.stderr.readline():
-            pass
-        process.send_signal(number)
-        process.stderr.read()
-        found = process.wait(timeout=30)
-    if found != 0:  # it may have been done by then
-        assert found == code
-        assert list(target.parent.iterdir()) == []
