@@ -43,7 +43,7 @@ WHAT = "codegen completes code with Salesforce's CodeGen models on this computer
 TRY = [
     ('codegen complete "def fib(n):"', "the small bundled model answers, offline"),
     ("codegen models list", "the real models, and which of them fit here"),
-    ("codegen download 350M-mono --format int4", "get one, packed"),
+    ("codegen download 350M-mono -f int4", "get one, packed as int4"),
 ]
 MORE = "More: codegen --help, codegen COMMAND --help, codegen --install-completion"
 

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from codegen_cli.engine_torch import compiler_cache
-from codegen_cli.hub.stored import cache as hub_cache
-from codegen_cli.hub.stored.unfinished import remove_unfinished_download, unfinished_downloads
+from codegen_cli.hub.stored.cache import repository_of
+from codegen_cli.hub.stored.unfinished import (
+    files_of,
+    remove_unfinished_download,
+    unfinished_downloads,
+)
 from codegen_cli.machine import places
 from codegen_cli.machine.disk_bytes import freed_bytes
 from codegen_cli.machine.places import NoHome
@@ -59,7 +63,10 @@ def leftovers() -> list[Leftover]:
     return [
         *(_leftover("copy", path, _model_name(path)) for path in copies),
         *(_leftover("unfinished", path) for path in unfinished),
-        *(_leftover("download", path, hub_cache.repository_of(path)) for path in downloads),
+        *(
+            Leftover("download", path, sum(map(freed_bytes, files_of(path))), repository_of(path))
+            for path in downloads
+        ),
         *(_leftover("kernels", path) for path in kernel_cache.unused_files()),
         *(_leftover("triton", path) for path in compiler_cache.unused_directories()),
     ]

@@ -21,6 +21,7 @@ from codegen_cli.hub.stored.part import (
     part_path,
     read_begun,
     remove_part,
+    sums_path,
 )
 from quantize.files.errors import UserError
 from quantize.files.input_file import read_input
@@ -43,6 +44,11 @@ def unfinished_downloads(repository: str | None = None) -> list[Path]:
         return sorted(_parts(directory)) if directory else []
     found = _listed(hub_cache.cache_dir(), "models--*")
     return sorted(part for each in found for part in _parts(each) if _is_ours(each))
+
+
+def files_of(part: Path) -> list[Path]:
+    """Return a part and what goes with it: its sums."""
+    return [part, sums_path(_blob_of(part))] if part.name.endswith(PART_SUFFIX) else [part]
 
 
 def remove_unfinished_download(part: Path) -> bool:
