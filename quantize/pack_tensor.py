@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import cycle
 from typing import Protocol
 
@@ -44,16 +44,15 @@ _PORTION_WEIGHTS = 1 << 21
 class Rounder(Protocol):
     """Who fills portions: a RoundingProcess, or this process."""
 
-    @contextmanager
     def portion(
         self, format: MatrixFormat, n_rows: int, n_in: int, *, is_half: bool
-    ) -> Iterator[Portion]:
+    ) -> AbstractContextManager[Portion]:
         """Room for so many rows; is_half: of fp16, else of float32."""
-        raise NotImplementedError
+        ...
 
     def round(self, portion: Portion) -> Totals:
         """Fill a portion's codes and scales."""
-        raise NotImplementedError
+        ...
 
 
 class NumpyRounder:

@@ -1,5 +1,6 @@
 """Downloads over bad networks, and after kills: they go on, and end with the file."""
 
+import json
 import os
 import random
 import shutil
@@ -351,14 +352,21 @@ def test_where_the_commit_that_was_begun_has_gone_the_newest_is_fetched(
     assert not left_over(tmp_path)
 
 
+SHARDS = ["model-1.safetensors", "model-2.safetensors"]
+
+
+def sharded(shards: dict[str, bytes]) -> dict[str, bytes]:
+    """The files of a repository whose weights are these two."""
+    weight_map = dict(zip("ab", SHARDS, strict=True))
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}
+    return {name: FILES[name] for name in ("config.json", "tokenizer.json")} | shards | index
+
+
 def test_all_shards_are_of_the_commit_that_was_begun(
     hub: HubServer, repository: Repository, env: dict[str, str], tmp_path: Path
 ) -> None:
-    names = ["model-1.safetensors", "model-2.safetensors"]
-    index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
-    shards = {name: name.encode() * 1000 for name in names}
-    others = {name: FILES[name] for name in ("config.json", "tokenizer.json")}
-    repository.files = others | shards | {"model.safetensors.index.json": index}
+    names, shards = SHARDS, {name: name.encode() * 1000 for name in SHARDS}
+    repository.files = sharded(shards)
     stall = Fault(names[1], kind="metadata", stall_after_bytes=0, times=1)
     hub.before_answer = lambda path: (
         stall.stalled.set() or stall.goes_on.wait(60) if path.endswith(names[1]) else None
@@ -379,11 +387,8 @@ def test_all_shards_are_of_the_commit_that_was_begun(
 def test_a_shard_that_is_half_there_goes_on(
     hub: HubServer, repository: Repository, env: dict[str, str], tmp_path: Path
 ) -> None:
-    names = ["model-1.safetensors", "model-2.safetensors"]
-    index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
-    shards = {name: DATA[i:] for i, name in enumerate(names)}
-    others = {name: FILES[name] for name in ("config.json", "tokenizer.json")}
-    repository.files = others | shards | {"model.safetensors.index.json": index}
+    names = SHARDS
+    repository.files = sharded({name: DATA[i:] for i, name in enumerate(names)})
     repository.faults = [
         Fault(names[0], cut_after_bytes=400_000, times=1),
         Fault(names[0], after=1, times=1, status=400),
@@ -575,8 +580,6 @@ def test_a_cut_among_several_connections_loses_nothing(
 
 def ask_with(env: dict[str, str], settings: str) -> dict[str, Any]:
     """Make the download with other settings of our modules."""
-    import json
-
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", settings + CLIENT],
         input=json.dumps(DOWNLOAD) + "\n",

@@ -124,7 +124,7 @@ class _Job:
             self._write_ref()
             self._remove_older_parts()
         if plan.commit != plan.newest:
-            console.note(
+            console.warn(
                 f"{self.entry.revision} of {self.entry.repository} has moved on since this was "
                 f"begun, at {plan.commit[:12]}; for the newest: codegen download --force "
                 f"{self.entry.name}"
