@@ -1,14 +1,27 @@
 """Prompt ids and an engine -> pieces of text as they are made, then a summary."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from codegen_cli.contract.engine import Engine
 from codegen_cli.decoding.completion_stream import CompletionStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
 from codegen_cli.session.driver import drive
+from codegen_cli.text.text_side import Prompt
 from codegen_cli.text.vocabulary import Vocabulary, check_ids
 from quantize.files.errors import UserError
+
+
+class Request(NamedTuple):
+    """A completion that is asked for among others.
+
+    key  what whoever asks calls it
+    """
+
+    key: object
+    prompt: Prompt
+    options: GenerateOptions
 
 
 class Generation(Iterator[Piece | Summary]):

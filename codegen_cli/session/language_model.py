@@ -3,7 +3,7 @@
 It prints nothing unless asked to. docs/api.md shows all of it at work.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack, cast, get_args
 
@@ -15,13 +15,14 @@ from codegen_cli.contract.engine import Cache, Engine
 from codegen_cli.decoding.defaults import Until
 from codegen_cli.decoding.option_values import choice
 from codegen_cli.decoding.options import GenerateOptions
-from codegen_cli.decoding.summary import Piece
+from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.session import one_part
 from codegen_cli.session.driver import drive, finish
-from codegen_cli.session.generation import Generation, generate
+from codegen_cli.session.generation import Generation, Request, generate
 from codegen_cli.text.prompt import FittedPrompt
 from codegen_cli.text.text_side import Prompt, TextSide
 from quantize.description.config import ModelConfig
+from quantize.files.errors import UserError
 
 if TYPE_CHECKING:  # a completion needs none of these
     from codegen_cli.contract.stream import Stream
@@ -93,6 +94,22 @@ class LanguageModel:
         engine = self._engine()
         fitted, vocabulary = self._text.read(prompt, options.deadline)
         return fitted, generate(engine, vocabulary, fitted.ids, options, prompt.document)
+
+    def generate_many(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[Request, Piece | Summary | UserError]]:
+        """Yield what many completions make, each as it would be alone, in whatever order.
+
+        requests  taken as there is room for another
+
+        Each ends with its Summary, or with the UserError that `generate` would raise for it.
+        """
+        for request in requests:
+            try:
+                for item in self.begin(request.prompt, request.options)[1]:
+                    yield request, item
+            except UserError as error:
+                yield request, error
 
     def complete(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]
