@@ -58,6 +58,7 @@ codegen_cli.contract.delay
 codegen_cli.contract.engine
 codegen_cli.contract.cache_checks
 codegen_cli.contract.part_checks
+codegen_cli.contract.outcomes
 codegen_cli.contract.interruption
 codegen_cli.contract.stream
 codegen_cli.terminal
@@ -112,10 +113,15 @@ codegen_cli.engine_cpu.compile.kernel_compiler
 codegen_cli.engine_cpu.compile.compile_process
 codegen_cli.engine_cpu.compile.kernel_directory
 codegen_cli.engine_cpu.compile.kernel_cache
+codegen_cli.engine_cpu.aligned_memory
 codegen_cli.engine_cpu.kv_cache
 codegen_cli.engine_cpu.buffers
 codegen_cli.engine_cpu.weights
+codegen_cli.engine_cpu.reading
+codegen_cli.engine_cpu.step_plan
+codegen_cli.engine_cpu.step_filling
 codegen_cli.engine_cpu.log_probabilities
+codegen_cli.engine_cpu.step_output
 codegen_cli.engine_cpu.numba_engine
 codegen_cli.engine_torch
 codegen_cli.engine_torch.failures

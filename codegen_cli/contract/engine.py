@@ -98,6 +98,12 @@ class LogProbabilities(NamedTuple):
         """Return room for those of so many rows."""
         return cls(np.empty(n_wanted), np.empty(n_wanted, np.int64), np.empty(n_wanted))
 
+    def rows(self, rows: slice) -> "LogProbabilities":
+        """Return those of some rows."""
+        return LogProbabilities(
+            self.of_targets[rows], self.likeliest_ids[rows], self.of_likeliest[rows]
+        )
+
     def put(self, at: int, other: "LogProbabilities") -> None:
         """Write those of another from a row on."""
         rows = slice(at, at + len(other.of_targets))

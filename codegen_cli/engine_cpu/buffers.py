@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codegen_cli.engine_cpu.aligned_memory import aligned_zeros
 from codegen_cli.engine_cpu.kv_cache import capacity_of
 from codegen_cli.kernels.step_table import (
     ACTIVATIONS,
@@ -13,9 +14,10 @@ from codegen_cli.kernels.step_table import (
     LINE_SLOTS,
     MOST_QUERIES,
     SPAN,
+    TEXT,
 )
 from quantize.description.config import ModelConfig
-from quantize.description.formats import BAND, GROUP, LANES, LINE_BYTES, bands_of, groups_of
+from quantize.description.formats import BAND, GROUP, LANES, bands_of, groups_of
 
 # Ids a step takes at once. Each band of weights is read once per chunk; more ids would overflow
 # the first-level cache with their activations, fewer would read the weights more often.
@@ -23,14 +25,6 @@ CHUNK = 64
 
 # All that a published model has: it is filled at once.
 _ROTARY_ROWS = 2048
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-    """Return zeros that begin at a cache line, so that no vector as long as one straddles two."""
-    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.zeros(n_bytes + LINE_BYTES, np.uint8)
-    start = -memory.ctypes.data % LINE_BYTES
-    return memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 class Buffers:
@@ -43,7 +37,9 @@ class Buffers:
         n_counters = COUNTERS * config.n_layer + 1
         self._activations: list[npt.NDArray[np.generic]] = []
         self.arrays = {
+            "texts": aligned_zeros((max_tokens,), TEXT),
             "ids": aligned_zeros((max_tokens,), np.int64),
+            "wanted": aligned_zeros((max_tokens,), np.int64),
             "hidden": aligned_zeros((max_tokens, n_embd), np.float32),
             "delta": aligned_zeros((max_tokens, n_embd), np.float32),
             "qkv": aligned_zeros((max_tokens, bands_of(3 * config.n_embd) * BAND), np.float32),

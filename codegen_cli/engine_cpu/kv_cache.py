@@ -1,24 +1,37 @@
-"""Keys and values of the positions seen so far, in fp16."""
+"""Keys and values of the positions seen so far, in fp16, in blocks that caches can share.
 
-import math
+A block holds BLOCK positions of a text, for all layers:
+
+    [n_layer, n_head]  u16, of each
+        keys    [BLOCK/16, head_dim, 16]         a lane is a position
+        values  [ceil(head_dim/16), BLOCK, 16]   a lane is a dimension
+
+u16 holds fp16 bits. What a block holds depends on the ids up to its end and on no cache's size, so
+that texts with one beginning, a disk or another process can use it as it is.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.contract.engine import Identity
+from codegen_cli.engine_cpu.aligned_memory import aligned_empty
+from codegen_cli.kernels.step_table import BLOCK
 from quantize.description.config import ModelConfig
 from quantize.description.formats import LANES, round_up
+from quantize.files.errors import UserError
+
+Block = npt.NDArray[np.uint16]
 
 
 class KVCache:
-    """Allocated once for n_positions, by default all that the model has; n_past are filled.
+    """Keys and values of a text's first n_past ids, with room for n_positions.
 
-    keys    [n_layer, n_head, capacity/16, head_dim, 16]        u16  a lane is a position
-    values  [n_layer, n_head, ceil(head_dim/16), capacity, 16]  u16  a lane is a dimension
+    addresses  [n_blocks] i64, of the blocks that there are, else 0
 
-    u16 holds fp16 bits; capacity is n_positions rounded up to 16. The operating system hands out
-    the zeroed memory as positions are filled: page by page, or, in huge pages, nearly all of it
-    with the first one. So a cache should be no larger than a text can become.
+    A block is allocated when its first position is needed. One that several caches have is copied
+    by whoever wants to write into it.
     """
 
     def __init__(
@@ -27,40 +40,88 @@ class KVCache:
         self.n_past = 0
         self.identity = identity
         self.n_positions = config.n_positions if n_positions is None else n_positions
-        self.capacity = round_up(self.n_positions, LANES)
-        keys, values = _shapes(config, self.capacity)
-        self.keys: npt.NDArray[np.uint16] = np.zeros(keys, np.uint16)
-        self.values: npt.NDArray[np.uint16] = np.zeros(values, np.uint16)
+        self.addresses = np.zeros(n_blocks(self.n_positions), np.int64)
+        self._shape = _block_shape(config)
+        self._blocks: list[Block] = []
+        self._n_shared = 0  # of the first blocks, those that other caches may have
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Those that there are."""
+        return tuple(self._blocks)
+
+    def make_room(self, start: int, end: int) -> None:
+        """Have positions from start up to end in blocks that nobody else has.
+
+        start  n_past, or later: what stood there before is forgotten
+
+        Raises UserError where there is no memory for them.
+        """
+        try:
+            self._make_room(start, end)
+        except MemoryError as error:
+            raise UserError(
+                f"there is no memory left for the keys and values of {end} tokens of a text",
+                "Use a smaller model, complete fewer texts at once, or end other programs.",
+            ) from error
 
     def begin_with(self, other: "KVCache", n_past: int) -> None:
-        """Take over the first n_past positions of another cache of this identity."""
-        tiles = round_up(n_past, LANES)
-        self.keys[:, :, : tiles // LANES] = other.keys[:, :, : tiles // LANES]
-        self.values[:, :, :, :tiles] = other.values[:, :, :, :tiles]
+        """Take over the first n_past positions of another cache of this identity; MemoryError.
+
+        Whole blocks are shared; the last positions, of less than a block, are copied.
+        """
+        n_whole = n_past // BLOCK
+        own = [other._copy(n_whole)] if n_past % BLOCK else []
+        self._append(other._blocks[:n_whole] + own)
+        self._n_shared = n_whole
+        other._n_shared = max(other._n_shared, n_whole)
         self.n_past = n_past
+
+    def _make_room(self, start: int, end: int) -> None:
+        first = start // BLOCK
+        if first < self._n_shared:
+            own = [self._copy(first)] if start % BLOCK else []
+            del self._blocks[first:]
+            self._n_shared = first
+            self._append(own)
+        while len(self._blocks) < n_blocks(end):
+            self._append([self._new_block()])
+
+    def _append(self, blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            self.addresses[len(self._blocks)] = block.ctypes.data
+            self._blocks.append(block)
+
+    def _copy(self, index: int) -> Block:
+        copy = self._new_block()
+        copy[:] = self._blocks[index]
+        return copy
+
+    def _new_block(self) -> Block:
+        return aligned_empty(self._shape, np.uint16)
+
+
+def n_blocks(n_positions: int) -> int:
+    """Return the blocks of so many positions."""
+    return -(-n_positions // BLOCK)
 
 
 def cache_bytes(config: ModelConfig, n_positions: int | None = None) -> int:
     """Return the bytes of a KVCache for so many positions (None: all of this model)."""
-    positions = config.n_positions if n_positions is None else n_positions
-    return sum(2 * math.prod(shape) for shape in _shapes(config, round_up(positions, LANES)))
+    n = config.n_positions if n_positions is None else n_positions
+    return n_blocks(n) * BLOCK * position_bytes(config)
 
 
 def position_bytes(config: ModelConfig) -> int:
     """Return the bytes of keys and values that one position adds to what each later token reads."""
-    return cache_bytes(config, LANES) // LANES
+    return 2 * int(np.prod(_block_shape(config))) // BLOCK
 
 
 def capacity_of(config: ModelConfig) -> int:
-    """Return the positions that the largest cache holds: n_positions rounded up to 16."""
+    """Return the most positions that attention goes over: n_positions rounded up to 16."""
     return round_up(config.n_positions, LANES)
 
 
-def _shapes(config: ModelConfig, capacity: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of keys and values."""
-    head_dim = config.head_dim
-    heads = (config.n_layer, config.n_head)
-    return (
-        (*heads, capacity // LANES, head_dim, LANES),
-        (*heads, round_up(head_dim, LANES) // LANES, capacity, LANES),
-    )
+def _block_shape(config: ModelConfig) -> tuple[int, int, int]:
+    numbers = BLOCK * (config.head_dim + round_up(config.head_dim, LANES))
+    return config.n_layer, config.n_head, numbers

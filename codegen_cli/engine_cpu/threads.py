@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from codegen_cli.contract.deadline import Deadline, check_deadline
-from codegen_cli.contract.engine import Cancelled
+from codegen_cli.contract.deadline import Deadline
 from codegen_cli.contract.interruption import poll
 from codegen_cli.engine_cpu.team_size import CoreTime, TeamSize, core_time
 
 Step = Callable[[int, int], int]
 """A compiled step: (address of its table, thread number) -> 0 done, 1 cancelled. Holds no GIL."""
+
+Check = Callable[[], None]
+"""Raises once a step is not to be waited for any longer."""
 
 FillTable = Callable[[int, int], int]
 """Writes a step_table.STEP record: (address of an int64 that cancels the step, threads that will
@@ -76,24 +78,21 @@ class Team:
         for thread in self._threads:
             thread.start()
 
-    def run(
-        self,
-        fill_table: FillTable,
-        deadline: Deadline = None,
-        cancel: threading.Event | None = None,
-    ) -> None:
+    def run(self, fill_table: FillTable, check: Check, deadline: Deadline = None) -> None:
         """Run one step, after those asked for before, and return when it is done.
 
-        Raises TimeUp when the deadline passes first, Cancelled when the flag is set first, and
-        whatever a signal handler raises (KeyboardInterrupt); the threads have left the step by
-        then. ValueError once the team is closed.
+        check     raises what ends the step early; it is called again and again
+        deadline  when to call it at the latest; None: any time will do
+
+        Raises what check raises, and whatever a signal handler raises (KeyboardInterrupt); the
+        threads have left the step by then. ValueError once the team is closed.
         """
         job = _Job(fill_table)
         try:
-            _check(deadline, cancel)
+            check()
             self._jobs.put(job)
             while not self._is_over(job):
-                _check(deadline, cancel)
+                check()
                 poll(job.ends, deadline)
         except BaseException:
             job.cancel.value = 1
@@ -145,9 +144,3 @@ class Team:
         before = core_time()
         self._step(table, number)
         return core_time().since(before)
-
-
-def _check(deadline: Deadline, cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled
-    check_deadline(deadline)

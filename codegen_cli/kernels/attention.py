@@ -1,22 +1,24 @@
-"""Causal attention of queries over the fp16 cache of their head.
+"""Causal attention of queries over the fp16 cache of their text and head.
 
 Some queries of a prompt share each load of a key or a value, and a single one runs alone; both go
 over tiles of 16 keys at absolute positions and add in the same order, so a query's result does not
-depend on what else is computed beside it.
+depend on what else is computed beside it, nor on where its blocks lie.
 
-The cache of one layer and head, with `capacity` positions (a multiple of 16):
+A block of the cache has BLOCK positions of a text, for all layers and heads. Of one layer and head:
 
-    keys    [capacity/16, head_dim, 16]         u16  fp16 bits; a lane is a position
-    values  [ceil(head_dim/16), capacity, 16]   u16  fp16 bits; a lane is a dimension
+    keys    [BLOCK/16, head_dim, 16]         u16  fp16 bits; a lane is a position
+    values  [ceil(head_dim/16), BLOCK, 16]   u16  fp16 bits; a lane is a dimension
 """
 
 from collections import namedtuple
 
 import numpy as np
-from numba import float32, int32, njit
+from numba import carray, float32, int32, njit, uint16
 
 from codegen_cli.kernels.block_product import column_adder, sums_of
 from codegen_cli.kernels.pointwise import exp
+from codegen_cli.kernels.step_table import BLOCK
+from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import (
     PREFETCH,
     every_lane,
@@ -37,8 +39,16 @@ from quantize.description.formats import LANES
 _MINUS_INFINITY = float32(-np.inf)
 _SMALLEST_EXPONENT = float32(-87)
 
-# How far ahead of a single query keys and values are asked for, in fp16 numbers.
+# How far ahead of a single query keys and values are asked for, in fp16 numbers, and how many
+# blocks that is in the values of 16 dimensions.
 _AHEAD = PREFETCH.bytes_ahead // 2
+_BLOCKS_AHEAD = max(1, _AHEAD // (BLOCK * LANES))
+
+# Where a layer and head's keys and values are.
+#   blocks    [n_blocks]  i64  addresses
+#   place     from a block's beginning, in fp16 numbers; the values follow the keys
+#   head_dim
+HeadCache = namedtuple("HeadCache", "blocks place head_dim")
 
 # What a thread's attention works in.
 #   scores    [MOST_QUERIES, capacity + 16]  f32
@@ -50,37 +60,59 @@ _compile = njit(nogil=True, error_model="numpy")
 
 
 @_compile
-def remember(keys, values, position, key, value):
-    """Round one head's key and value to fp16 and store them at `position`.
-
-    keys, values              u16  flat, as drawn above
-    key, value    [head_dim]  f32
-    """
-    head_dim = key.shape[0]
-    capacity = keys.shape[0] // head_dim
-    tile, lane = position // LANES, position % LANES
-    for i in range(head_dim):
-        store_f16(keys, (tile * head_dim + i) * LANES + lane, key[i])
-        store_f16(values, (i // LANES * capacity + position) * LANES + i % LANES, value[i])
+def _keys_of(cache, block):
+    """The keys of a block, flat."""
+    address = cache.blocks[block] + 2 * cache.place
+    return carray(pointer_to(address, uint16), (BLOCK * cache.head_dim,))
 
 
 @_compile
-def _score(scores, query, keys, n_keys):
+def _values_of(cache, block):
+    """The values of a block, flat."""
+    address = cache.blocks[block] + 2 * (cache.place + BLOCK * cache.head_dim)
+    n_columns = (cache.head_dim + LANES - 1) // LANES * LANES
+    return carray(pointer_to(address, uint16), (BLOCK * n_columns,))
+
+
+@_compile
+def remember(cache, position, key, value):
+    """Round one head's key and value to fp16 and store them at `position`.
+
+    cache                          HeadCache
+    key, value    [head_dim]  f32
+    """
+    keys, values = _keys_of(cache, position // BLOCK), _values_of(cache, position // BLOCK)
+    in_block = position % BLOCK
+    tile, lane = in_block // LANES, in_block % LANES
+    for i in range(cache.head_dim):
+        store_f16(keys, (tile * cache.head_dim + i) * LANES + lane, key[i])
+        store_f16(values, (i // LANES * BLOCK + in_block) * LANES + i % LANES, value[i])
+
+
+@_compile
+def _score(scores, query, cache, n_keys):
     """scores[:n_keys] = keys @ query, by whole tiles: what follows up to their end is undefined.
 
     scores  [>= n_keys rounded up to 16]  f32  overwritten
     query   [head_dim]                    f32
-    keys                                  u16  flat, as drawn above
+    cache                                      HeadCache
     """
-    head_dim = query.shape[0]
-    for first_key in range(0, n_keys, LANES):
-        at = first_key * head_dim
-        even, odd = every_lane(float32(0)), every_lane(float32(0))
-        for i in range(0, head_dim, 2):
-            prefetch(keys, at + i * LANES + _AHEAD)
-            even = fma(load_f16(keys, at + i * LANES), every_lane(query[i]), even)
-            odd = fma(load_f16(keys, at + (i + 1) * LANES), every_lane(query[i + 1]), odd)
-        store_f32(scores, first_key, even + odd)
+    tile = cache.head_dim * LANES
+    ahead = max(1, _AHEAD // tile) * tile
+    for first_key in range(0, n_keys, BLOCK):
+        block = first_key // BLOCK
+        keys = _keys_of(cache, block)
+        following = _keys_of(cache, min(block + 1, (n_keys - 1) // BLOCK))
+        for at in range(0, min(n_keys - first_key, BLOCK) * cache.head_dim, tile):
+            asked, asked_at = keys, at + ahead
+            if asked_at >= keys.shape[0]:
+                asked, asked_at = following, asked_at - keys.shape[0]
+            even, odd = every_lane(float32(0)), every_lane(float32(0))
+            for i in range(0, cache.head_dim, 2):
+                prefetch(asked, asked_at + i * LANES)
+                even = fma(load_f16(keys, at + i * LANES), every_lane(query[i]), even)
+                odd = fma(load_f16(keys, at + (i + 1) * LANES), every_lane(query[i + 1]), odd)
+            store_f32(scores, first_key + at // cache.head_dim, even + odd)
 
 
 @_compile
@@ -105,30 +137,62 @@ def _exponentiate(scores, n_keys):
 
 
 @_compile
-def _mix(values, at, scores, first_key, n_keys, a, b, c, d):
-    """Add scores[key] * values[key] from first_key on to four chains, by key modulo 4; their sum.
+def _mix_block(values, at, scores, first, end, asked, asked_at, a, b, c, d):
+    """Add scores[key] * values[key] of a block's keys to four chains, by key modulo 4.
 
-    Of 16 dimensions, whose values begin at `at`; first_key is a multiple of 4.
+    Of 16 dimensions, whose values begin at `at`; first is a multiple of 4.
 
-    values                   u16  flat, as drawn above
-    scores      [>= n_keys]  f32
+    values                   u16  flat, of the block
+    scores      [>= end]     f32  of its keys
+    asked, asked_at          u16  from where on memory is asked ahead for as many
     a, b, c, d  [16 lanes]   f32  the chains so far
     """
-    whole = n_keys // 4 * 4
-    for key in range(first_key, whole, 4):
+    whole = end // 4 * 4
+    for key in range(first, whole, 4):
         i = at + key * LANES
-        prefetch(values, i + _AHEAD)
-        prefetch(values, i + _AHEAD + 2 * LANES)
+        prefetch(asked, asked_at + key * LANES)
+        prefetch(asked, asked_at + (key + 2) * LANES)
         a = fma(load_f16(values, i), every_lane(scores[key]), a)
         b = fma(load_f16(values, i + LANES), every_lane(scores[key + 1]), b)
         c = fma(load_f16(values, i + 2 * LANES), every_lane(scores[key + 2]), c)
         d = fma(load_f16(values, i + 3 * LANES), every_lane(scores[key + 3]), d)
-    if whole < n_keys:
+    if whole < end:
         a = fma(load_f16(values, at + whole * LANES), every_lane(scores[whole]), a)
-    if whole + 1 < n_keys:
+    if whole + 1 < end:
         b = fma(load_f16(values, at + (whole + 1) * LANES), every_lane(scores[whole + 1]), b)
-    if whole + 2 < n_keys:
+    if whole + 2 < end:
         c = fma(load_f16(values, at + (whole + 2) * LANES), every_lane(scores[whole + 2]), c)
+    return a, b, c, d
+
+
+@_compile
+def _mix(cache, first_dim, scores, first_key, n_keys, a, b, c, d):
+    """The sum of four chains with the values of keys from first_key on, of 16 dimensions.
+
+    cache                    HeadCache
+    scores      [>= n_keys]  f32
+    a, b, c, d  [16 lanes]   f32  the chains so far
+    """
+    at, n_blocks = first_dim * BLOCK, (n_keys + BLOCK - 1) // BLOCK
+    for block in range(first_key // BLOCK, n_blocks):
+        start = block * BLOCK
+        asked, asked_at = block + _BLOCKS_AHEAD, at
+        while asked >= n_blocks:  # then come the next dimensions
+            asked, asked_at = asked - n_blocks, asked_at + BLOCK * LANES
+        first, end = max(first_key - start, 0), min(n_keys - start, BLOCK)
+        a, b, c, d = _mix_block(
+            _values_of(cache, block),
+            at,
+            scores[start:],
+            first,
+            end,
+            _values_of(cache, asked),
+            asked_at,
+            a,
+            b,
+            c,
+            d,
+        )
     return (a + b) + (c + d)
 
 
@@ -150,23 +214,20 @@ def _store_scaled(out, first_dim, mixed, inverse, scratch):
 
 
 @_compile
-def attend(out, query, keys, values, n_keys, scores):
+def attend(out, query, cache, n_keys, scores):
     """out = softmax(keys @ query) @ values over the first n_keys positions.
 
-    out     [head_dim]          f32  overwritten
-    query   [head_dim]          f32  rotated and divided by sqrt(head_dim)
-    keys, values                u16  flat, as drawn above
-    scores  [capacity + 16]     f32  scratch
+    out     [head_dim]                         f32  overwritten
+    query   [head_dim]                         f32  rotated and divided by sqrt(head_dim)
+    cache                                           HeadCache
+    scores  [n_keys rounded up to 16, and 16]  f32  scratch
     """
-    head_dim = query.shape[0]
-    capacity = keys.shape[0] // head_dim
-    _score(scores, query, keys, n_keys)
+    _score(scores, query, cache, n_keys)
     inverse = float32(1) / _exponentiate(scores, n_keys)
     zero = every_lane(float32(0))
-    for first_dim in range(0, head_dim, LANES):
-        at = first_dim * capacity
-        mixed = _mix(values, at, scores, 0, n_keys, zero, zero, zero, zero)
-        _store_scaled(out, first_dim, mixed, inverse, scores[capacity:])
+    for first_dim in range(0, cache.head_dim, LANES):
+        mixed = _mix(cache, first_dim, scores, 0, n_keys, zero, zero, zero, zero)
+        _store_scaled(out, first_dim, mixed, inverse, scores[scores.shape[0] - LANES :])
 
 
 def attention_of(n_queries):
@@ -179,9 +240,11 @@ def attention_of(n_queries):
     zero_sums, store_sums, sum_of = sums.zero, sums.store, sums.add
 
     @_compile
-    def score(scores, qkv, token, first_column, head_dim, keys, n_keys):
+    def score(scores, qkv, token, first_column, cache, n_keys):
+        head_dim = cache.head_dim
         for first_key in range(0, n_keys, LANES):
-            at = first_key * head_dim
+            keys = _keys_of(cache, first_key // BLOCK)
+            at = first_key % BLOCK * head_dim
             even, odd = zero_sums(), zero_sums()
             for i in range(0, head_dim, 2):
                 even = add_column(even, keys, at + i * LANES, qkv, token, first_column + i)
@@ -190,38 +253,37 @@ def attention_of(n_queries):
             store_sums(scores, 0, first_key, sum_of(even, odd))
 
     @_compile
-    def mix_common(chains, values, at, scores, n_keys):
+    def mix_common(chains, cache, first_dim, scores, n_keys):
         for chain in range(4):
             mixed = zero_sums()
-            for key in range(chain, n_keys, 4):
-                mixed = add_column(mixed, values, at + key * LANES, scores, 0, key)
+            for start in range(0, n_keys, BLOCK):
+                values, at = _values_of(cache, start // BLOCK), (first_dim * BLOCK - start * LANES)
+                for key in range(start + chain, min(start + BLOCK, n_keys), 4):
+                    mixed = add_column(mixed, values, at + key * LANES, scores, 0, key)
             store_sums(chains, chain * n_queries, 0, mixed)
 
     @_compile
-    def attend_several(
-        out, out_column, qkv, token, column, head_dim, keys, values, n_keys, scratch
-    ):
+    def attend_several(out, out_column, qkv, token, column, cache, n_keys, scratch):
         """Attend for queries token, token + 1, ..., of which the first sees n_keys positions.
 
         out     [n_tokens, n_embd padded]    f32  overwritten from out_column on, head_dim wide
         qkv     [n_tokens, rows of qkv_proj] f32  the queries begin at `column`, as for `attend`
-        keys, values                         u16  flat, as drawn above
+        cache                                     HeadCache
         scratch                                   AttentionScratch
         """
-        scores, chains = scratch.scores, scratch.chains
-        capacity = keys.shape[0] // head_dim
-        score(scores, qkv, token, column, head_dim, keys, n_keys + n_queries - 1)
+        scores, chains, head_dim = scratch.scores, scratch.chains, cache.head_dim
+        score(scores, qkv, token, column, cache, n_keys + n_queries - 1)
         for query in range(n_queries):
             scratch.inverses[query] = float32(1) / _exponentiate(scores[query], n_keys + query)
         common = n_keys // 4 * 4  # keys that all queries see
         for first_dim in range(0, head_dim, LANES):
-            at = first_dim * capacity
-            mix_common(chains, values, at, scores, common)
+            mix_common(chains, cache, first_dim, scores, common)
             for query in range(n_queries):
                 a, b = load_f32(chains[query], 0), load_f32(chains[n_queries + query], 0)
                 c = load_f32(chains[2 * n_queries + query], 0)
                 d = load_f32(chains[3 * n_queries + query], 0)
-                mixed = _mix(values, at, scores[query], common, n_keys + query, a, b, c, d)
+                n_own = n_keys + query
+                mixed = _mix(cache, first_dim, scores[query], common, n_own, a, b, c, d)
                 place = out[token + query, out_column : out_column + head_dim]
                 _store_scaled(place, first_dim, mixed, scratch.inverses[query], chains[query])
 

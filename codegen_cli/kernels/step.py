@@ -1,4 +1,4 @@
-"""One step of the model: ids in, cache extended, logits out; every thread of the team runs it.
+"""One step of the model: ids of texts in, caches extended, logits out; all threads run it.
 
 Each layer is h = h + attention(ln_1(h)) + mlp(ln_1(h)), in four stages with a barrier after each:
 
@@ -7,6 +7,8 @@ Each layer is h = h + attention(ln_1(h)) + mlp(ln_1(h)), in four stages with a b
     attend_expand  qkv -> attended              a few heads
                    normed -> inner              128 KB of weights, then the activation function
     merge          attended, inner -> delta     128 KB of weights
+
+Only attention knows whose rows are whose: all else reads the weights once for all rows.
 
 What ln_f makes of the wanted ids are the states. lm_head makes logits of those, or what their
 log-probabilities need, or is left out.
@@ -27,10 +29,10 @@ What the stages hand on, of n_tokens ids at a time:
 """
 
 import numpy as np
-from numba import carray, cfunc, float32, from_dtype, int64, njit, types, uint16
+from numba import carray, cfunc, float32, from_dtype, int64, njit, types
 
 from codegen_cli.kernels.activations import activate
-from codegen_cli.kernels.attention import QUERIES, attend, attend_several, remember
+from codegen_cli.kernels.attention import QUERIES, HeadCache, attend, attend_several, remember
 from codegen_cli.kernels.likelihood import summarize
 from codegen_cli.kernels.matmul import BLOCK_BANDS, matmul
 from codegen_cli.kernels.pieces import Work, ceil_div, take, wait
@@ -43,7 +45,16 @@ from codegen_cli.kernels.step_arrays import (
     quantize_groups,
     span_of,
 )
-from codegen_cli.kernels.step_table import COUNTERS, LAYER, PIECE_BYTES, SPAN, STEP, SUMMARY
+from codegen_cli.kernels.step_table import (
+    BLOCK,
+    COUNTERS,
+    LAYER,
+    PIECE_BYTES,
+    SPAN,
+    STEP,
+    SUMMARY,
+    TEXT,
+)
 from codegen_cli.kernels.threading_primitives import pointer_to
 from codegen_cli.kernels.vectors import load_f32, store_f32
 from quantize.description.formats import BAND, GROUP, LANES
@@ -57,6 +68,7 @@ _BANDS_IN_SPAN = SPAN // BAND
 
 _layer = from_dtype(LAYER)
 _summary = from_dtype(SUMMARY)
+_text = from_dtype(TEXT)
 _step = from_dtype(STEP)
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -79,24 +91,42 @@ def _embed(step, thread, hidden):
 
 
 @_compile
-def _normalize(step, thread, hidden, delta, layer_index, normed, first_token):
-    """normed = ln(hidden + what the layer before added); ln_f after the last layer."""
-    layers = carray(pointer_to(step.layers, _layer), (step.n_layer,))
-    if layer_index < step.n_layer:
-        weight, bias = layers[layer_index].ln_1_weight, layers[layer_index].ln_1_bias
-    else:
-        weight, bias = step.ln_f_weight, step.ln_f_bias
+def _add_delta(step, layer_index, hidden, delta, token):
+    """Add what the layer before, if there is one, makes of a token."""
+    if layer_index > 0:
+        layers = carray(pointer_to(step.layers, _layer), (step.n_layer,))
+        bias = floats(layers[layer_index - 1].fc_out_bias, (step.n_embd,))
+        add(hidden[token], delta[token], bias, step.n_embd)
+
+
+@_compile
+def _norm_row(step, x, row, values, weight, bias):
+    """A row of x = ln(values), quantized, too."""
     weight, bias = floats(weight, (step.n_embd,)), floats(bias, (step.n_embd,))
     epsilon = float32(step.layer_norm_epsilon)
-    token = first_token + thread
+    layer_norm(x.values[row], values, weight, bias, step.n_embd, epsilon)
+    quantize_groups(x, row, 0, x.codes.shape[0])
+
+
+@_compile
+def _normalize(step, thread, hidden, delta, layer_index, layer, normed):
+    """normed = ln_1(hidden + what the layer before added)."""
+    token = thread
     while token < step.n_tokens:
-        if layer_index > 0:
-            bias_before = floats(layers[layer_index - 1].fc_out_bias, (step.n_embd,))
-            add(hidden[token], delta[token], bias_before, step.n_embd)
-        row = token - first_token
-        layer_norm(normed.values[row], hidden[token], weight, bias, step.n_embd, epsilon)
-        quantize_groups(normed, row, 0, normed.codes.shape[0])
+        _add_delta(step, layer_index, hidden, delta, token)
+        _norm_row(step, normed, token, hidden[token], layer.ln_1_weight, layer.ln_1_bias)
         token += step.n_threads
+
+
+@_compile
+def _normalize_last(step, thread, hidden, delta, last):
+    """last = ln_f(hidden + what the last layer added), of the wanted ids."""
+    wanted = carray(pointer_to(step.wanted, int64), (step.n_wanted,))
+    row = thread
+    while row < step.n_wanted:
+        _add_delta(step, step.n_layer, hidden, delta, wanted[row])
+        _norm_row(step, last, row, hidden[wanted[row]], step.ln_f_weight, step.ln_f_bias)
+        row += step.n_threads
 
 
 @_compile
@@ -111,39 +141,48 @@ def _project(step, thread, counter, layer, normed, qkv):
 
 
 @_compile
-def _attend_head(step, thread, layer_index, head, qkv, attended):
-    """Rotate, remember and attend for every token of one head."""
+def _attend_text(step, thread, text, cache, head, qkv, attended):
+    """Rotate, remember and attend for every token of one text and head."""
     head_dim, rotary_half = step.head_dim, step.rotary_dim // 2
-    n_keys = step.capacity * head_dim
-    n_values = step.capacity * ceil_div(head_dim, LANES) * LANES
-    heads = (step.n_layer, step.n_head)
-    keys = carray(pointer_to(step.keys, uint16), (heads[0], heads[1], n_keys))[layer_index, head]
-    values = carray(pointer_to(step.values, uint16), (heads[0], heads[1], n_values))
-    values = values[layer_index, head]
     cosines = floats(step.cosines, (step.capacity, rotary_half))
     sines = floats(step.sines, (step.capacity, rotary_half))
     scratch = attention_scratch_of(step, thread)
     scale = float32(1) / np.sqrt(float32(head_dim))
-    start = head * 3 * head_dim
-    for token in range(step.n_tokens):
-        position = step.n_past + token
+    start, end = head * 3 * head_dim, text.first + text.n_tokens
+    before = text.n_past - text.first  # from a token's number to its position
+    for token in range(text.first, end):
+        position = before + token
         query = qkv[token, start : start + head_dim]
         key = qkv[token, start + head_dim : start + 2 * head_dim]
         value = qkv[token, start + 2 * head_dim : start + 3 * head_dim]
         rotate(query, cosines[position], sines[position])
         rotate(key, cosines[position], sines[position])
-        remember(keys, values, position, key, value)
+        remember(cache, position, key, value)
         for i in range(head_dim):
             query[i] *= scale
-    out, first, token = attended.values, head * head_dim, 0
-    while token + QUERIES <= step.n_tokens:
-        n_keys = step.n_past + token + 1
-        attend_several(out, first, qkv, token, start, head_dim, keys, values, n_keys, scratch)
+    out, first, token = attended.values, head * head_dim, text.first
+    while token + QUERIES <= end:
+        attend_several(out, first, qkv, token, start, cache, before + token + 1, scratch)
         token += QUERIES
-    while token < step.n_tokens:
+    while token < end:
         query, place = qkv[token, start : start + head_dim], out[token, first : first + head_dim]
-        attend(place, query, keys, values, step.n_past + token + 1, scratch.scores[0])
+        attend(place, query, cache, before + token + 1, scratch.scores[0])
         token += 1
+
+
+@_compile
+def _attend_head(step, thread, layer_index, head, qkv, attended):
+    """Attend for every token of one head, text by text."""
+    texts = carray(pointer_to(step.texts, _text), (step.n_texts,))
+    head_dim = step.head_dim
+    head_numbers = BLOCK * (head_dim + ceil_div(head_dim, LANES) * LANES)
+    place = (layer_index * step.n_head + head) * head_numbers
+    for index in range(step.n_texts):
+        text = texts[index]
+        n_blocks = ceil_div(text.n_past + text.n_tokens, BLOCK)
+        blocks = carray(pointer_to(text.blocks, int64), (n_blocks,))
+        cache = HeadCache(blocks, place, head_dim)
+        _attend_text(step, thread, text, cache, head, qkv, attended)
 
 
 @_compile
@@ -263,7 +302,7 @@ def _run(step, thread):
     _embed(step, thread, hidden)
     for index in range(step.n_layer):
         layer, counter = layers[index], COUNTERS * index
-        _normalize(step, thread, hidden, delta, index, normed, 0)
+        _normalize(step, thread, hidden, delta, index, layer, normed)
         if wait(step):
             return 1
         _project(step, thread, counter + _PROJECT, layer, normed, qkv)
@@ -277,9 +316,8 @@ def _run(step, thread):
             return 1
     if step.n_wanted == 0:
         return 0
-    first_token = step.n_tokens - step.n_wanted
     last = last_states_of(step)
-    _normalize(step, thread, hidden, delta, step.n_layer, last, first_token)
+    _normalize_last(step, thread, hidden, delta, last)
     if step.logits == 0 and step.summaries == 0:
         return 0
     if wait(step):

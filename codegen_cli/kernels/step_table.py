@@ -23,6 +23,13 @@ BARRIER_SLOTS = 3 * LINE_SLOTS
 MOST_QUERIES = 8
 """That attention takes at once, at most: for so many there is room."""
 
+BLOCK = 64
+"""Positions of a text whose keys and values lie together, see attention.py.
+
+Half a block is left empty by each text in the middle, 2.6 MB of it with the 350M models. A run of
+values is 2 KB, and of keys 8 KB or more: long enough for memory to be read at full speed.
+"""
+
 SPAN = 16 * BAND
 """Rows of lm_head that are summed up together, see likelihood.py."""
 
@@ -75,13 +82,23 @@ SUMMARY = np.dtype(
     align=True,
 )
 
+# A text's ids among those of a step, and where its keys and values are.
+TEXT = np.dtype(
+    [
+        ("first", "i8"),  # of the step's ids
+        ("n_tokens", "i8"),
+        ("n_past", "i8"),  # positions in the cache before them
+        ("blocks", "u8"),  # i64 [n_blocks], addresses: see attention.py
+    ]
+)
+
 STEP = np.dtype(
     [
         ("n_threads", "i8"),
-        ("n_tokens", "i8"),  # ids in this call
-        ("n_past", "i8"),  # positions in the cache before it
-        ("n_wanted", "i8"),  # of the last so many ids, states and logits are wanted
-        ("capacity", "i8"),  # positions the cache holds, a multiple of 16
+        ("n_texts", "i8"),
+        ("n_tokens", "i8"),  # ids in this call, of all texts
+        ("n_wanted", "i8"),  # of so many of them states, and perhaps logits, are wanted
+        ("capacity", "i8"),  # positions that the model sees, rounded up to 16
         ("n_layer", "i8"),
         ("n_head", "i8"),
         ("head_dim", "i8"),
@@ -100,8 +117,8 @@ STEP = np.dtype(
         ("cosines", "u8"),  # f32 [capacity, rotary_dim / 2]
         ("sines", "u8"),
         ("ids", "u8"),  # i64 [n_tokens]
-        ("keys", "u8"),  # u16 [n_layer, n_head, capacity * head_dim], see attention.py
-        ("values", "u8"),  # u16 [n_layer, n_head, capacity * (head_dim rounded up to 16)]
+        ("texts", "u8"),  # TEXT [n_texts]
+        ("wanted", "u8"),  # i64 [n_wanted], which of the ids
         ("hidden", "u8"),  # f32 [n_tokens, n_embd padded], the residual stream
         ("delta", "u8"),  # f32 [n_tokens, n_embd padded], what a layer adds to it
         ("normed", ACTIVATIONS),  # after ln_1 or ln_f
