@@ -17,7 +17,7 @@ from codegen_cli.kernels.step_table import (
     TEXT,
 )
 from quantize.description.config import ModelConfig
-from quantize.description.formats import BAND, GROUP, LANES, bands_of, groups_of
+from quantize.description.formats import BAND, GROUP, LANES, bands_of, groups_of, round_up
 
 # Ids a step takes at once. Each band of weights is read once per chunk; more ids would overflow
 # the first-level cache with their activations, fewer would read the weights more often.
@@ -45,8 +45,9 @@ class Buffers:
             "qkv": aligned_zeros((max_tokens, bands_of(3 * config.n_embd) * BAND), np.float32),
             "spans": aligned_zeros((n_threads, max_tokens, SPAN), np.float32),
             "scores": aligned_zeros((n_threads, MOST_QUERIES, capacity + LANES), np.float32),
-            "chains": aligned_zeros((n_threads, 4 * MOST_QUERIES, LANES), np.float32),
+            "chains": aligned_zeros((n_threads, n_chains(config), LANES), np.float32),
             "inverses": aligned_zeros((n_threads, LANES), np.float32),
+            "scaled": aligned_zeros((n_threads, LANES), np.float32),
             "counters": aligned_zeros((n_counters, n_threads, LINE_SLOTS), np.int64),
             "barrier": aligned_zeros((BARRIER_SLOTS,), np.int64),
         }
@@ -75,6 +76,11 @@ class Buffers:
             self._activations.append(array)
             record[field] = array.ctypes.data
         return record
+
+
+def n_chains(config: ModelConfig) -> int:
+    """Return how many sums of 16 lanes attention keeps, of some queries or of a whole head."""
+    return 4 * max(MOST_QUERIES, round_up(config.head_dim, LANES) // LANES)
 
 
 class RotaryTables:

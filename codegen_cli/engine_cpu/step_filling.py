@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.engine_cpu.buffers import CHUNK, Buffers, RotaryTables
+from codegen_cli.engine_cpu.buffers import CHUNK, Buffers, RotaryTables, n_chains
 from codegen_cli.engine_cpu.kv_cache import capacity_of
 from codegen_cli.engine_cpu.step_plan import StepPlan
 from codegen_cli.engine_cpu.threads import yield_address
@@ -81,7 +81,7 @@ class StepTable:
         table = np.zeros((), STEP)
         for name in _DIMENSIONS:
             table[name] = getattr(config, name)
-        table["capacity"] = capacity_of(config)
+        table["capacity"], table["n_chains"] = capacity_of(config), n_chains(config)
         table["layer_norm_epsilon"] = config.layer_norm_epsilon
         table["activation"] = ACTIVATION_FUNCTIONS.index(config.activation_function)
         table["yield_thread"] = yield_address()

@@ -15,7 +15,7 @@ from collections import namedtuple
 import numpy as np
 from numba import carray, float32, int32, njit, uint16
 
-from codegen_cli.kernels.block_product import column_adder, sums_of
+from codegen_cli.kernels.block_product import column_adder, key_adder, sums_of
 from codegen_cli.kernels.pointwise import exp
 from codegen_cli.kernels.step_table import BLOCK
 from codegen_cli.kernels.threading_primitives import pointer_to
@@ -34,15 +34,25 @@ from codegen_cli.kernels.vectors import (
     sum_lanes,
 )
 from codegen_cli.machine.cpu import kernel_path
-from quantize.description.formats import LANES
+from quantize.description.formats import LANES, LINE_BYTES
 
 _MINUS_INFINITY = float32(-np.inf)
 _SMALLEST_EXPONENT = float32(-87)
 
-# How far ahead of a single query keys and values are asked for, in fp16 numbers, and how many
-# blocks that is in the values of 16 dimensions.
+_TILES = BLOCK // LANES  # of keys in a block
+
+# How far ahead of a single query keys and values are asked for: in fp16 numbers, and in runs of the
+# values of a block's positions, of 16 dimensions.
 _AHEAD = PREFETCH.bytes_ahead // 2
-_BLOCKS_AHEAD = max(1, _AHEAD // (BLOCK * LANES))
+_RUN = BLOCK * LANES
+_RUNS_AHEAD = max(1, _AHEAD // _RUN)
+
+# Of so many keys at a time values are added up: of fewer, ends of loops would cost a tenth.
+_KEYS = 16
+_add_keys, _add_four = key_adder(_KEYS), key_adder(4)
+_load_sums, _store_sums = sums_of(1, 4).load, sums_of(1, 4).store
+
+_LINE = LINE_BYTES // 2  # in fp16 numbers
 
 # Where a layer and head's keys and values are.
 #   blocks    [n_blocks]  i64  addresses
@@ -52,9 +62,10 @@ HeadCache = namedtuple("HeadCache", "blocks place head_dim")
 
 # What a thread's attention works in.
 #   scores    [MOST_QUERIES, capacity + 16]  f32
-#   chains    [4 * MOST_QUERIES, 16]         f32
+#   chains    [n_chains, 16]                 f32  four of each query, or of each 16 dimensions
 #   inverses  [16]                           f32
-AttentionScratch = namedtuple("AttentionScratch", "scores chains inverses")
+#   scaled    [16]                           f32
+AttentionScratch = namedtuple("AttentionScratch", "scores chains inverses scaled")
 
 _compile = njit(nogil=True, error_model="numpy")
 
@@ -97,22 +108,24 @@ def _score(scores, query, cache, n_keys):
     query   [head_dim]                    f32
     cache                                      HeadCache
     """
-    tile = cache.head_dim * LANES
-    ahead = max(1, _AHEAD // tile) * tile
-    for first_key in range(0, n_keys, BLOCK):
-        block = first_key // BLOCK
-        keys = _keys_of(cache, block)
-        following = _keys_of(cache, min(block + 1, (n_keys - 1) // BLOCK))
-        for at in range(0, min(n_keys - first_key, BLOCK) * cache.head_dim, tile):
-            asked, asked_at = keys, at + ahead
-            if asked_at >= keys.shape[0]:
-                asked, asked_at = following, asked_at - keys.shape[0]
+    tile, ahead = cache.head_dim * LANES, 1
+    while (ahead + 1) * tile <= _AHEAD:
+        ahead += 1
+    n_tiles, last = (n_keys + LANES - 1) // LANES, (n_keys - 1) // BLOCK
+    for block in range(last + 1):
+        keys, following = _keys_of(cache, block), _keys_of(cache, min(block + 1, last))
+        first = block * _TILES
+        for number in range(min(n_tiles - first, _TILES)):
+            asked, asked_at = keys, number + ahead
+            if asked_at >= _TILES:
+                asked, asked_at = following, asked_at - _TILES
+            at, asked_at = number * tile, asked_at * tile
             even, odd = every_lane(float32(0)), every_lane(float32(0))
             for i in range(0, cache.head_dim, 2):
                 prefetch(asked, asked_at + i * LANES)
                 even = fma(load_f16(keys, at + i * LANES), every_lane(query[i]), even)
                 odd = fma(load_f16(keys, at + (i + 1) * LANES), every_lane(query[i + 1]), odd)
-            store_f32(scores, first_key + at // cache.head_dim, even + odd)
+            store_f32(scores, (first + number) * LANES, even + odd)
 
 
 @_compile
@@ -137,62 +150,55 @@ def _exponentiate(scores, n_keys):
 
 
 @_compile
-def _mix_block(values, at, scores, first, end, asked, asked_at, a, b, c, d):
-    """Add scores[key] * values[key] of a block's keys to four chains, by key modulo 4.
+def _mix(chains, cache, scores, n_keys):
+    """Add scores[key] * values[key] to four chains, by key modulo 4, of each 16 dimensions.
 
-    Of 16 dimensions, whose values begin at `at`; first is a multiple of 4.
-
-    values                   u16  flat, of the block
-    scores      [>= end]     f32  of its keys
-    asked, asked_at          u16  from where on memory is asked ahead for as many
-    a, b, c, d  [16 lanes]   f32  the chains so far
+    chains  [>= 4 * ceil(head_dim/16), 16]  f32  overwritten
+    cache                                        HeadCache
+    scores  [>= n_keys]                     f32
+    n_keys  a multiple of 4
     """
-    whole = end // 4 * 4
-    for key in range(first, whole, 4):
-        i = at + key * LANES
-        prefetch(asked, asked_at + key * LANES)
-        prefetch(asked, asked_at + (key + 2) * LANES)
-        a = fma(load_f16(values, i), every_lane(scores[key]), a)
-        b = fma(load_f16(values, i + LANES), every_lane(scores[key + 1]), b)
-        c = fma(load_f16(values, i + 2 * LANES), every_lane(scores[key + 2]), c)
-        d = fma(load_f16(values, i + 3 * LANES), every_lane(scores[key + 3]), d)
-    if whole < end:
-        a = fma(load_f16(values, at + whole * LANES), every_lane(scores[whole]), a)
-    if whole + 1 < end:
-        b = fma(load_f16(values, at + (whole + 1) * LANES), every_lane(scores[whole + 1]), b)
-    if whole + 2 < end:
-        c = fma(load_f16(values, at + (whole + 2) * LANES), every_lane(scores[whole + 2]), c)
-    return a, b, c, d
+    n_runs, last = (cache.head_dim + LANES - 1) // LANES, (n_keys - 1) // BLOCK
+    for row in range(4 * n_runs):
+        store_f32(chains[row], 0, every_lane(float32(0)))
+    for block in range(last + 1):
+        values, following = _values_of(cache, block), _values_of(cache, min(block + 1, last))
+        end = min((block + 1) * BLOCK, n_keys)
+        for run in range(n_runs):
+            asked, ahead = values, run + _RUNS_AHEAD
+            if ahead >= n_runs:
+                asked, ahead = following, ahead - n_runs
+            i, asked_i, key = run * _RUN, ahead * _RUN, block * BLOCK
+            sums = _load_sums(chains, 4 * run, 0)
+            while key + _KEYS <= end:
+                for line in range(0, _KEYS * LANES, _LINE):
+                    prefetch(asked, asked_i + line)
+                sums = _add_keys(sums, values, i, scores, key)
+                i, asked_i, key = i + _KEYS * LANES, asked_i + _KEYS * LANES, key + _KEYS
+            while key < end:
+                sums = _add_four(sums, values, i, scores, key)
+                i, key = i + 4 * LANES, key + 4
+            _store_sums(chains, 4 * run, 0, sums)
 
 
 @_compile
-def _mix(cache, first_dim, scores, first_key, n_keys, a, b, c, d):
-    """The sum of four chains with the values of keys from first_key on, of 16 dimensions.
+def _mix_last(cache, run, scores, first_key, n_keys, a, b, c, d):
+    """The sum of four chains, once keys from first_key, a multiple of 4, up to n_keys are added.
 
     cache                    HeadCache
+    run                      which 16 dimensions
     scores      [>= n_keys]  f32
     a, b, c, d  [16 lanes]   f32  the chains so far
     """
-    at, n_blocks = first_dim * BLOCK, (n_keys + BLOCK - 1) // BLOCK
-    for block in range(first_key // BLOCK, n_blocks):
-        start = block * BLOCK
-        asked, asked_at = block + _BLOCKS_AHEAD, at
-        while asked >= n_blocks:  # then come the next dimensions
-            asked, asked_at = asked - n_blocks, asked_at + BLOCK * LANES
-        first, end = max(first_key - start, 0), min(n_keys - start, BLOCK)
-        a, b, c, d = _mix_block(
-            _values_of(cache, block),
-            at,
-            scores[start:],
-            first,
-            end,
-            _values_of(cache, asked),
-            asked_at,
-            a,
-            b,
-            c,
-            d,
-        )
+    for key in range(first_key, n_keys, 4):
+        values, i = _values_of(cache, key // BLOCK), run * _RUN + key % BLOCK * LANES
+        a = fma(load_f16(values, i), every_lane(scores[key]), a)
+        if key + 1 < n_keys:
+            b = fma(load_f16(values, i + LANES), every_lane(scores[key + 1]), b)
+        if key + 2 < n_keys:
+            c = fma(load_f16(values, i + 2 * LANES), every_lane(scores[key + 2]), c)
+        if key + 3 < n_keys:
+            d = fma(load_f16(values, i + 3 * LANES), every_lane(scores[key + 3]), d)
     return (a + b) + (c + d)
 
 
@@ -214,20 +220,24 @@ def _store_scaled(out, first_dim, mixed, inverse, scratch):
 
 
 @_compile
-def attend(out, query, cache, n_keys, scores):
+def attend(out, query, cache, n_keys, scratch):
     """out = softmax(keys @ query) @ values over the first n_keys positions.
 
-    out     [head_dim]                         f32  overwritten
-    query   [head_dim]                         f32  rotated and divided by sqrt(head_dim)
-    cache                                           HeadCache
-    scores  [n_keys rounded up to 16, and 16]  f32  scratch
+    out     [head_dim]  f32  overwritten
+    query   [head_dim]  f32  rotated and divided by sqrt(head_dim)
+    cache                    HeadCache
+    scratch                  AttentionScratch
     """
+    scores, chains, whole = scratch.scores[0], scratch.chains, n_keys // 4 * 4
     _score(scores, query, cache, n_keys)
     inverse = float32(1) / _exponentiate(scores, n_keys)
-    zero = every_lane(float32(0))
+    _mix(chains, cache, scores, whole)
     for first_dim in range(0, cache.head_dim, LANES):
-        mixed = _mix(cache, first_dim, scores, 0, n_keys, zero, zero, zero, zero)
-        _store_scaled(out, first_dim, mixed, inverse, scores[scores.shape[0] - LANES :])
+        run = first_dim // LANES
+        a, b = load_f32(chains[4 * run], 0), load_f32(chains[4 * run + 1], 0)
+        c, d = load_f32(chains[4 * run + 2], 0), load_f32(chains[4 * run + 3], 0)
+        mixed = _mix_last(cache, run, scores, whole, n_keys, a, b, c, d)
+        _store_scaled(out, first_dim, mixed, inverse, scratch.scaled)
 
 
 def attention_of(n_queries):
@@ -253,11 +263,11 @@ def attention_of(n_queries):
             store_sums(scores, 0, first_key, sum_of(even, odd))
 
     @_compile
-    def mix_common(chains, cache, first_dim, scores, n_keys):
+    def mix_common(chains, cache, run, scores, n_keys):
         for chain in range(4):
             mixed = zero_sums()
             for start in range(0, n_keys, BLOCK):
-                values, at = _values_of(cache, start // BLOCK), (first_dim * BLOCK - start * LANES)
+                values, at = _values_of(cache, start // BLOCK), run * _RUN - start * LANES
                 for key in range(start + chain, min(start + BLOCK, n_keys), 4):
                     mixed = add_column(mixed, values, at + key * LANES, scores, 0, key)
             store_sums(chains, chain * n_queries, 0, mixed)
@@ -277,15 +287,16 @@ def attention_of(n_queries):
             scratch.inverses[query] = float32(1) / _exponentiate(scores[query], n_keys + query)
         common = n_keys // 4 * 4  # keys that all queries see
         for first_dim in range(0, head_dim, LANES):
-            mix_common(chains, cache, first_dim, scores, common)
+            run = first_dim // LANES
+            mix_common(chains, cache, run, scores, common)
             for query in range(n_queries):
                 a, b = load_f32(chains[query], 0), load_f32(chains[n_queries + query], 0)
                 c = load_f32(chains[2 * n_queries + query], 0)
                 d = load_f32(chains[3 * n_queries + query], 0)
                 n_own = n_keys + query
-                mixed = _mix(cache, first_dim, scores[query], common, n_own, a, b, c, d)
+                mixed = _mix_last(cache, run, scores[query], common, n_own, a, b, c, d)
                 place = out[token + query, out_column : out_column + head_dim]
-                _store_scaled(place, first_dim, mixed, scratch.inverses[query], chains[query])
+                _store_scaled(place, first_dim, mixed, scratch.inverses[query], scratch.scaled)
 
     return attend_several
 

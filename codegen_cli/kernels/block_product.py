@@ -28,7 +28,7 @@ from codegen_cli.kernels.vector_ir import (
     constant,
     f32x16,
 )
-from quantize.description.formats import BAND, MATRIX_FORMATS, MatrixFormat
+from quantize.description.formats import BAND, LANES, MATRIX_FORMATS, MatrixFormat
 
 
 class Sums(NamedTuple):
@@ -121,6 +121,37 @@ def column_adder(n_tokens: int) -> Any:
         return sums_type(sums_type, weights, intp, x, intp, intp), generate
 
     return add_column
+
+
+def key_adder(n_keys: int) -> Any:
+    """Return what adds the fp16 values of so many keys in a row to four sums, by key modulo 4."""
+    sums_type = _sums_type(1, 4)
+
+    @intrinsic
+    def add_keys(typing_context, sums, values, at, scores, key):
+        """sums + values[at : at + 16 * n_keys] times scores[key : key + n_keys], 16 a key.
+
+        values                    u16  fp16 bits
+        scores  [>= key + n_keys] f32
+        """
+
+        def generate(context, builder, signature, arguments):
+            sums, values, at, scores, key = arguments
+            values = ArrayArgument(context, builder, signature.args[1], values)
+            scores = ArrayArgument(context, builder, signature.args[3], scores)
+            results, intp = list(cgutils.unpack_tuple(builder, sums)), at.type
+            for i in range(n_keys):
+                bits = values.load(builder.add(at, intp(i * LANES)), ir.VectorType(I16, LANES))
+                score = broadcast(builder, scores.load(builder.add(key, intp(i)), F32), LANES)
+                total = results[i % 4]
+                operands = fp16_bits_to_f32(builder, bits), score, total
+                results[i % 4] = call_intrinsic(builder, "llvm.fma.v16f32", total.type, *operands)
+            return context.make_tuple(builder, signature.return_type, results)
+
+        intp = types.intp
+        return sums_type(sums_type, values, intp, scores, intp), generate
+
+    return add_keys
 
 
 def group_adder(format: MatrixFormat, n_bands: int, n_tokens: int) -> Any:

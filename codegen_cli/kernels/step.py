@@ -166,7 +166,7 @@ def _attend_text(step, thread, text, cache, head, qkv, attended):
         token += QUERIES
     while token < end:
         query, place = qkv[token, start : start + head_dim], out[token, first : first + head_dim]
-        attend(place, query, cache, before + token + 1, scratch.scores[0])
+        attend(place, query, cache, before + token + 1, scratch)
         token += 1
 
 

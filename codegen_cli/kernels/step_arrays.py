@@ -46,8 +46,9 @@ def attention_scratch_of(step, thread):
     n = step.n_threads
     return AttentionScratch(
         floats(step.scores, (n, MOST_QUERIES, step.capacity + LANES))[thread],
-        floats(step.chains, (n, 4 * MOST_QUERIES, LANES))[thread],
+        floats(step.chains, (n, step.n_chains, LANES))[thread],
         floats(step.inverses, (n, LANES))[thread],
+        floats(step.scaled, (n, LANES))[thread],
     )
 
 

@@ -23,11 +23,12 @@ BARRIER_SLOTS = 3 * LINE_SLOTS
 MOST_QUERIES = 8
 """That attention takes at once, at most: for so many there is room."""
 
-BLOCK = 64
+BLOCK = 128
 """Positions of a text whose keys and values lie together, see attention.py.
 
-Half a block is left empty by each text in the middle, 2.6 MB of it with the 350M models. A run of
-values is 2 KB, and of keys 8 KB or more: long enough for memory to be read at full speed.
+Each text leaves half a block empty in the middle: 5 MB with the 350M models, 53 MB with 16B. In
+blocks of 64 a token after 2000 others took a tenth longer on an AMD Zen 3: runs of 2 KB are too
+short for memory to be read at full speed.
 """
 
 SPAN = 16 * BAND
@@ -132,8 +133,10 @@ STEP = np.dtype(
         ("never", "u8"),  # f32 [rows of lm_head], for the summaries: see likelihood.py
         ("spans", "u8"),  # f32 [n_threads, n_tokens, SPAN]
         ("scores", "u8"),  # f32 [n_threads, MOST_QUERIES, capacity + 16]
-        ("chains", "u8"),  # f32 [n_threads, 4 * MOST_QUERIES, 16]
+        ("n_chains", "i8"),  # 4 * MOST_QUERIES, or 4 of each 16 dimensions of a head if more
+        ("chains", "u8"),  # f32 [n_threads, n_chains, 16]
         ("inverses", "u8"),  # f32 [n_threads, 16]
+        ("scaled", "u8"),  # f32 [n_threads, 16]
         ("counters", "u8"),  # i64 [COUNTERS * n_layer + 1, n_threads, LINE_SLOTS], 0: pieces taken
         ("barrier", "u8"),  # i64 [BARRIER_SLOTS], all 0
         ("cancel", "u8"),  # i64 [1], set to 1 to end the step early
