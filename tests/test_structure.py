@@ -162,10 +162,14 @@ codegen_cli.decoding.option_values
 codegen_cli.decoding.options
 codegen_cli.decoding.summary
 codegen_cli.decoding.phase_times
+codegen_cli.decoding.step_costs
 codegen_cli.decoding.prompt_lookup
 codegen_cli.decoding.drafter
 codegen_cli.decoding.id_stream
 codegen_cli.decoding.completion_stream
+codegen_cli.decoding.asked_part
+codegen_cli.decoding.beginnings
+codegen_cli.decoding.scheduler
 codegen_cli.scoring
 codegen_cli.scoring.windows
 codegen_cli.scoring.likelihood
@@ -219,6 +223,8 @@ codegen_cli.session.engines
 codegen_cli.session.one_part
 codegen_cli.session.driver
 codegen_cli.session.generation
+codegen_cli.session.cache_room
+codegen_cli.session.many_completions
 codegen_cli.session.language_model
 codegen_cli.session.loading
 codegen_cli.session.completion_run

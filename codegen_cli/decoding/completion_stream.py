@@ -45,6 +45,7 @@ class CompletionStream:
             end_reason=end_reason,
             seed=self._seed,
             prompt_tokens=self._n_prompt_ids,
+            cached_tokens=self._ids.n_cached,
             completion_tokens=self._n_sampled,
             drafted_tokens=self._ids.n_drafted,
             accepted_tokens=self._ids.n_accepted,
@@ -53,7 +54,7 @@ class CompletionStream:
         )
 
     def run(self, cache: Cache) -> Stream[Piece | Summary, None]:
-        """Ask and make, once; the cache is empty, and of this text alone."""
+        """Ask and make, once; the cache is of this text alone, and may have its beginning."""
         try:
             end_reason = yield from self._decode(cache)
         except TimeUp:

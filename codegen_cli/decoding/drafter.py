@@ -1,7 +1,6 @@
-"""Drafts the ids that come next, as many as pay here: how often drafts hold, what they cost."""
+"""Drafts the ids that come next, as many as pay: by how often drafts hold and what ids cost."""
 
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from codegen_cli.decoding.prompt_lookup import Match, PromptLookup
 
@@ -11,15 +10,11 @@ from codegen_cli.decoding.prompt_lookup import Match, PromptLookup
 _USUAL_HIT_RATES = (0.35, 0.5, 0.6, 0.75)
 _REMEMBERED_DRAFTED = 8
 
-# What one more id costs, as a share of a step with a single id, until it has been measured: little
-# where memory is the limit, as much again where arithmetic is.
-_USUAL_COST = 0.2
-_REMEMBERED_STEPS = 5  # whose median counts: now and then something else takes the core
 _STEPS_BETWEEN_TRIALS = 64
 
 
 class Drafter:
-    """Drafts for one completion, of at most `most` ids; its measurements never change the text.
+    """Drafts for one completion, of at most `most` ids; what it learns never changes the text.
 
     Around each step: draft, then checked, then extend with the ids that were drawn.
     """
@@ -28,8 +23,6 @@ class Drafter:
         self._lookup = PromptLookup(prompt_ids, longest=len(_USUAL_HIT_RATES))
         self._most = most
         self._hit_rates = list(_USUAL_HIT_RATES)
-        self._single_seconds: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
-        self._costs = deque([_USUAL_COST], maxlen=_REMEMBERED_STEPS)
         self._match: Match | None = None
         self._n_declined = 0
 
@@ -38,26 +31,25 @@ class Drafter:
         for token_id in ids:
             self._lookup.append(token_id)
 
-    def draft(self, room: int) -> list[int]:
-        """Return at most `room` ids that may come next, as many as are likely to save time."""
+    def draft(self, room: int, id_cost: float | None) -> list[int]:
+        """Return at most `room` ids that may come next, as many as are likely to save time.
+
+        id_cost  as of an Answer; while nothing is known of it, nothing is drafted
+        """
         self._match = match = self._lookup.longest_match()
         room = min(room, self._most)
-        if match is None or room <= 0 or not self._single_seconds:
+        if match is None or room <= 0 or id_cost is None:
             return []
-        n_ids = best_length(self._hit_rates[match.n_ids - 1], _middle(self._costs), room)
+        n_ids = best_length(self._hit_rates[match.n_ids - 1], id_cost, room)
         if n_ids == 0:  # once in a while, look whether that has changed
             self._n_declined += 1
             n_ids = int(self._n_declined % _STEPS_BETWEEN_TRIALS == 0)
         return self._lookup.copy(match.follower, n_ids)
 
-    def checked(self, n_drafted: int, n_accepted: int, seconds: float) -> None:
-        """Learn from a step: what it took to check the draft, and how many of its ids held."""
+    def checked(self, n_drafted: int, n_accepted: int) -> None:
+        """Learn from a step how many ids of its draft held."""
         if n_drafted == 0:
-            self._single_seconds.append(seconds)
             return
-        single = _middle(self._single_seconds)
-        if single > 0:  # a coarse clock may have seen no time pass
-            self._costs.append(max(0.0, seconds / single - 1) / n_drafted)
         assert self._match is not None
         length = self._match.n_ids - 1
         for has_held in [True] * n_accepted + [False] * (n_accepted < n_drafted):
@@ -80,8 +72,3 @@ def best_length(hit_rate: float, cost: float, most: int) -> int:
             break  # each further id holds less often and costs as much
         best, best_rate = length, rate
     return best
-
-
-def _middle(values: Collection[float]) -> float:
-    """Return the median, of two the larger; importing the statistics module takes 5 ms."""
-    return sorted(values)[len(values) // 2]

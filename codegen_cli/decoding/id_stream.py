@@ -35,6 +35,7 @@ class IdStream:
     ) -> None:
         self.n_drafted = 0  # ids that were fed before they were drawn
         self.n_accepted = 0  # those of them that were drawn
+        self.n_cached = 0  # ids of the prompt that the cache had from the beginning
         self._prompt_ids = prompt_ids
         self._position = len(prompt_ids)
         self._end = self._position + options.max_tokens
@@ -43,7 +44,7 @@ class IdStream:
         self._sample = make_sampler(options.temperature, options.top_p, options.top_k, missing_ids)
         self._drafter = Drafter(prompt_ids, options.draft)
         self._draft: list[int] = []
-        self._step_seconds: float | None = None
+        self._id_cost: float | None = None
         # Of the last step: what is left to draw from, and the ids drawn.
         self._rows: deque[tuple[Logits, int | None]] = deque()
         self._drawn: list[int] = []
@@ -51,7 +52,8 @@ class IdStream:
     def next_id(self, cache: Cache) -> Generator[Part, Answer | None, int | None]:
         """Ask for logits where none are left; return the next id, None at the end.
 
-        cache  of this text alone, the same at each call, empty at the first
+        cache  of this text alone, the same at each call; at the first it may have a beginning of
+               the prompt, but not all of it
 
         Raises UserError where the model computes no probabilities.
         """
@@ -71,19 +73,21 @@ class IdStream:
         return token_id
 
     def _prefill(self, cache: Cache) -> Generator[Part, Answer | None, None]:
-        answer = yield from self._times.asked("prefill", self._part(self._prompt_ids, cache, 1))
+        self.n_cached = cache.n_past
+        ids = self._prompt_ids[cache.n_past :]
+        answer = yield from self._times.asked("prefill", self._part(ids, cache, 1))
+        self._id_cost = answer.id_cost
         self._rows.append((answer.result[0], None))
 
     def _step(self, cache: Cache, room: int) -> Generator[Part, Answer | None, None]:
         with self._times.measured("decode"):
-            if self._step_seconds is not None:
-                self._drafter.checked(len(self._draft), len(self._drawn) - 1, self._step_seconds)
+            self._drafter.checked(len(self._draft), len(self._drawn) - 1)
             self._drafter.extend(self._drawn)
-            self._draft = self._drafter.draft(room - 1)
+            self._draft = self._drafter.draft(room - 1, self._id_cost)
             cache.n_past = self._position - 1  # without the drafted ids that were wrong
             fed = [self._drawn[-1], *self._draft]
         answer = yield from self._times.asked("decode", self._part(fed, cache, len(fed)))
-        self._step_seconds = answer.seconds
+        self._id_cost = answer.id_cost
         self.n_drafted += len(self._draft)
         self._drawn = []
         self._rows.extend(zip(answer.result, [*self._draft, None], strict=True))

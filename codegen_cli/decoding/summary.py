@@ -23,13 +23,16 @@ class Summary:
     by max_tokens or the context ("length"), the deadline ("time") or Ctrl-C ("interrupted").
     completion_tokens counts every id sampled, as OpenAI's usage does: the end-of-text id and those
     of a stop text too. Of drafted_tokens, guessed from the text before them, accepted_tokens were
-    then sampled. prefill_seconds lead to the first logits; decode_seconds follow, without the time
-    that whoever takes the pieces spends on them.
+    then sampled. Of prompt_tokens, cached_tokens were not read: another text had begun with them.
+    prefill_seconds lead to the first logits; decode_seconds follow, without the time that whoever
+    takes the pieces spends on them. A step that several texts share counts whole for each of them,
+    and waiting for a turn does not: so the tokens per second of such texts add up to the engine's.
     """
 
     end_reason: EndReason
     seed: int
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
@@ -44,7 +47,8 @@ class Summary:
     @property
     def prefill_tokens_per_second(self) -> float:
         """Prompt ids read per second; 0 if the prompt was not read to its end."""
-        return _rate(self.prompt_tokens if self.completion_tokens else 0, self.prefill_seconds)
+        n_read = self.prompt_tokens - self.cached_tokens
+        return _rate(n_read if self.completion_tokens else 0, self.prefill_seconds)
 
     @property
     def decode_tokens_per_second(self) -> float:

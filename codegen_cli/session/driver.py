@@ -7,6 +7,7 @@ from typing import Any
 
 from codegen_cli.contract.engine import Engine, Part
 from codegen_cli.contract.stream import Answer, End, Made
+from codegen_cli.decoding.step_costs import StepCosts
 from codegen_cli.session.one_part import run_part
 
 
@@ -15,21 +16,21 @@ def drive(engine: Engine, stream: Generator[Any, Answer | None, End]) -> Generat
 
     Raises what the stream raises; an error of a part that the stream does not handle is among that.
     """
-    step = partial(stream.send, None)
+    step, costs = partial(stream.send, None), StepCosts()
     while True:
         try:
             item = step()
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         if isinstance(item, Part):
-            step = _reply(engine, stream, item)
+            step = _reply(engine, stream, item, costs)
         else:
             yield item
             step = partial(stream.send, None)
 
 
 def _reply(
-    engine: Engine, stream: Generator[Any, Answer | None, End], part: Part
+    engine: Engine, stream: Generator[Any, Answer | None, End], part: Part, costs: StepCosts
 ) -> "partial[Any]":
     """Run a part; return what tells the stream how it ended."""
     started = time.perf_counter()
@@ -37,7 +38,10 @@ def _reply(
         result = run_part(engine, part)
     except BaseException as error:
         return partial(stream.throw, error)
-    return partial(stream.send, Answer(result, time.perf_counter() - started))
+    seconds = time.perf_counter() - started
+    if len(part.ids) <= engine.n_read:  # else it took several steps
+        costs.learn(len(part.ids), seconds)
+    return partial(stream.send, Answer(result, seconds, costs.id_cost(1)))
 
 
 def finish(stream: Generator[Made, None, End], take: Callable[[Made], object] | None = None) -> End:

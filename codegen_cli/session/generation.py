@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from codegen_cli.contract.engine import Engine
+from codegen_cli.contract.stream import Task
 from codegen_cli.decoding.completion_stream import CompletionStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
@@ -64,9 +65,26 @@ def generate(
     """
     options = options or GenerateOptions()
     _check_prompt(prompt_ids, engine)
-    n_positions = min(len(prompt_ids) + options.max_tokens, engine.n_positions)
     stream = CompletionStream(vocabulary, prompt_ids, options, prompt)
-    return Generation(engine, stream, n_positions)
+    return Generation(engine, stream, _n_positions(engine, prompt_ids, options))
+
+
+def completion_task(
+    engine: Engine,
+    vocabulary: Vocabulary,
+    prompt_ids: Sequence[int],
+    options: GenerateOptions,
+    prompt: str,
+) -> Task:
+    """Return what a scheduler runs to make what `generate` does; errors as there."""
+    _check_prompt(prompt_ids, engine)
+    stream = CompletionStream(vocabulary, prompt_ids, options, prompt)
+    n_positions = _n_positions(engine, prompt_ids, options)
+    return Task(stream.run, n_positions, prompt_ids, options.deadline)
+
+
+def _n_positions(engine: Engine, prompt_ids: Sequence[int], options: GenerateOptions) -> int:
+    return min(len(prompt_ids) + options.max_tokens, engine.n_positions)
 
 
 def _check_prompt(ids: Sequence[int], engine: Engine) -> None:

@@ -4,6 +4,7 @@ It prints nothing unless asked to. docs/api.md shows all of it at work.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack, cast, get_args
 
@@ -12,13 +13,15 @@ import numpy.typing as npt
 
 from codegen_cli.contract.deadline import Deadline
 from codegen_cli.contract.engine import Cache, Engine
+from codegen_cli.contract.stream import Task
 from codegen_cli.decoding.defaults import Until
-from codegen_cli.decoding.option_values import choice
+from codegen_cli.decoding.option_values import choice, whole_number
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.session import one_part
 from codegen_cli.session.driver import drive, finish
-from codegen_cli.session.generation import Generation, Request, generate
+from codegen_cli.session.generation import Generation, Request, completion_task, generate
+from codegen_cli.session.many_completions import run_many
 from codegen_cli.text.prompt import FittedPrompt
 from codegen_cli.text.text_side import Prompt, TextSide
 from quantize.description.config import ModelConfig
@@ -104,12 +107,41 @@ class LanguageModel:
 
         Each ends with its Summary, or with the UserError that `generate` would raise for it.
         """
-        for request in requests:
-            try:
-                for item in self.begin(request.prompt, request.options)[1]:
-                    yield request, item
-            except UserError as error:
-                yield request, error
+        return run_many(self._engine(), requests, self._task)
+
+    def complete_many(
+        self,
+        prompts: Sequence[str],
+        *,
+        samples: int | None = None,
+        special_tokens: bool = False,
+        **options: Unpack[Options],
+    ) -> list[str] | list[list[str]]:
+        """Return the completions of prompts, in their order, computed in steps that they share.
+
+        samples  None: a text for each prompt, the one that `complete` returns. Else so many for
+                 each, in a list: sample i is what `complete` returns with sample=i
+
+        Other options as for `generate`; without a seed, one is drawn for all. Raises UserError as
+        `generate` does for the first prompt that cannot be completed.
+        """
+        for prompt in prompts:
+            _require_text("the prompt", prompt)
+        chosen = GenerateOptions(**options)  # type: ignore[arg-type]
+        n = 1 if samples is None else whole_number("samples", samples, "at least 1", least=1)
+        texts = [[""] * n for _ in prompts]
+        requests = (
+            Request((at, i), Prompt(prompt, chosen.max_tokens, special_tokens), each)
+            for at, prompt in enumerate(prompts)
+            for i, each in enumerate(_samples(chosen, samples))
+        )
+        for request, item in self.generate_many(requests):
+            if isinstance(item, UserError):
+                raise item
+            if isinstance(item, Piece):
+                at, i = cast(tuple[int, int], request.key)
+                texts[at][i] += item.text
+        return texts if samples is not None else [each[0] for each in texts]
 
     def complete(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]
@@ -117,6 +149,11 @@ class LanguageModel:
         """Return the completion of a prompt, without the prompt; options as for `generate`."""
         items = self.generate(prompt, special_tokens=special_tokens, **options)
         return "".join(item.text for item in items if isinstance(item, Piece))
+
+    def _task(self, request: Request) -> Task:
+        engine, prompt = self._engine(), request.prompt
+        fitted, vocabulary = self._text.read(prompt, request.options.deadline)
+        return completion_task(engine, vocabulary, fitted.ids, request.options, prompt.document)
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits that follow each id, float32 [n_tokens, vocab_size].
@@ -204,6 +241,13 @@ class LanguageModel:
         if self._open_engine is None:
             raise ValueError("the model is closed")
         return self._open_engine
+
+
+def _samples(options: GenerateOptions, samples: int | None) -> list[GenerateOptions]:
+    """Return the options of each sample."""
+    if samples is None:
+        return [options]
+    return [replace(options, sample=i) for i in range(samples)]
 
 
 def _read_whole(

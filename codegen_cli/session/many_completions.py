@@ -1,0 +1,44 @@
+"""Requests and an engine -> what their completions make, in steps that they share."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from codegen_cli.contract.engine import Engine
+from codegen_cli.contract.stream import Task
+from codegen_cli.decoding.scheduler import Ended, Scheduler, Text
+from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.session.cache_room import cache_room
+from codegen_cli.session.generation import Request
+from quantize.files.errors import UserError
+
+Item = Piece | Summary | UserError
+
+TaskOf = Callable[[Request], Task]
+"""Reads a request's prompt; raises UserError."""
+
+
+def run_many(
+    engine: Engine, requests: Iterable[Request], task_of: TaskOf
+) -> Iterator[tuple[Request, Item]]:
+    """Yield what completions make, as LanguageModel.generate_many tells."""
+    scheduler, pending = Scheduler(engine, cache_room(engine)), iter(requests)
+    under_way: dict[Text, Request] = {}
+    is_all = False
+    while not (is_all and scheduler.is_idle):
+        while scheduler.wants_more and not is_all:
+            request = next(pending, None)
+            is_all = request is None
+            if request is not None:
+                try:
+                    under_way[scheduler.add(task_of(request))] = request
+                except UserError as error:
+                    yield request, error
+        for text, item in scheduler.step():
+            request = under_way[text]
+            if isinstance(item, Ended):
+                del under_way[text]
+                if isinstance(item.error, UserError):
+                    yield request, item.error
+                elif item.error is not None:
+                    raise item.error
+            else:
+                yield request, item
