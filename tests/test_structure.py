@@ -225,6 +225,7 @@ codegen_cli.session.driver
 codegen_cli.session.generation
 codegen_cli.session.cache_room
 codegen_cli.session.many_completions
+codegen_cli.session.service
 codegen_cli.session.language_model
 codegen_cli.session.loading
 codegen_cli.session.completion_run

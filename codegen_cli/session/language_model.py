@@ -21,7 +21,6 @@ from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.session import one_part
 from codegen_cli.session.driver import drive, finish
 from codegen_cli.session.generation import Generation, Request, completion_task, generate
-from codegen_cli.session.many_completions import run_many
 from codegen_cli.text.prompt import FittedPrompt
 from codegen_cli.text.text_side import Prompt, TextSide
 from quantize.description.config import ModelConfig
@@ -32,6 +31,7 @@ if TYPE_CHECKING:  # a completion needs none of these
     from codegen_cli.scoring.embedding import Pool
     from codegen_cli.scoring.likelihood import Score
     from codegen_cli.scoring.windows import Progress
+    from codegen_cli.session.service import Service
     from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
 
 T = TypeVar("T")
@@ -107,7 +107,9 @@ class LanguageModel:
 
         Each ends with its Summary, or with the UserError that `generate` would raise for it.
         """
-        return run_many(self._engine(), requests, self._task)
+        from codegen_cli.session.many_completions import run_many
+
+        return run_many(self._engine(), requests, self.task)
 
     def complete_many(
         self,
@@ -150,10 +152,23 @@ class LanguageModel:
         items = self.generate(prompt, special_tokens=special_tokens, **options)
         return "".join(item.text for item in items if isinstance(item, Piece))
 
-    def _task(self, request: Request) -> Task:
+    def task(self, request: Request) -> Task:
+        """Return what a service runs to complete a prompt: Pieces, and last a Summary.
+
+        Raises UserError as `generate` does.
+        """
         engine, prompt = self._engine(), request.prompt
         fitted, vocabulary = self._text.read(prompt, request.options.deadline)
         return completion_task(engine, vocabulary, fitted.ids, request.options, prompt.document)
+
+    def serve(self) -> "Service":
+        """Return a service that runs the tasks of many askers together; see `task`."""
+        from codegen_cli.decoding.scheduler import Scheduler
+        from codegen_cli.session.cache_room import cache_room
+        from codegen_cli.session.service import Service
+
+        engine = self._engine()
+        return Service(Scheduler(engine, cache_room(engine)))
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits that follow each id, float32 [n_tokens, vocab_size].
