@@ -32,7 +32,7 @@ class AnswerFile:
     def __init__(self, path: Path) -> None:
         self._is_new = not exists(path)
         with blaming(path):
-            self._file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, SHARED), "rb+")
+            self._file = FileIO(path, "rb+", opener=_open_or_create)
         self.path = path
         self._synced = time.monotonic()
         try:
@@ -97,6 +97,10 @@ class AnswerFile:
             elif self._is_new and self._end == 0:
                 with contextlib.suppress(OSError):
                     self.path.unlink()
+
+
+def _open_or_create(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, SHARED)
 
 
 def _hold(file: FileIO, path: Path) -> None:

@@ -28,9 +28,9 @@ _MOST_BYTES = 16 << 20
 _NAMES = {
     "in_sha256": "input",
     "model": "model",
-    "identity": "model's weights or arithmetic",
+    "identity": "state of the model",
     "seed": "seed",
-    "options": "options",
+    "options": "option",
     "created": "--created",
     "version": "codegen",
 }
@@ -98,16 +98,21 @@ def require_same(found: Journal, need: Journal, output: Path) -> None:
     for field, name in _NAMES.items():
         if was[field] != now[field]:
             raise UserError(
-                f"{output} was begun with another {name}{_difference(was[field], now[field])}",
+                f"{output} was begun with another {name}{_difference(field, was, now)}",
                 "Go on as it was begun, or choose another OUT with -o; to begin anew, remove "
                 f"{output} and {journal_path(output)}.",
             )
 
 
-def _difference(was: object, now: object) -> str:
-    if isinstance(was, dict) and isinstance(now, dict):
-        names = [name for name in (was | now) if was.get(name) != now.get(name)]
-        return ": " + ", ".join(
-            f"{name} was {quoted(was.get(name))}, is {quoted(now.get(name))}" for name in names
-        )
-    return f": it was {quoted(was)}, is {quoted(now)}"
+def _difference(field: str, was: dict[str, object], now: dict[str, object]) -> str:
+    old, new = was[field], now[field]
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in old | new if old.get(name) != new.get(name)]
+        if field == "identity":  # hashes and versions tell people nothing
+            return f" ({', '.join(names)})"
+        return "".join(f"; {name}: {_change(old.get(name), new.get(name))}" for name in names)
+    return "" if field == "in_sha256" else f": {_change(old, new)}"
+
+
+def _change(was: object, now: object) -> str:
+    return f"it was {quoted(was)}, is {quoted(now)}"

@@ -21,6 +21,7 @@ from codegen_cli.contract.version import __version__
 from codegen_cli.decoding.random_draws import fresh_seed
 from codegen_cli.terminal import streams
 from quantize.files.errors import UserError
+from quantize.files.input_file import exists
 from quantize.files.whole_file import blaming, write_all
 
 
@@ -45,7 +46,7 @@ def open_output(path: Path | None) -> Iterator[Output]:
     """
     if path is None:
         yield _Stream()
-    elif path.exists() and not path.is_file():
+    elif exists(path) and not path.is_file():
         with blaming(path):
             file = FileIO(path, "wb")
         with file:

@@ -116,11 +116,10 @@ def _check_model(named: object, running: str) -> None:
 def _asks_nothing(name: str, value: object, body: Mapping[str, object]) -> bool:
     if name in ("model", "user"):
         return True
-    if name == "best_of":
-        return _is_one_of(value, (None, body.get("n") or 1))
-    if name in _NEUTRAL and not _is_one_of(value, _NEUTRAL[name]):
+    neutral = _NEUTRAL | {"best_of": (None, body.get("n") or 1)}
+    if name in neutral and not _is_one_of(value, neutral[name]):
         raise BadLine(_INVALID, f"{name} is {quoted(value)}, which codegen cannot do")
-    return name in _NEUTRAL
+    return name in neutral
 
 
 def _is_one_of(value: object, choices: tuple[object, ...]) -> bool:

@@ -1,5 +1,6 @@
 """`codegen batch`: a file of prompts -> a file of answers, which goes on where it was."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +15,26 @@ from codegen_cli.commands.complete import (
     Temperature,
     TopK,
     TopP,
-    Until,
 )
 from codegen_cli.commands.overwriting import refuse_overwritten_texts
+from codegen_cli.commands.prompt_input import STDIN
 from codegen_cli.decoding import defaults
 from codegen_cli.terminal import console
+
+Until = Annotated[
+    defaults.Until,
+    typer.Option(
+        "--until",
+        envvar="CODEGEN_UNTIL",
+        help="function: end where the function or method ends, as codegen complete does.",
+    ),
+]
 
 
 def batch(
     source: Annotated[
         str, typer.Argument(metavar="IN", help="A line of JSON for each prompt; - is stdin.")
-    ] = "-",
+    ] = STDIN,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +77,9 @@ def batch(
     jq -c 'select(.error)' answers.jsonl
     """
     console.set_quiet(quiet)
-    path = None if source == "-" else Path(source)
+    path = None if source == STDIN else Path(source)
+    if path is None and sys.stdin.isatty():
+        raise typer.BadParameter("give IN, or a pipe on stdin")
     if output is not None:
         refuse_overwritten_texts([source], output)
     from codegen_cli.batch.answering import answer_lines
