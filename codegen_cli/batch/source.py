@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from codegen_cli.batch.lines import numbered_lines
 from quantize.files.errors import UserError
@@ -22,7 +23,7 @@ class Content(NamedTuple):
 
 
 class Source:
-    """IN, open.
+    """IN, open; a context manager.
 
     content  None for what can be read only once
     """
@@ -31,17 +32,18 @@ class Source:
         """path: None is stdin, of which read_stdin returns what comes next, b"" at the end."""
         self._name = "stdin" if path is None else str(path)
         self._read = read_stdin
+        self._file: FileIO | None = None
         self.content: Content | None = None
         if path is None:
             return
         try:
-            self._file = FileIO(path)
-            self._read = self._read_file
-            if path.is_file():
-                self.content = self._survey()
-                self._file.seek(0)
+            file = self._file = FileIO(path)
         except OSError as error:
             raise unreadable(path, error) from error
+        self._read = lambda: file.read(_PIECE_BYTES) or b""
+        if path.is_file():
+            self.content = self._survey()
+            file.seek(0)
 
     def pieces(self) -> Iterator[bytes]:
         """Yield all bytes, once; UserError if they are not what they were."""
@@ -54,6 +56,18 @@ class Source:
                 f"{self._name} has changed while it was read",
                 "Choose another OUT with -o: this one has answers to both.",
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file:
+            self._file.close()
 
     def _survey(self) -> Content:
         digest, n_bytes = hashlib.sha256(), 0
@@ -75,6 +89,3 @@ class Source:
             raise UserError(
                 f"cannot read {self._name}: {error.strerror}", "Give a file of lines of JSON."
             ) from error
-
-    def _read_file(self) -> bytes:
-        return self._file.read(_PIECE_BYTES) or b""

@@ -92,23 +92,24 @@ def batch(
     from codegen_cli.session.loading import load
     from codegen_cli.terminal.streams import read_stdin
 
-    lines = run_interruptibly(lambda: Source(path, read_stdin))  # mistakes show at once
-    with open_output(output) as out:
-        loaded = load(model, threads, device=device, notes=True, ignore_memory=ignore_memory)
-        with loaded as language_model:
-            settings = Settings(
-                model=name_with_format(language_model.name, language_model.format),
-                options={
-                    "max_tokens": max_tokens,
-                    "temperature": temperature,
-                    "top_p": top_p,
-                    "top_k": top_k,
-                    "stop": list(stop or ()),
-                    "until": until,
-                    "special_tokens": special_tokens,
-                },
-                created=created,
-                draft=draft,
-            )
-            job = begin_job(lines, out, settings, language_model.identity, seed)
-            run_job(job, answer_lines(language_model, job.lines(), settings), source)
+    with (
+        run_interruptibly(lambda: Source(path, read_stdin)) as content,
+        open_output(output) as out,
+        load(model, threads, device=device, notes=True, ignore_memory=ignore_memory) as loaded,
+    ):
+        settings = Settings(
+            model=name_with_format(loaded.name, loaded.format),
+            options={
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "top_p": top_p,
+                "top_k": top_k,
+                "stop": list(stop or ()),
+                "until": until,
+                "special_tokens": special_tokens,
+            },
+            created=created,
+            draft=draft,
+        )
+        job = begin_job(content, out, settings, loaded.identity, seed)
+        run_job(job, answer_lines(loaded, job.lines(), settings), source)
