@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from codegen_cli.commands.batch import batch
 from codegen_cli.commands.bench import bench
 from codegen_cli.commands.complete import complete
 from codegen_cli.commands.completion_script import blaming_home
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (complete, score, embed, download, quantize, doctor, bench):
+for command in (complete, batch, score, embed, download, quantize, doctor, bench):
     app.command(cls=Command)(command)
 app.add_typer(models, name="models")
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.contract.deadline import Deadline
-from codegen_cli.contract.engine import Cache, Engine
+from codegen_cli.contract.engine import Cache, Engine, Identity
 from codegen_cli.contract.stream import Task
 from codegen_cli.decoding.defaults import Until
 from codegen_cli.decoding.option_values import choice, whole_number
@@ -77,6 +77,11 @@ class LanguageModel:
     def tokenizer(self) -> "CodeGenTokenizer":
         """Text to ids and back."""
         return self._text.tokenizer
+
+    @property
+    def identity(self) -> Identity:
+        """What its numbers depend on: the weights, and the arithmetic of the engine."""
+        return self._engine().identity
 
     def generate(
         self, prompt: str, *, special_tokens: bool = False, **options: Unpack[Options]

@@ -32,6 +32,7 @@ _THEME = {
 Shown = Literal["share", "bytes", "seconds"]
 # Cells that these take at most: "100% 1:00:00", "999.9/999.9 MB 999.9 MB/s 1:00:00", "0:00:00".
 _CELLS: dict[Shown, int] = {"share": 12, "bytes": 33, "seconds": 7}
+_SPEED_CELLS = 17  # "9999.9 tokens/s "
 _LEAST_BAR, _MOST_BAR = 8, 40
 
 Advance = Callable[[float, float], None]
@@ -39,12 +40,19 @@ Advance = Callable[[float, float], None]
 
 
 @contextmanager
-def progress(label: str, shown: Shown = "share", *, is_long: bool = False) -> Iterator[Advance]:
+def progress(
+    label: str,
+    shown: Shown = "share",
+    *,
+    is_long: bool = False,
+    speed: Callable[[], str] | None = None,
+) -> Iterator[Advance]:
     """Show a bar on a terminal; yields advance(done, total).
 
     shown    share: of the work, and the time left; bytes: those done, and how many come in a
              second; seconds: the time gone
     is_long  elsewhere tell it in a line now and then; else nothing is shown there
+    speed    of a share: what else to show of how fast it is, in a few words
 
     Before the first call the bar shows just that something is at work. What is done by then counts
     for the bar, and not for the speed.
@@ -53,7 +61,7 @@ def progress(label: str, shown: Shown = "share", *, is_long: bool = False) -> It
         yield lambda done, total: None
         return
     if not screen.moves_cursor(sys.stderr):
-        yield ProgressLines(label, in_bytes=shown == "bytes").advance
+        yield ProgressLines(label, in_bytes=shown == "bytes", speed=speed).advance
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -62,9 +70,10 @@ def progress(label: str, shown: Shown = "share", *, is_long: bool = False) -> It
     # Without a colour system, rich writes no style at all.
     colours: Literal["auto"] | None = "auto" if screen.shows_colours(sys.stderr) else None
     drawing = Console(stderr=True, theme=Theme(_THEME), color_system=colours)
-    columns, label = _columns(label, drawing.width, shown)
+    columns, label = _columns(label, drawing.width, shown, has_speed=speed is not None)
+    told = speed or str
     with Progress(*columns, console=drawing, transient=True) as bars:
-        task = bars.add_task(label, total=None)
+        task = bars.add_task(label, total=None, speed="")
         has_begun = False
 
         def advance(done: float, total: float) -> None:
@@ -72,12 +81,14 @@ def progress(label: str, shown: Shown = "share", *, is_long: bool = False) -> It
             if not has_begun:
                 bars.reset(task, completed=int(done), total=total)
                 has_begun = True
-            bars.update(task, completed=done, total=total)
+            bars.update(task, completed=done, total=total, speed=told())
 
         yield advance
 
 
-def _columns(label: str, width: int, shown: Shown) -> "tuple[list[ProgressColumn], str]":
+def _columns(
+    label: str, width: int, shown: Shown, *, has_speed: bool
+) -> "tuple[list[ProgressColumn], str]":
     """Return what fits into a line: the numbers in any case, then the label, then a bar."""
     from rich import progress as parts
     from rich.cells import cell_len, set_cell_size
@@ -88,7 +99,9 @@ def _columns(label: str, width: int, shown: Shown) -> "tuple[list[ProgressColumn
         "bytes": [parts.DownloadColumn(), parts.TransferSpeedColumn(), left],
         "seconds": [parts.TimeElapsedColumn()],
     }
-    room = width - _CELLS[shown] - 1
+    if has_speed:
+        numbers["share"].insert(1, parts.TextColumn("{task.fields[speed]}", markup=False))
+    room = width - _CELLS[shown] - _SPEED_CELLS * has_speed - 1
     label = printable(label)
     if cell_len(label) > room:
         label = set_cell_size(label, room - 1) + "…" if room > 1 else ""

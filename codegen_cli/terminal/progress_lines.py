@@ -1,6 +1,7 @@
 """How much is done of long work -> a plain line every few seconds, where no bar can be drawn."""
 
 import time
+from collections.abc import Callable
 
 from codegen_cli.terminal.console import note, printable, size
 
@@ -10,9 +11,15 @@ EVERY_SECONDS = 5.0
 class ProgressLines:
     """Counts from the first call on: what was done before tells nothing of the speed."""
 
-    def __init__(self, label: str, *, in_bytes: bool) -> None:
-        """in_bytes: tell what is done in bytes, and how many come in a second; else the share."""
-        self._label, self._in_bytes = printable(label), in_bytes
+    def __init__(
+        self, label: str, *, in_bytes: bool, speed: Callable[[], str] | None = None
+    ) -> None:
+        """Tell nothing yet.
+
+        in_bytes  tell what is done in bytes, and how many come in a second; else the share
+        speed     what to tell beside a share of how fast it is
+        """
+        self._label, self._in_bytes, self._speed = printable(label), in_bytes, speed
         self._first_done = 0.0
         self._started = self._told = 0.0
 
@@ -29,7 +36,8 @@ class ProgressLines:
         rate = (done - self._first_done) / seconds
         left = f", {duration((total - done) / rate)} left" if rate > 0 and total >= done else ""
         if not self._in_bytes:
-            return f"{self._label}: {done / total:.0%}{left}"
+            speed = f", {self._speed()}" if self._speed else ""
+            return f"{self._label}: {done / total:.0%}{speed}{left}"
         return f"{self._label}: {size(int(done))} of {size(int(total))}, {size(int(rate))}/s{left}"
 
 

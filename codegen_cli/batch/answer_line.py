@@ -1,0 +1,102 @@
+"""What became of a line -> its answer, a line of JSON whose bytes say nothing of where it was made.
+
+A line of OpenAI's batch format has OpenAI's output line around a completion; any other has the
+completion itself, under the line's own id where it has one.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from codegen_cli.batch.bad_line import BadLine
+from codegen_cli.batch.line import Line
+from codegen_cli.batch.line_keys import LineId
+from codegen_cli.batch.request_line import LineRequest
+from codegen_cli.batch.settings import Settings
+from codegen_cli.decoding.summary import Summary
+
+
+class Answer(NamedTuple):
+    """The answer to a line.
+
+    place     the line's
+    content   the answer in JSON, with a line end
+    n_tokens  sampled for it
+    is_error  whether the line was bad
+    """
+
+    place: int
+    content: bytes
+    n_tokens: int = 0
+    is_error: bool = False
+
+
+class Choice(NamedTuple):
+    """One completion of a line's: its text without the prompt, and how it ended."""
+
+    text: str
+    summary: Summary
+
+
+def answer_id(line: Line) -> LineId:
+    """Return the id that a line's answer begins with."""
+    if line.is_openai:
+        return f"batch_req_{line.key}"
+    return _completion_id(line) if line.id is None else line.id
+
+
+def completed(
+    line: Line, request: LineRequest, choices: Sequence[Choice], settings: Settings
+) -> Answer:
+    """Return the answer of a line's choices: all of its first prompt, then all of the next."""
+    summaries = [choice.summary for choice in choices]
+    n_tokens = sum(each.completion_tokens for each in summaries)
+    n_prompt_tokens = sum(each.prompt_tokens for each in summaries[:: request.n])
+    completion: dict[str, object] = {
+        "id": _completion_id(line) if line.is_openai else answer_id(line),
+        "object": "text_completion",
+        "created": settings.created,
+        "model": settings.model,
+        "choices": [_choice(index, each, request) for index, each in enumerate(choices)],
+        "usage": {
+            "prompt_tokens": n_prompt_tokens,
+            "completion_tokens": n_tokens,
+            "total_tokens": n_prompt_tokens + n_tokens,
+        },
+        "seed": request.options.seed,
+    }
+    answer = _openai_line(line, completion) if line.is_openai else completion
+    return Answer(line.place, _json_line(answer), n_tokens)
+
+
+def _openai_line(line: Line, completion: dict[str, object]) -> dict[str, object]:
+    response = {"status_code": 200, "request_id": f"req_{line.key}", "body": completion}
+    return {"id": answer_id(line), "custom_id": line.id, "response": response, "error": None}
+
+
+def refused(line: Line, bad: BadLine) -> Answer:
+    """Return the answer to a line that cannot be completed."""
+    error = {"code": bad.code, "message": bad.message, "line": line.number}
+    fields: dict[str, object] = {"id": answer_id(line)}
+    if line.is_openai:
+        fields |= {"custom_id": line.id, "response": None}
+    return Answer(line.place, _json_line({**fields, "error": error}), is_error=True)
+
+
+def _completion_id(line: Line) -> str:
+    return f"cmpl-{line.key}"
+
+
+def _choice(index: int, choice: Choice, request: LineRequest) -> dict[str, object]:
+    prompt = request.prompts[index // request.n] if request.echo else ""
+    return {
+        "text": prompt + choice.text,
+        "index": index,
+        "finish_reason": choice.summary.finish_reason,
+        "end_reason": choice.summary.end_reason,
+        "logprobs": None,
+    }
+
+
+def _json_line(value: dict[str, object]) -> bytes:
+    return json.dumps(value, allow_nan=False).encode("ascii") + b"\n"

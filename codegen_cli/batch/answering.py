@@ -1,0 +1,119 @@
+"""Lines and a model -> their answers, in whatever order, a bounded number of lines ahead."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, cast
+
+from codegen_cli.batch.answer_line import Answer, Choice, completed, refused
+from codegen_cli.batch.bad_line import BadLine
+from codegen_cli.batch.line import Line
+from codegen_cli.batch.request_line import LineRequest, request_of
+from codegen_cli.batch.settings import Settings
+from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.session.generation import Request
+from codegen_cli.text.text_side import Prompt
+from quantize.files.errors import UserError
+
+if TYPE_CHECKING:
+    from codegen_cli.session.language_model import LanguageModel
+
+# How far lines are read on while an early one is unfinished: of their bytes, and some for each.
+_AHEAD_BYTES = 64 << 20
+_LINE_BYTES = 1 << 10
+
+
+def answer_lines(
+    model: "LanguageModel", lines: Iterable[Line], settings: Settings
+) -> Iterator[Answer]:
+    """Yield the answer to each line, as soon as it is there; lines are taken as there is room.
+
+    Raises UserError where not the line is to blame: memory is short, or the model is damaged.
+    """
+    return _Answering(model, settings).run(iter(lines))
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A line that is being answered: what there is of each of its choices."""
+
+    line: Line
+    request: LineRequest
+    begin_bytes: int
+    texts: list[str]
+    summaries: list[Summary | None]
+
+    def choices(self) -> list[Choice] | None:
+        """Return all choices; None until the last has ended."""
+        ended = [each for each in self.summaries if each]
+        if len(ended) < len(self.summaries):
+            return None
+        return list(map(Choice, self.texts, ended))
+
+
+class _Answering:
+    """The lines under way, by their place, and answers that were there at once."""
+
+    def __init__(self, model: "LanguageModel", settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+        self._growing: dict[int, _Growing] = {}
+        self._ready: deque[Answer] = deque()
+        self._read_bytes = self._drained_bytes = 0
+
+    def run(self, lines: Iterator[Line]) -> Iterator[Answer]:
+        # A round ends where it is far ahead of its oldest line: the next begins with none.
+        for line in lines:
+            requests = self._requests(chain([line], lines))
+            for request, item in self._model.generate_many(requests):
+                yield from self._drained()
+                yield from self._taken(request, item)
+            yield from self._drained()
+
+    def _requests(self, lines: Iterator[Line]) -> Iterator[Request]:
+        while not self._is_far_ahead() and (line := next(lines, None)):
+            begin_bytes = self._read_bytes
+            self._read_bytes += len(line.content) + _LINE_BYTES
+            try:
+                asked = request_of(line, self._settings)
+            except BadLine as bad:
+                self._ready.append(refused(line, bad))
+                continue
+            n_choices = asked.n * len(asked.prompts)
+            self._growing[line.place] = _Growing(
+                line, asked, begin_bytes, [""] * n_choices, [None] * n_choices
+            )
+            yield from _requests_of(line, asked)
+
+    def _is_far_ahead(self) -> bool:
+        oldest = next(iter(self._growing.values()), None)
+        since = oldest.begin_bytes if oldest else self._drained_bytes
+        return self._read_bytes - since > _AHEAD_BYTES
+
+    def _drained(self) -> Iterator[Answer]:
+        while self._ready:
+            yield self._ready.popleft()
+        self._drained_bytes = self._read_bytes
+
+    def _taken(self, request: Request, item: Piece | Summary | UserError) -> Iterator[Answer]:
+        """Take what was made of a line; yield its answer if that was the last."""
+        place, choice = cast(tuple[int, int], request.key)
+        growing = self._growing[place]
+        if isinstance(item, Piece):
+            growing.texts[choice] += item.text
+        elif isinstance(item, Summary):
+            growing.summaries[choice] = item
+            if choices := growing.choices():
+                del self._growing[place]
+                yield completed(growing.line, growing.request, choices, self._settings)
+        else:
+            raise UserError(f"line {growing.line.number}: {item.message}", item.hint) from item
+
+
+def _requests_of(line: Line, asked: LineRequest) -> Iterator[Request]:
+    """Yield a request for each choice, which is what its index as a sample gives alone."""
+    for index in range(asked.n * len(asked.prompts)):
+        text = asked.prompts[index // asked.n]
+        prompt = Prompt(text, asked.options.max_tokens, asked.special_tokens)
+        yield Request((line.place, index), prompt, replace(asked.options, sample=index))

@@ -1,0 +1,64 @@
+"""A job and whoever answers its lines -> OUT written, told on stderr: progress, what is left."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from codegen_cli.batch.answer_file import AnswerFile
+from codegen_cli.batch.answer_line import Answer
+from codegen_cli.batch.job import Job
+from codegen_cli.batch.journal import journal_path
+from codegen_cli.reports.batch_report import BatchProgress
+from codegen_cli.terminal import console
+from quantize.files.errors import UserError
+
+
+def run_job(job: Job, answers: Iterable[Answer], name: str) -> None:
+    """Write the answers to a job's lines, which come in whatever order.
+
+    name  of the work, for people
+
+    Raises UserError at the end where lines were bad, and what `answers` raises.
+    """
+    _tell_beginning(job)
+    progress = BatchProgress(job.n_lines, job.n_done)
+    with _telling_how_to_go_on(job), progress.shown(name):
+        for answer in job.write(answers):
+            progress.answered(answer.n_tokens)
+    if job.n_done > job.n_before or not job.n_before:
+        progress.tell()
+    if job.n_errors:
+        raise UserError(
+            f"{job.n_errors} of {job.n_done} lines have an error instead of an answer",
+            "Each tells what is wrong in its own line of OUT: jq -c 'select(.error)' OUT",
+        )
+
+
+def _tell_beginning(job: Job) -> None:
+    path = _path(job)
+    if job.n_before and job.n_before == job.n_lines:
+        console.note(f"{path} has all {job.n_before} answers already")
+    elif job.n_before:
+        console.note(f"{path} has {job.n_before} of {job.n_lines} answers: going on")
+    else:
+        kept = f", kept in {journal_path(path)}" if path and job.n_lines is not None else ""
+        console.note(f"seed {job.seed}{kept}")
+
+
+@contextlib.contextmanager
+def _telling_how_to_go_on(job: Job) -> Iterator[None]:
+    """However it ends before it is done, tell what is there, and how to go on."""
+    try:
+        yield
+    except BaseException:
+        path = _path(job)
+        if path and job.n_lines is not None:
+            console.note(
+                f"{path} has {job.n_done} of {job.n_lines} answers: the same command goes on"
+            )
+        raise
+
+
+def _path(job: Job) -> Path | None:
+    """Return where OUT is, if it is a file."""
+    return job.output.path if isinstance(job.output, AnswerFile) else None
