@@ -220,6 +220,7 @@ codegen_cli.measuring
 codegen_cli.measuring.read_limit
 codegen_cli.measuring.prefetch_trial
 codegen_cli.measuring.speed
+codegen_cli.measuring.batch_speed
 codegen_cli.measuring.random_weights
 codegen_cli.measuring.forecast
 codegen_cli.measuring.findings
@@ -235,6 +236,7 @@ codegen_cli.reports.token_table
 codegen_cli.reports.score_report
 codegen_cli.reports.embed_report
 codegen_cli.reports.bench_report
+codegen_cli.reports.batch_report
 codegen_cli.reports.doctor_report
 codegen_cli.commands
 codegen_cli.commands.device_names

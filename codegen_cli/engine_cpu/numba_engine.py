@@ -106,9 +106,9 @@ class NumbaEngine:
         copy.begin_with(source, n_past)
         return copy
 
-    def random_cache(self) -> KVCache:
+    def random_cache(self, n_positions: int | None = None) -> KVCache:
         """Return a full cache of random keys and values: memory never written to is no memory."""
-        random, cache = np.random.default_rng(0), self.new_cache()
+        random, cache = np.random.default_rng(0), self.new_cache(n_positions)
         for part in (cache.keys, cache.values):
             for layer in part:
                 layer[:] = random.standard_normal(layer.shape, np.float32).astype("<f2").view("<u2")
