@@ -236,7 +236,7 @@ codegen_cli.reports.token_table
 codegen_cli.reports.score_report
 codegen_cli.reports.embed_report
 codegen_cli.reports.bench_report
-codegen_cli.reports.batch_report
+codegen_cli.reports.bench_batch_report
 codegen_cli.reports.doctor_report
 codegen_cli.commands
 codegen_cli.commands.device_names

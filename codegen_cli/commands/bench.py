@@ -103,7 +103,7 @@ def _bench_batches(
 ) -> None:
     from codegen_cli.machine.memory import available_bytes
     from codegen_cli.measuring.batch_speed import measure_batches, plan_batches
-    from codegen_cli.reports.batch_report import write_json, write_table
+    from codegen_cli.reports.bench_batch_report import write_json, write_table
 
     # Of a GPU's memory PyTorch judges itself.
     available = available_bytes() if engine.identity.engine == "numba" else None
