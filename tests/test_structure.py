@@ -213,6 +213,7 @@ codegen_cli.session.engines
 codegen_cli.session.one_part
 codegen_cli.session.driver
 codegen_cli.session.generation
+codegen_cli.session.many_texts
 codegen_cli.session.language_model
 codegen_cli.session.loading
 codegen_cli.session.completion_run
@@ -233,6 +234,7 @@ codegen_cli.reports.download_report
 codegen_cli.reports.openai_json
 codegen_cli.reports.completion
 codegen_cli.reports.token_table
+codegen_cli.reports.reading
 codegen_cli.reports.score_report
 codegen_cli.reports.embed_report
 codegen_cli.reports.bench_report

@@ -180,7 +180,12 @@ def speed_rows(r: Rounds) -> Iterator[Row]:
         drafted = ratios(r, ours, theirs, "drafted", n, their_metric="decode")
         yield Row(f"{title}, with drafts", [*drafted], must, aim)
     many = [*ratios(r, int4, q4, "many", TEXTS_DEPTH)]
-    yield Row(f"{N_TEXTS} texts int4 after {TEXTS_DEPTH} / llama.cpp Q4_0", many, 1.3, 2.0)
+    yield Row(
+        f"{N_TEXTS} texts after {TEXTS_DEPTH}, int4 / llama.cpp Q4_0 with {N_TEXTS} sequences",
+        many,
+        1.3,
+        2.0,
+    )
     for ours in filter(r.has, (int4, int8, *shares_only(r.threads))):
         title = f"decode {ours.format}" + (", 2B shape" if ours.size == "2B" else "")
         shares = values(r, ours, "decode", 32, read_share(r, ours))
