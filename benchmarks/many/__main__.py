@@ -19,6 +19,7 @@ from typing import Any
 
 from commands import HumanEval, Memory, Score
 from decoding import LENGTHS, Decoding, Samples
+from joining import Joining
 from lines import Line, table
 from texts import Words
 from watched import Watched
@@ -52,12 +53,12 @@ def in_process(wanted: Sequence[str]) -> Iterator[Any]:
     if "samples" in wanted:
         yield Samples()
     if "joining" in wanted:
-        pass
+        yield Joining()
 
 
 def take_rounds(measures: Sequence[Any], n_rounds: int, *arguments: Any) -> list[Line]:
     """Run each in turn, round by round; return their lines."""
-    for number in range(1, n_rounds + 1):
+    for number in range(1, n_rounds + 1) if measures else ():
         print(f"round {number}", flush=True)
         for measure in measures:
             others = OtherPrograms()
