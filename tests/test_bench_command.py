@@ -7,10 +7,13 @@ from statistics import median
 
 import pytest
 from packed import write_packed
+from typer.testing import CliRunner
 
-from codegen_cli.engine_cpu.kv_cache import position_bytes
+from codegen_cli.commands.app import app
+from codegen_cli.engine_cpu.kv_cache import cache_bytes, position_bytes
 from codegen_cli.machine import cpu
 from codegen_cli.machine.places import bundled_model
+from codegen_cli.terminal import console
 from quantize.packed.packed_file import read_packed_file
 from quantize.packed.sizes import weight_bytes
 
@@ -103,3 +106,61 @@ def test_a_model_that_is_not_here_is_an_error_with_the_way_to_it(codegen):
 
 def test_no_rounds_is_wrong_usage(codegen):
     assert codegen("bench", "--rounds", "0").returncode == 2
+
+
+# --- several texts at once ------------------------------------------------------------------------
+
+
+def test_several_texts_at_once_are_measured_beside_one(codegen, tmp_path, compiled_kernels):
+    path = write_packed(tmp_path / "tiny.safetensors", n_positions=64, n_layer=1)
+    arguments = ("bench", "-m", str(path), "--batch", "3,1,3", "--rounds", "2")
+    result = codegen(*arguments, "--json")
+    need = 3 * cache_bytes(read_packed_file(path).config, 64)
+    assert result.stderr.decode() == (
+        f"codegen: 3 texts need {console.size(need)} of memory for keys and values\n"
+    )
+    report = json.loads(stdout_of(result))
+    assert (report["model"], report["format"]) == ("tiny", "int8")
+    one, three = report["measures"]
+    assert [(each["n_texts"], each["n_tokens"]) for each in (one, three)] == [(1, 32), (3, 32)]
+    for each in (one, three):
+        speeds = each["tokens_per_second_by_round"]
+        assert len(speeds) == 2
+        assert each["tokens_per_second"] == median(speeds)
+        assert each["step_ms"] == pytest.approx(
+            1000 * median(each["n_texts"] / speed for speed in speeds)
+        )
+    pairs = zip(three["tokens_per_second_by_round"], one["tokens_per_second_by_round"], strict=True)
+    assert three["times_one_text"] == pytest.approx(median(a / b for a, b in pairs))
+
+
+def test_the_table_of_several_texts_does_without_one_to_compare_with(
+    codegen, tmp_path, compiled_kernels
+):
+    path = write_packed(tmp_path / "tiny.safetensors", n_positions=64, n_layer=1)
+    result = codegen("bench", "-m", str(path), "--batch", "2", "--rounds", "2", "-q")
+    assert result.stderr == b""
+    lines = stdout_of(result).splitlines()
+    assert re.split(" {2,}", lines[2])[0] == "what"
+    what, speed, step, trials = re.split(" {2,}", lines[3])
+    assert what == "2 after 32"
+    assert float(step) > 0
+    speeds = [float(text) for text in trials.split()]
+    assert min(speeds) <= float(speed) <= max(speeds)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ("1,x", "need whole numbers"),
+        ("1,,2", "need whole numbers"),
+        ("", "need whole numbers"),
+        ("-1", "need whole numbers"),
+        ("1,0", "need 1 to 1024 texts"),
+        ("99999999", "need 1 to 1024 texts"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_wrong_usage(numbers, said):
+    result = CliRunner().invoke(app, ["bench", "--batch", numbers])
+    assert result.exit_code == 2
+    assert said in result.output

@@ -235,6 +235,19 @@ def test_decoding_with_drafts_is_compared_with_the_same_trial_of_the_peer(rounds
     assert not found.bounds
 
 
+def test_texts_at_once_are_compared_where_they_were_measured(rounds_of):
+    """As many tokens a second of all of them together; earlier rounds have no such trial."""
+    texts = [
+        trial(1, series, "many", n_tokens=1024, seconds=seconds)
+        for series, seconds in ((INT4, 2.0), (Q4, 3.0))
+    ]
+    found = rounds_of(*texts)
+    line = row(found, "8 texts after 32, int4 / llama.cpp Q4_0 with 8 sequences")
+    assert (line.used, line.must, line.aim) == ([1.5], 1.3, 2.0)
+    assert "| 8 texts 32 |" in report(found)
+    assert "8 texts" not in report(rounds_of(trial(1, INT4), trial(1, Q4)))
+
+
 def test_the_bound_of_a_process_is_importing_libraries_and_reading_weights(rounds_of):
     rounds = rounds_of(
         trial(1, INT4),  # in a round in which memory gives 30 GB/s

@@ -46,7 +46,7 @@ def small(packed, compiled_kernels):
 
 
 def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, small, tmp_path):
-    path = tmp_path / "scores.npy"
+    path, among = tmp_path / "scores.npy", tmp_path / "among.npy"
     requests = [
         {"do": "read_to", "n_past": 100},
         {"do": "decode", "n_tokens": 3},
@@ -54,16 +54,19 @@ def test_an_engine_answers_and_remembers_what_it_has_read(engine_command, small,
         {"do": "read_to", "n_past": 500},
         {"do": "prefill", "n_tokens": 70},
         {"do": "complete", "n_past": 90, "n_tokens": 20},
+        {"do": "decode_many", "n_texts": 3, "n_past": 40, "n_tokens": 12},
         {"do": "scores", "path": str(path)},
+        {"do": "scores", "path": str(among), "n_texts": 3},
         {"do": "describe"},
     ]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
     done = subprocess.run(engine_command, input=lines, capture_output=True, text=True, check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer.keys() >= {"seconds", "other_cores"} for answer in answers] == [
-        request["do"] in ("decode", "prefill", "complete") for request in requests
+        request["do"] in ("decode", "prefill", "complete", "decode_many") for request in requests
     ]
     assert (np.load(path) == logits_of(small, prompt(64), small.new_cache(), 1)[-1]).all()
+    assert (np.load(among) == np.load(path)).all()
     assert answers[-1]["touched_bytes"] < answers[-1]["file_bytes"]
 
 

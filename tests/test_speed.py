@@ -16,11 +16,14 @@ from codegen_cli.machine import disturbance
 from codegen_cli.machine.disturbance import OtherPrograms
 from codegen_cli.machine.places import bundled_model
 from codegen_cli.measuring import speed
+from codegen_cli.measuring.batch_speed import BatchMeasure, measure_batches, plan_batches
 from codegen_cli.measuring.forecast import ReadSpeeds, expected_tokens_per_second, measure_kernels
 from codegen_cli.measuring.read_limit import MemoryReader
 from codegen_cli.measuring.speed import Measure, measure_speed, step_seconds
 from codegen_cli.session.engines import open_engine
+from codegen_cli.terminal import console
 from quantize.description.config import parse_config
+from quantize.files.errors import UserError
 from quantize.packed.packed_file import read_packed_file
 from quantize.packed.sizes import (
     bits_per_weight,
@@ -145,7 +148,7 @@ def test_a_full_cache_has_no_untouched_memory(tmp_path: Path) -> None:
 def test_decoding_goes_on_from_the_depth(tmp_path: Path) -> None:
     model = load_random(tmp_path / "m", n_positions=64)
     cache = model.random_cache()
-    assert len(step_seconds(model, cache, 20, 12)) == 12
+    assert len(step_seconds(model, [cache], 20, 12)) == 12
     assert cache.n_past == 32
     model.close()
 
@@ -174,7 +177,7 @@ def test_a_slow_model_reads_one_prompt_and_writes_two_tokens(
         measures = measure_speed(model, reader, 1, ignore)
     assert [m.n_tokens for m in measures if m.phase == "prefill"] == [64]
     cache = model.random_cache()
-    assert len(step_seconds(model, cache, 5, 12)) == 2
+    assert len(step_seconds(model, [cache], 5, 12)) == 2
     model.close()
 
 
@@ -211,6 +214,62 @@ def test_where_nothing_is_told_of_other_programs_nothing_is_known(
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text(text)
     assert OtherPrograms(tmp_path).cores() is None
+
+
+# --- several texts at once ------------------------------------------------------------------------
+
+
+def test_texts_that_memory_has_no_room_for_are_left_out_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_random(tmp_path / "m", n_positions=2048, n_layer=1)
+    shallow, deep = (4 * model.cache_bytes(n + 32) for n in (32, 1024))
+    for available, depths in ((None, {32, 1024}), (shallow + deep, {32, 1024}), (deep, {32})):
+        plan = plan_batches(model, [1, 4], available)
+        assert {(each.n_texts, each.n_tokens) for each in plan} == {
+            (number, depth) for number in (1, 4) for depth in depths
+        }
+    *_, left_out, told = capsys.readouterr().err.splitlines()
+    assert left_out == (
+        f"codegen: 4 texts need {console.size(shallow + deep)} of memory for keys and values, "
+        f"{console.size(deep)} are available: after 1024 is left out"
+    )
+    assert told == f"codegen: 4 texts need {console.size(shallow)} of memory for keys and values"
+    with pytest.raises(UserError, match=r"^4 texts need .* are available\n") as caught:
+        plan_batches(model, [1, 4], shallow - 1)
+    assert caught.value.hint == "There is room for 3."
+    with pytest.raises(UserError, match=r"^a text needs .* are available\n") as caught:
+        plan_batches(model, [1], 0)
+    assert caught.value.hint == "Use a smaller model."
+    model.close()
+
+
+def test_every_text_has_a_cache_of_its_own_at_the_depth_that_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_random(tmp_path / "m", n_positions=2048, n_layer=1)
+    steps = set()
+    forward = NumbaEngine.forward
+
+    def watched(self, parts):
+        assert len({id(part.cache) for part in parts}) == len(parts)
+        steps.add((len(parts), *{part.cache.n_past for part in parts}))
+        return forward(self, parts)
+
+    monkeypatch.setattr(NumbaEngine, "forward", watched)
+    plan = plan_batches(model, [1, 3], None)
+    measure_batches(model, plan, 2, ignore)
+    assert steps == {(n, depth + i) for n in (1, 3) for depth in (32, 1024) for i in range(32)}
+    assert [len(each.step_seconds) for each in plan] == [2] * 4
+    model.close()
+
+
+def test_so_many_texts_are_compared_with_one_within_the_rounds() -> None:
+    one = BatchMeasure(1, 32, step_seconds=[0.1, 0.3, 0.1])
+    four = BatchMeasure(4, 32, step_seconds=[0.2, 0.3, 0.8])
+    assert four.speeds == pytest.approx([20, 40 / 3, 5])
+    assert (four.tokens_per_second, four.step_ms) == (pytest.approx(40 / 3), 300.0)
+    assert four.times_as_fast(one) == pytest.approx(2)
 
 
 # --- expecting ------------------------------------------------------------------------------------

@@ -225,6 +225,7 @@ codegen_cli.session.driver
 codegen_cli.session.generation
 codegen_cli.session.cache_room
 codegen_cli.session.many_completions
+codegen_cli.session.many_texts
 codegen_cli.session.service
 codegen_cli.session.language_model
 codegen_cli.session.loading
@@ -233,6 +234,7 @@ codegen_cli.measuring
 codegen_cli.measuring.read_limit
 codegen_cli.measuring.prefetch_trial
 codegen_cli.measuring.speed
+codegen_cli.measuring.batch_speed
 codegen_cli.measuring.random_weights
 codegen_cli.measuring.forecast
 codegen_cli.measuring.findings
@@ -245,9 +247,11 @@ codegen_cli.reports.download_report
 codegen_cli.reports.openai_json
 codegen_cli.reports.completion
 codegen_cli.reports.token_table
+codegen_cli.reports.reading
 codegen_cli.reports.score_report
 codegen_cli.reports.embed_report
 codegen_cli.reports.bench_report
+codegen_cli.reports.bench_batch_report
 codegen_cli.reports.doctor_report
 codegen_cli.reports.batch_report
 codegen_cli.batch

@@ -17,14 +17,24 @@ class Codegen:
         self._path = Path(path)
         self._model = open_engine(self._path, n_threads=threads)
         self._cache = self._model.new_cache()
+        self.forget()
 
     def forget(self) -> None:
         self._cache.n_past = 0
+        self._caches: list[Any] = []
 
     def scores(self, ids: list[int]) -> Any:
         from codegen_cli.session.one_part import logits_of
 
         return logits_of(self._model, ids, self._cache, 1)[-1]
+
+    def scores_of(self, texts: list[list[int]]) -> list[Any]:
+        from codegen_cli.contract.engine import Part
+        from codegen_cli.session.one_part import run_parts
+
+        self._caches = self._caches or [self._model.new_cache() for _ in texts]
+        parts = [Part(ids, cache, 1) for ids, cache in zip(texts, self._caches, strict=True)]
+        return [rows[-1] for rows in run_parts(self._model, parts)]
 
     def complete(self, ids: list[int], n_tokens: int) -> Iterator[int]:
         """The greedy ids as `codegen complete` gets them, with drafts."""

@@ -14,7 +14,12 @@ Requests and answers:
     {"do": "complete", "n_past", "n_tokens"}    of engines that have complete(): as their users get
                                                 them, the greedy ids after those of a prompt and
                                                 one more    {"seconds", "other_cores"}
-    {"do": "scores", "path"}         those after 64 ids, [vocab_size] float32, to a .npy file    {}
+    {"do": "decode_many", "n_texts", "n_past", "n_tokens"}    of engines that have scores_of():
+                                     greedy steps of so many texts, a token of each in a step, after
+                                     n_past of their own; n_tokens: of all together
+                                                                   {"seconds", "other_cores"}
+    {"do": "scores", "path"}         those after 64 ids, [vocab_size] float32, to a .npy file; with
+                                     "n_texts" by scores_of(), of the first of so many    {}
 
 An engine_NAME.py gives main() a function load(path, threads) -> Engine that imports the engine's
 library itself, so that a whole run counts it. Nothing here is imported from the project: each peer
@@ -27,12 +32,14 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 N_PROMPT_IDS = 50000
 """Prompts are ids below this: text, in every CodeGen's vocabulary."""
+
+Ids = list[int]
 
 
 class Engine(Protocol):
@@ -52,12 +59,22 @@ class Engine(Protocol):
         """
 
 
+class ManyTextsEngine(Engine, Protocol):
+    """One that reads several texts at once, too."""
+
+    def scores_of(self, texts: list[Ids]) -> Sequence[Any]:
+        """Read texts on, all of them in one step; return the logits that follow the ids of each.
+
+        They are others than that of `scores`; how many they are changes only after `forget`.
+        """
+
+
 Load = Callable[[str, str, int], Engine]
 
 
-def prompt(n_tokens: int) -> list[int]:
-    """The same pseudo-random ids for every engine."""
-    chosen = random.Random(1234)
+def prompt(n_tokens: int, number: int = 0) -> Ids:
+    """The same pseudo-random ids for every engine; number: of one among texts that differ."""
+    chosen = random.Random(1234 + number)
     return [chosen.randrange(N_PROMPT_IDS) for _ in range(n_tokens)]
 
 
@@ -117,8 +134,10 @@ class Session:
                 return self._timed(lambda: self._decode(request["n_tokens"]))
             case "complete":
                 return self._complete(request["n_past"], request["n_tokens"])
+            case "decode_many":
+                return self._decode_many(**request)
             case "scores":
-                self._write_scores(request["path"])
+                self._write_scores(**request)
             case other:
                 raise ValueError(f"no such request: {other}")
         return {}
@@ -153,12 +172,33 @@ class Session:
         self._next = int(self._engine.scores(ids).argmax())
         self._n_past += len(ids)
 
-    def _write_scores(self, path: str) -> None:
+    def _decode_many(self, n_texts: int, n_past: int, n_tokens: int) -> dict[str, object]:
+        scores = self._read_many(n_texts, n_past)
+        engine = cast(ManyTextsEngine, self._engine)
+
+        def decode() -> None:
+            nonlocal scores
+            for _ in range(n_tokens // n_texts):
+                scores = engine.scores_of([[int(row.argmax())] for row in scores])
+
+        return self._timed(decode)
+
+    def _read_many(self, n_texts: int, n_past: int) -> Sequence[Any]:
+        self._engine.forget()
+        self._n_past = 0
+        engine = cast(ManyTextsEngine, self._engine)
+        return engine.scores_of([prompt(n_past, number) for number in range(n_texts)])
+
+    def _write_scores(self, path: str, n_texts: int | None = None) -> None:
         import numpy as np
 
-        self._engine.forget()
-        self._n_past = 64
-        np.save(path, self._engine.scores(prompt(64)).astype(np.float32))
+        if n_texts is None:
+            self._engine.forget()
+            self._n_past = 64
+            scores = self._engine.scores(prompt(64))
+        else:
+            scores = self._read_many(n_texts, 64)[0]
+        np.save(path, scores.astype(np.float32))
 
 
 def run_once(engine: Engine, n_prompt: int, n_new: int) -> None:

@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 
 from engine_client import Series
-from rounds import COMPARED_DEPTHS, DEPTHS, PROMPTS, all_series, shares_only
+from rounds import (
+    COMPARED_DEPTHS,
+    DEPTHS,
+    N_TEXTS,
+    PROMPTS,
+    TEXTS_DEPTH,
+    all_series,
+    shares_only,
+)
 from table import Row, first_byte, rows
 from trials import Rounds, Trial, quietest, seconds, speed
 
@@ -55,6 +63,9 @@ def engine_table(rounds: Rounds) -> Iterator[str]:
     measures = (("decode", DEPTHS), ("drafted", COMPARED_DEPTHS), ("prefill", PROMPTS))
     columns = [(metric, n) for metric, each in measures for n in each]
     titles = [f"{metric} {n}" for metric, n in columns]
+    if any(trial["metric"] == "many" for trial in rounds.trials):  # earlier rounds have none
+        columns.append(("many", TEXTS_DEPTH))
+        titles.append(f"{N_TEXTS} texts {TEXTS_DEPTH}")
     more = ["whole run, s", "first byte, s", "MB per token", "bits per weight"]
     yield f"| | threads | {' | '.join([*titles, *more])} |"
     yield "|---" * (len(titles) + len(more) + 2) + "|"

@@ -26,6 +26,8 @@ DEPTHS = (32, 256, 512, 1024, 1536, 1792)
 """Decode is measured after so many ids: all of them for the plot, COMPARED for the table."""
 COMPARED_DEPTHS = (32, 1024)
 COMPARED_TOKENS, PLOTTED_TOKENS = 128, 32
+N_TEXTS, TEXTS_DEPTH = 8, 32
+"""So many texts are decoded at once, each after so many ids of its own."""
 PROMPTS = (512, 1536)
 STAGES = 4 * 20 + 1
 """A token's forward pass of the 350M shape: four in each layer, and lm_head."""
@@ -60,6 +62,11 @@ def shares_only(threads: int) -> list[Series]:
     return [Series("codegen", "int4", threads, "2B"), Series("codegen", "f16", threads)]
 
 
+def many_series(threads: int) -> list[Series]:
+    """What decodes several texts at once."""
+    return [Series("codegen", "int4", threads), Series("llamacpp", "Q4_0", threads)]
+
+
 def measure(path: Path, rounds: int, threads: int) -> None:
     """Write rounds.jsonl anew: a header line, then a line per trial. threads: at least 2."""
     series = [
@@ -89,6 +96,7 @@ def measure_round(series: Sequence[Series], number: int, limit: ReadLimit, recor
             measure_decode(engines, depth, limit, record)
         for n_tokens in PROMPTS:
             measure_prefill(engines, n_tokens, record)
+        measure_many(engines, record)
     for each in shares_only(series[0].threads):
         with EngineProcess(each) as alone:
             measure_decode([alone], COMPARED_DEPTHS[0], limit, record)
@@ -129,6 +137,16 @@ def measure_prefill(engines: Sequence[EngineProcess], n_tokens: int, record: Rec
         if engine.series.engine != "llamacpp":
             trial = engine.ask("prefill", n_tokens=n_tokens)
             record(engine.series, "prefill", n=n_tokens, n_tokens=n_tokens, **trial)
+
+
+def measure_many(engines: Sequence[EngineProcess], record: Record) -> None:
+    """Greedy steps of several texts at once, in four bits: a token of each in a step."""
+    n_tokens, threads = N_TEXTS * COMPARED_TOKENS, max(each.series.threads for each in engines)
+    for engine in engines:
+        if engine.series in many_series(threads):
+            request = {"n_texts": N_TEXTS, "n_past": TEXTS_DEPTH, "n_tokens": n_tokens}
+            trial = engine.ask("decode_many", **request)
+            record(engine.series, "many", n=TEXTS_DEPTH, n_tokens=n_tokens, **trial)
 
 
 def measure_whole_runs(series: Sequence[Series], record: Record) -> None:

@@ -10,7 +10,15 @@ from functools import partial
 from statistics import median
 
 from engine_client import Series
-from rounds import COMPARED_DEPTHS, PROMPTS, WHOLE_NEW, WHOLE_PROMPT, shares_only
+from rounds import (
+    COMPARED_DEPTHS,
+    N_TEXTS,
+    PROMPTS,
+    TEXTS_DEPTH,
+    WHOLE_NEW,
+    WHOLE_PROMPT,
+    shares_only,
+)
 from trials import Rounds, Trial, is_quiet, quietest, seconds, slow_rounds, speed
 
 POSITION_BYTES = 20 * 2 * 1024 * 2
@@ -171,6 +179,13 @@ def speed_rows(r: Rounds) -> Iterator[Row]:
         yield Row(title, found, must, aim, bounds=[*bounds])
         drafted = ratios(r, ours, theirs, "drafted", n, their_metric="decode")
         yield Row(f"{title}, with drafts", [*drafted], must, aim)
+    many = [*ratios(r, int4, q4, "many", TEXTS_DEPTH)]
+    yield Row(
+        f"{N_TEXTS} texts after {TEXTS_DEPTH}, int4 / llama.cpp Q4_0 with {N_TEXTS} sequences",
+        many,
+        1.3,
+        2.0,
+    )
     for ours in filter(r.has, (int4, int8, *shares_only(r.threads))):
         title = f"decode {ours.format}" + (", 2B shape" if ours.size == "2B" else "")
         shares = values(r, ours, "decode", 32, read_share(r, ours))

@@ -7,10 +7,12 @@ rotary pairs, moves f16 scores by 0.2 to 0.5 of their spread); in 4 bits it can 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import places
 from engine_client import EngineProcess, Series
 from prepare import run
+from rounds import N_TEXTS, many_series
 
 SERIES = (
     Series("codegen", "f16", 2),
@@ -30,6 +32,16 @@ print(float(numpy.sqrt(numpy.mean((found - need) ** 2)) / need.std()))
 """
 
 
+def compare(name: str, path: Path, reference: Path, most: float) -> float:
+    """Print and return the difference of some scores; end if it is too large."""
+    command = [places.python("openvino"), "-c", COMPARE, str(path), str(reference)]
+    difference = float(subprocess.check_output(command, text=True))
+    print(f"{name:34} {difference:.4f} of the spread (at most {most})")
+    if not difference <= most:
+        sys.exit(f"{name} does not compute the same model")
+    return difference
+
+
 def verify() -> dict[str, float]:
     """Print and return, by "engine format", the difference; end if one is too large."""
     directory = places.BENCH_HOME / "350M" / "scores"
@@ -42,12 +54,11 @@ def verify() -> dict[str, float]:
         path = directory / f"{series.engine}-{series.format}.npy"
         with EngineProcess(series) as engine:
             engine.ask("scores", path=str(path))
-        compare = [places.python("openvino"), "-c", COMPARE, str(path), str(reference)]
-        difference = float(subprocess.check_output(compare, text=True))
-        name = f"{series.engine} {series.format}"
-        print(f"{name:15} {difference:.4f} of the spread (at most {MOST[series.format]})")
-        differences[name] = difference
-        if not difference <= MOST[series.format]:
-            sys.exit(f"{name} does not compute the same model")
+            name = f"{series.engine} {series.format}"
+            differences[name] = compare(name, path, reference, MOST[series.format])
+            if series in many_series(series.threads):
+                engine.ask("scores", path=str(path), n_texts=N_TEXTS)
+                name = f"{name} among {N_TEXTS} texts"
+                differences[name] = compare(name, path, reference, MOST[series.format])
     (places.BENCH_HOME / "verified.json").write_text(json.dumps(differences))
     return differences

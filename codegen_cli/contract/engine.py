@@ -178,8 +178,8 @@ class Engine(Protocol):
         """
         ...
 
-    def random_cache(self) -> Cache:
-        """Return a full cache of random keys and values, for measuring."""
+    def random_cache(self, n_positions: int | None = None) -> Cache:
+        """Return a full cache of random keys and values, for measuring; n_positions: new_cache."""
         ...
 
     def forward(self, parts: Sequence[Part]) -> list[Result | Exception]:

@@ -85,9 +85,9 @@ class NumbaEngine:
             raise self._out_of_memory() from error
         return copy
 
-    def random_cache(self) -> KVCache:
+    def random_cache(self, n_positions: int | None = None) -> KVCache:
         """Return a full cache of random keys and values: memory never written to is no memory."""
-        random, cache = np.random.default_rng(0), self.new_cache()
+        random, cache = np.random.default_rng(0), self.new_cache(n_positions)
         cache.make_room(0, cache.n_positions)
         for block in cache.blocks:
             for layer in block:

@@ -109,9 +109,9 @@ class TorchEngine:
         copy.slot.begin_with(source.slot, copy.n_kept)
         return copy
 
-    def random_cache(self) -> KVCache:
+    def random_cache(self, n_positions: int | None = None) -> KVCache:
         """Return a full cache of random keys and values."""
-        cache = self.new_cache()
+        cache = self.new_cache(n_positions)
         with device_failures():
             for tensor in (*cache.slot.keys, *cache.slot.values):
                 tensor.normal_()

@@ -200,7 +200,7 @@ def _run(path: Path, n_threads: int) -> float:
     try:
         n_past = min(_SHORT_PROMPT, engine.n_positions // 2)
         n_steps = engine.n_positions // 2
-        return 1 / median(step_seconds(engine, engine.random_cache(), n_past, n_steps))
+        return 1 / median(step_seconds(engine, [engine.random_cache()], n_past, n_steps))
     finally:
         engine.close()
 

@@ -64,7 +64,7 @@ def measure_kernels(
             on_progress(number, _N_ROUNDS)
             for format, engine in engines.items():
                 limits.append(reader.bytes_per_second())
-                seconds[format] += step_seconds(engine, caches[format], _N_PAST, _N_STEPS)
+                seconds[format] += step_seconds(engine, [caches[format]], _N_PAST, _N_STEPS)
     finally:
         for engine in engines.values():
             engine.close()

@@ -4,18 +4,19 @@ Only the forward pass is timed: no tokenizer, no sampling, no start of a process
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from codegen_cli.contract.engine import Cache, Engine
+from codegen_cli.contract.engine import Cache, Engine, Part
 from codegen_cli.measuring.read_limit import MemoryReader
-from codegen_cli.session.one_part import logits_of
+from codegen_cli.session.one_part import logits_of, run_parts
 
+T = TypeVar("T")
 Progress = Callable[[float, float], None]
 
 PROMPTS = (64, 512, 1536)
@@ -64,42 +65,59 @@ class Measure:
 def measure_speed(
     engine: Engine, reader: MemoryReader, n_rounds: int | None, on_progress: Progress
 ) -> list[Measure]:
-    """Measure all in turn, round by round: so a slow moment of the machine falls on all alike.
-
-    n_rounds  None: as many as fit into 40 seconds, at least 3 and at most 7
+    """Measure prompts and depths in turn; n_rounds as for take_turns.
 
     Raises KeyboardInterrupt as Engine.forward does.
     """
     ids = np.random.default_rng(0).integers(0, engine.config.vocab_size, engine.n_positions)
-    cache = engine.random_cache()
+    full = engine.random_cache()
     measures = [*_prompts(engine, ids), *_depths(engine)]
-    end = time.monotonic() + _ALL_SECONDS
-    for number in range(n_rounds or _MOST_ROUNDS):
-        if n_rounds is None and number >= _LEAST_ROUNDS and time.monotonic() > end:
-            break
-        for index, measure in enumerate(measures):
-            before = _read_speed(engine, reader)
-            measure.speeds.append(_trial(engine, measure, ids, cache))
-            measure.limits.append((before + _read_speed(engine, reader)) / 2)
-            done = number * len(measures) + index + 1
-            on_progress(done, (n_rounds or _MOST_ROUNDS) * len(measures))
+
+    def run(measure: Measure) -> None:
+        before = _read_speed(engine, reader)
+        measure.speeds.append(_trial(engine, measure, ids, full))
+        measure.limits.append((before + _read_speed(engine, reader)) / 2)
+
+    take_turns(measures, run, n_rounds, on_progress)
     return measures
 
 
-def step_seconds(engine: Engine, cache: Cache, n_past: int, n_steps: int) -> list[float]:
-    """Return the seconds of each of n_steps tokens after the first n_past positions of a cache.
+def take_turns(
+    measures: Sequence[T], run: Callable[[T], None], n_rounds: int | None, on_progress: Progress
+) -> None:
+    """Run all in turn, round by round: so a slow moment of the machine falls on all alike.
 
-    One token more comes before them, untimed: it wakes the threads and spreads them over the cores.
+    n_rounds  None: as many as fit into 40 seconds, at least 3 and at most 7
     """
-    cache.n_past = n_past
-    logits_of(engine, [0], cache)
-    cache.n_past = n_past
+    end = time.monotonic() + _ALL_SECONDS
+    n_most = n_rounds or _MOST_ROUNDS
+    for number in range(n_most):
+        if n_rounds is None and number >= _LEAST_ROUNDS and time.monotonic() > end:
+            break
+        for index, measure in enumerate(measures):
+            run(measure)
+            on_progress(number * len(measures) + index + 1, n_most * len(measures))
+
+
+def step_seconds(engine: Engine, caches: Sequence[Cache], n_past: int, n_steps: int) -> list[float]:
+    """Return the seconds of each of n_steps steps after the first n_past positions of all caches.
+
+    A step writes a token of each text. One more comes before them, untimed: it wakes the threads
+    and spreads them over the cores.
+    """
+    _step(engine, caches, n_past, 0)
     seconds: list[float] = []
     while len(seconds) < n_steps and (len(seconds) < 2 or sum(seconds) < _DECODE_SECONDS):
         started = time.perf_counter()
-        logits_of(engine, [len(seconds) % engine.config.vocab_size], cache)
+        _step(engine, caches, n_past + len(seconds), len(seconds) % engine.config.vocab_size)
         seconds.append(time.perf_counter() - started)
     return seconds
+
+
+def _step(engine: Engine, caches: Sequence[Cache], n_past: int, token_id: int) -> None:
+    for cache in caches:
+        cache.n_past = n_past
+    run_parts(engine, [Part([token_id], cache) for cache in caches])
 
 
 def prefill_speed(engine: Engine, ids: npt.NDArray[np.integer]) -> float:
@@ -114,10 +132,13 @@ def _read_speed(engine: Engine, reader: MemoryReader) -> float:
     return engine.read_speed() or reader.bytes_per_second()
 
 
-def _trial(engine: Engine, measure: Measure, ids: npt.NDArray[np.integer], cache: Cache) -> float:
+def _trial(engine: Engine, measure: Measure, ids: npt.NDArray[np.integer], full: Cache) -> float:
+    n_tokens, n_steps = measure.n_tokens, n_steps_of(engine)
     if measure.phase == "prefill":
-        return prefill_speed(engine, ids[: measure.n_tokens])
-    seconds = step_seconds(engine, cache, measure.n_tokens, _n_steps(engine))
+        return prefill_speed(engine, ids[:n_tokens])
+    # A copy, as what is written into a cache ends it: it forgets what came after.
+    cache = engine.copy_cache(full, n_tokens, n_tokens + n_steps)
+    seconds = step_seconds(engine, [cache], n_tokens, n_steps)
     return len(seconds) / sum(seconds)
 
 
@@ -133,7 +154,7 @@ def _prompts(engine: Engine, ids: npt.NDArray[np.integer]) -> Iterator[Measure]:
 
 def _depths(engine: Engine) -> Iterator[Measure]:
     """The depths that leave room for a trial, and last the one that fills the context."""
-    n_steps = _n_steps(engine)
+    n_steps = n_steps_of(engine)
     last = engine.n_positions - n_steps
     weights = engine.token_bytes
     for n_past in (*(n for n in DEPTHS if n + n_steps <= last), last):
@@ -141,5 +162,6 @@ def _depths(engine: Engine) -> Iterator[Measure]:
         yield Measure("decode", n_past, weights + positions * engine.position_bytes)
 
 
-def _n_steps(engine: Engine) -> int:
+def n_steps_of(engine: Engine) -> int:
+    """Return the steps of a trial of writing: no more than half the context."""
     return max(1, min(N_STEPS, engine.n_positions // 2))

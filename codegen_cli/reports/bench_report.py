@@ -48,15 +48,24 @@ def write_table(
 
     other_cores  that other programs kept busy meanwhile; None: not known
     """
-    n_rounds = len(measures[0].speeds)
+    write_title(engine, chosen, len(measures[0].speeds))
+    tables.table([_row(measure) for measure in measures], _HEADERS, wraps_last=True)
+    write_legend(_LEGEND, other_cores)
+
+
+def write_title(engine: Engine, chosen: PackedModel, n_rounds: int) -> None:
+    """Write what was measured, where, and how often."""
     title = (
         f"{chosen.name}: {engine.format}, {engine.bits_per_weight:.1f} bits per weight; "
         f"{engine.device}; {n_rounds} round{'s' * (n_rounds > 1)}"
     )
     tables.prose(f"{title}\n")
-    tables.table([_row(measure) for measure in measures], _HEADERS, wraps_last=True)
+
+
+def write_legend(legend: Sequence[tuple[str, str]], other_cores: float | None) -> None:
+    """Write what the columns of a table mean, and whether other programs ran meanwhile."""
     streams.write_line("")
-    tables.facts(_LEGEND, log_columns=USUAL_COLUMNS)
+    tables.facts(legend, log_columns=USUAL_COLUMNS)
     tables.prose("All but the last column are medians of the rounds.")
     if other_cores is not None and other_cores > NOTICEABLE_CORES:
         tables.prose(
@@ -72,7 +81,13 @@ def write_json(
     other_cores: float | None,
 ) -> None:
     """Write one object to stdout; speeds in tokens, limits in bytes per second."""
-    report = {
+    fields = described(engine, chosen, other_cores)
+    streams.write_json(fields | {"measures": [_object(measure) for measure in measures]})
+
+
+def described(engine: Engine, chosen: PackedModel, other_cores: float | None) -> dict[str, object]:
+    """Return for JSON what was measured, where, and what else ran meanwhile."""
+    return {
         "model": chosen.name,
         "path": str(chosen.path),
         "format": engine.format,
@@ -84,19 +99,17 @@ def write_json(
         "python": platform.python_version(),
         "codegen": __version__,
         "other_cores": other_cores,
-        "measures": [_object(measure) for measure in measures],
     }
-    streams.write_json(report)
 
 
 def _row(measure: Measure) -> list[str]:
-    trials = " ".join(map(_shown, measure.speeds))
+    trials = " ".join(map(shown, measure.speeds))
     if measure.phase == "prefill":
         name = f"prompt of {measure.n_tokens}"
-        return [name, _shown(measure.tokens_per_second), "", "", "", "", trials]
+        return [name, shown(measure.tokens_per_second), "", "", "", "", trials]
     return [
         f"after {measure.n_tokens}",
-        _shown(measure.tokens_per_second),
+        shown(measure.tokens_per_second),
         f"{measure.token_bytes / 1e6:.0f}",
         f"{measure.token_bytes * measure.tokens_per_second / 1e9:.1f}",
         f"{median(measure.limits) / 1e9:.1f}",
@@ -120,5 +133,6 @@ def _object(measure: Measure) -> dict[str, object]:
     return fields
 
 
-def _shown(speed: float) -> str:
+def shown(speed: float) -> str:
+    """Return tokens per second in three digits or so."""
     return f"{speed:.0f}" if speed >= 100 else f"{speed:.1f}"

@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen_cli.models.registry import name_with_format
+from codegen_cli.reports.reading import read_in_turn
 from codegen_cli.scoring.embedding import Pool
 from codegen_cli.scoring.windows import stride_of
 from codegen_cli.session.language_model import LanguageModel
-from codegen_cli.terminal import console, drawing, streams
+from codegen_cli.session.many_texts import OnProgress
+from codegen_cli.terminal import console, streams
 from quantize.files.errors import UserError
 from quantize.files.whole_file import SHARED, blaming, replacing, write_all
 
 Write = Callable[[bytes], None]
+Vector = npt.NDArray[np.float32]
 
 
 def refuse_empty(name: str, text: str) -> None:
@@ -52,12 +55,21 @@ def write_vectors(
     The file is written whole or not at all. Raises UserError: an empty text, or a file that cannot
     be written.
     """
+    n_tokens = 0
+
+    def read(texts: Iterator[str], on_progress: OnProgress) -> Iterator[Vector]:
+        def count(done: int, total: int) -> None:
+            nonlocal n_tokens
+            n_tokens = total
+            on_progress(done, total)
+
+        return model.embed_many(texts, pool, special_tokens=special_tokens, on_progress=count)
+
     with contextlib.nullcontext(streams.write_result) if output is None else _file(output) as write:
         if not as_json:
             write(_npy_header(n_texts, model.config.n_embd))
-        for name, text in texts:
-            refuse_empty(name, text)
-            vector = _vector(model, name, text, pool, special_tokens)
+        for name, vector in read_in_turn(_with_content(texts), read):
+            _note_windows(model, name, n_tokens)
             write(
                 _json_line(model, name, pool, vector) if as_json else vector.astype("<f4").tobytes()
             )
@@ -77,27 +89,22 @@ def _file(output: Path) -> Iterator[Write]:
             yield lambda content: write_all(file, memoryview(content), output)
 
 
-def _vector(
-    model: LanguageModel, name: str, text: str, pool: Pool, special_tokens: bool
-) -> npt.NDArray[np.float32]:
+def _with_content(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for name, text in texts:
+        refuse_empty(name, text)
+        yield name, text
+
+
+def _note_windows(model: LanguageModel, name: str, n_tokens: int) -> None:
     n_positions = model.config.n_positions
-
-    with drawing.progress(name) as advance:
-
-        def on_progress(done: int, total: int) -> None:
-            if done == total and total > n_positions:
-                console.note(
-                    f"{name}: {total} tokens in windows of {n_positions}, each "
-                    f"{stride_of(n_positions)} further than the one before (the stride)"
-                )
-            advance(done, total)
-
-        return model.embed(text, pool, special_tokens=special_tokens, on_progress=on_progress)
+    if n_tokens > n_positions:
+        console.note(
+            f"{name}: {n_tokens} tokens in windows of {n_positions}, each "
+            f"{stride_of(n_positions)} further than the one before (the stride)"
+        )
 
 
-def _json_line(
-    model: LanguageModel, name: str, pool: Pool, vector: npt.NDArray[np.float32]
-) -> bytes:
+def _json_line(model: LanguageModel, name: str, pool: Pool, vector: Vector) -> bytes:
     fields = {
         "file": name,
         "model": name_with_format(model.name, model.format),

@@ -2,15 +2,17 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from codegen_cli.models.registry import name_with_format
 from codegen_cli.reports import token_table
+from codegen_cli.reports.reading import read_in_turn
 from codegen_cli.scoring.likelihood import Score, bits_per_byte, perplexity
 from codegen_cli.scoring.windows import stride_of
 from codegen_cli.session.language_model import LanguageModel
+from codegen_cli.session.many_texts import OnProgress
 from codegen_cli.terminal import console, drawing, screen, streams, tables
 
 _N_SURPRISES = 5
@@ -72,10 +74,12 @@ def write_scores(
     """
     total, n_files, is_complete = _Sums("total"), 0, False
     writer = _writer(model, with_tokens=with_tokens, as_json=as_json)
+
+    def read(texts: Iterator[str], on_progress: OnProgress) -> Iterator[Score]:
+        return model.score_many(texts, special_tokens=special_tokens, on_progress=on_progress)
+
     try:
-        for name, text in texts:
-            with drawing.progress(name) as advance:
-                score = model.score(text, special_tokens=special_tokens, on_progress=advance)
+        for name, score in read_in_turn(texts, read):
             _note_windows(model, name, score)
             sums = _Sums(name, score.log_likelihood, score.n_scored, score.n_bytes)
             total.add(sums)

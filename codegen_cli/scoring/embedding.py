@@ -47,6 +47,11 @@ class EmbeddingStream:
             )
         check_ids(self._ids, vocab_size, "the text")
 
+    @property
+    def n_ids(self) -> int:
+        """How many ids are read: a cache for so many, or for a context of fewer, will do."""
+        return len(self._ids)
+
     def run(self, cache: Cache, n_read: int) -> Stream[Progress, Float32]:
         """Ask and pool, once; the cache is empty, and of this text alone.
 

@@ -105,6 +105,11 @@ class LikelihoodStream:
         self._n_bytes = len(text.encode()) - unscored
         self._missing_ids = tokenizer.missing_ids(vocab_size)
 
+    @property
+    def n_ids(self) -> int:
+        """How many ids are read: a cache for so many, or for a context of fewer, will do."""
+        return len(self._read)
+
     def run(self, cache: Cache, n_read: int) -> Stream[Progress, Score]:
         """Ask and score, once; the cache is empty, and of this text alone.
 

@@ -3,10 +3,10 @@
 It prints nothing unless asked to. docs/api.md shows all of it at work.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from codegen_cli.decoding.option_values import choice, whole_number
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.session import one_part
-from codegen_cli.session.driver import drive, finish
 from codegen_cli.session.generation import Generation, Request, completion_task, generate
 from codegen_cli.text.prompt import FittedPrompt
 from codegen_cli.text.text_side import Prompt, TextSide
@@ -27,16 +26,11 @@ from quantize.description.config import ModelConfig
 from quantize.files.errors import UserError
 
 if TYPE_CHECKING:  # a completion needs none of these
-    from codegen_cli.contract.stream import Stream
     from codegen_cli.scoring.embedding import Pool
     from codegen_cli.scoring.likelihood import Score
-    from codegen_cli.scoring.windows import Progress
+    from codegen_cli.session.many_texts import OnProgress
     from codegen_cli.session.service import Service
     from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
-
-T = TypeVar("T")
-OnProgress = Callable[[int, int], None]
-"""Called with the tokens done and all tokens."""
 
 
 class Options(TypedDict, total=False):
@@ -183,7 +177,7 @@ class LanguageModel:
         Raises ValueError for ids that do not fit.
         """
         engine = self._engine()
-        return one_part.logits_of(engine, ids, _cache_for(ids, engine))
+        return one_part.logits_of(engine, ids, _cache_for(np.size(ids), engine))
 
     def hidden_states(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the state after ln_f at each id, float32 [n_tokens, n_embd]; as `logits` else.
@@ -192,24 +186,44 @@ class LanguageModel:
         or int4 file's kernels.
         """
         engine = self._engine()
-        return one_part.states_of(engine, ids, _cache_for(ids, engine))
+        return one_part.states_of(engine, ids, _cache_for(np.size(ids), engine))
 
     def score(
-        self, text: str, *, special_tokens: bool = False, on_progress: OnProgress | None = None
+        self, text: str, *, special_tokens: bool = False, on_progress: "OnProgress | None" = None
     ) -> "Score":
         """Return how likely the model finds a text of any length, token by token.
 
         scoring.likelihood tells what is read before the first token, how a long text is read, and
         what special_tokens are for.
         """
-        _require_text("the text", text)
+        scores = self.score_many([text], special_tokens=special_tokens, on_progress=on_progress)
+        return next(scores)
+
+    def score_many(
+        self,
+        texts: Iterable[str],
+        *,
+        special_tokens: bool = False,
+        on_progress: "OnProgress | None" = None,
+    ) -> Iterator["Score"]:
+        """Yield what `score` returns for each text, in order; short texts share the engine's steps.
+
+        texts        taken as there is room for another
+        on_progress  told of the text whose score comes next
+        """
         from codegen_cli.scoring.likelihood import LikelihoodStream
+        from codegen_cli.session.many_texts import read_texts
 
         engine = self._engine()
-        stream = LikelihoodStream(
-            text, self.tokenizer, self.config.vocab_size, special_tokens=special_tokens
-        )
-        return _read_whole(engine, stream.run, on_progress)
+
+        def task(text: str) -> Task:
+            reading = LikelihoodStream(
+                text, self.tokenizer, self.config.vocab_size, special_tokens=special_tokens
+            )
+            n_positions = _cache_size(reading.n_ids, engine)
+            return Task(lambda cache: reading.run(cache, engine.n_read), n_positions)
+
+        yield from read_texts(engine, _required(texts), task, on_progress)
 
     def embed(
         self,
@@ -217,7 +231,7 @@ class LanguageModel:
         pool: "Pool | None" = "mean",
         *,
         special_tokens: bool = False,
-        on_progress: OnProgress | None = None,
+        on_progress: "OnProgress | None" = None,
     ) -> npt.NDArray[np.float32]:
         """Return the mean or the last hidden state of a text of any length, float32 [n_embd].
 
@@ -225,15 +239,34 @@ class LanguageModel:
 
         Raises UserError for an empty text.
         """
-        _require_text("the text", text)
+        vectors = self.embed_many(
+            [text], pool, special_tokens=special_tokens, on_progress=on_progress
+        )
+        return next(vectors)
+
+    def embed_many(
+        self,
+        texts: Iterable[str],
+        pool: "Pool | None" = "mean",
+        *,
+        special_tokens: bool = False,
+        on_progress: "OnProgress | None" = None,
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield what `embed` returns for each text, as `score_many` does."""
         from codegen_cli.scoring.embedding import EmbeddingStream, Pool
+        from codegen_cli.session.many_texts import read_texts
 
         engine = self._engine()
         chosen = cast(Pool, choice("pool", "mean" if pool is None else pool, get_args(Pool)))
-        stream = EmbeddingStream(
-            text, self.tokenizer, self.config.vocab_size, chosen, special_tokens=special_tokens
-        )
-        return _read_whole(engine, stream.run, on_progress)
+
+        def task(text: str) -> Task:
+            reading = EmbeddingStream(
+                text, self.tokenizer, self.config.vocab_size, chosen, special_tokens=special_tokens
+            )
+            n_positions = _cache_size(reading.n_ids, engine)
+            return Task(lambda cache: reading.run(cache, engine.n_read), n_positions)
+
+        yield from read_texts(engine, _required(texts), task, on_progress)
 
     def close(self) -> None:
         """End the model's threads and let go of its memory; calling it again does nothing."""
@@ -270,19 +303,19 @@ def _samples(options: GenerateOptions, samples: int | None) -> list[GenerateOpti
     return [replace(options, sample=i) for i in range(samples)]
 
 
-def _read_whole(
-    engine: Engine,
-    run: "Callable[[Cache, int], Stream[Progress, T]]",
-    on_progress: OnProgress | None,
-) -> T:
-    """Run a stream that reads a whole text, with a cache of its own; return its end."""
-    stream = drive(engine, run(engine.new_cache(), engine.n_read))
-    return finish(stream, lambda progress: on_progress and on_progress(*progress))
+def _cache_for(n_ids: int, engine: Engine) -> Cache:
+    """Return a cache of just the size, or of a context."""
+    return engine.new_cache(_cache_size(n_ids, engine))
 
 
-def _cache_for(ids: Sequence[int], engine: Engine) -> Cache:
-    """Return a cache of just the size; whether these are ids at all is for `forward` to say."""
-    return engine.new_cache(min(max(np.size(ids), 1), engine.n_positions))
+def _cache_size(n_ids: int, engine: Engine) -> int:
+    return min(max(n_ids, 1), engine.n_positions)
+
+
+def _required(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        _require_text("the text", text)
+        yield text
 
 
 def _require_text(what: str, value: object) -> None:

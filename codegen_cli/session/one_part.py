@@ -1,4 +1,4 @@
-"""An engine and one part -> its result, or its error raised: for whoever runs no stream."""
+"""An engine and its parts -> their results, or an error raised: for whoever runs no stream."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,10 +13,17 @@ Ids = Sequence[int] | npt.NDArray[np.integer]
 
 def run_part(engine: Engine, part: Part) -> Result:
     """Return what one part wanted; raises its error, as Engine.forward lists them."""
-    (outcome,) = engine.forward([part])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    return run_parts(engine, [part])[0]
+
+
+def run_parts(engine: Engine, parts: Sequence[Part]) -> list[Result]:
+    """Return what all parts of a step wanted; raises the first error of one."""
+    results: list[Result] = []
+    for outcome in engine.forward(parts):
+        if isinstance(outcome, Exception):
+            raise outcome
+        results.append(outcome)
+    return results
 
 
 def logits_of(engine: Engine, ids: Ids, cache: Cache, n_wanted: int | None = None) -> Float32:

@@ -1,0 +1,33 @@
+"""A packed file and a number of texts -> on stdout the bytes that these should take; then they run.
+
+    python memory_child.py MODEL THREADS N
+
+Whoever starts this sees what it took.
+"""
+
+import sys
+
+from texts import Words, request
+
+from codegen_cli.models.memory_need import needed
+from codegen_cli.session.loading import load
+from quantize.packed.packed_file import read_packed_file
+
+N_PROMPT, N_NEW = 448, 64
+
+
+def main() -> None:
+    path, threads, n_texts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    packed = read_packed_file(path)
+    need = needed(packed.config, packed.path.stat().st_size)
+    with load(path, threads) as model:
+        words = Words(model)
+        cache_bytes = model.engine.cache_bytes(N_PROMPT + N_NEW)
+        print(need.bytes - need.cache_bytes + n_texts * cache_bytes, flush=True)
+        requests = [request(words.text(N_PROMPT), N_NEW, n) for n in range(n_texts)]
+        for _ in model.generate_many(requests):
+            pass
+
+
+if __name__ == "__main__":
+    main()
