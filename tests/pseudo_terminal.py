@@ -33,7 +33,8 @@ def run_on_terminal(
         for name in ("COLUMNS", "NO_COLOR"):
             os.environ.pop(name, None)
         os.environ.update({"TERM": "xterm-256color"} | environment)
-        os.execv(sys.executable, [sys.executable, *arguments])
+        # Not execv: readline, which pytest imports, sets COLUMNS behind Python's back.
+        os.execve(sys.executable, [sys.executable, *arguments], os.environ)
     shown = b""
     os.write(terminal, typed)
     try:

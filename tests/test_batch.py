@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 
 import pytest
@@ -19,6 +20,7 @@ from codegen_cli.batch.settings import Settings
 from codegen_cli.batch.source import Source
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.session.generation import Request
+from codegen_cli.terminal import progress_lines
 from codegen_cli.text.text_side import Prompt
 from quantize.files.errors import UserError
 
@@ -353,3 +355,15 @@ def test_answers_are_written_in_the_order_of_lines():
     answers = [Answer(place, b"%d\n" % place) for place in (2, 1, 0, 4, 3)]
     assert [answer.place for answer in job.write(answers)] == [0, 1, 2, 3, 4]
     assert written == [b"0\n", b"1\n", b"2\n", b"3\n", b"4\n"]
+
+
+def test_a_log_is_told_how_far_it_is_and_how_fast(model, source, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(progress_lines, "EVERY_SECONDS", 0.0)
+    run(model, source, tmp_path / "out")
+    first, *lines, last = capfd.readouterr().err.splitlines()
+    assert first == f"codegen: seed 7, kept in {tmp_path / 'out'}.journal"
+    assert len(lines) == len(LINES)
+    for count, line in enumerate(lines, start=1):
+        share = f"{count / len(LINES):.0%}"
+        assert re.fullmatch(rf"codegen: test: {share}, [\d.]+ tokens/s, \d+ s left", line)
+    assert re.fullmatch(r"codegen: 10 answers, \d+ tokens in \d+ s \([\d.]+ tokens/s\)", last)

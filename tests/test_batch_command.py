@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
 
-N_LINES = 40
+N_LINES = 300
 OPTIONS = ("-m", "nano", "-n", "6", "--until", "none", "-t", "1", "--threads", "1")
 
 
@@ -73,7 +73,7 @@ def test_killed_at_random_moments_it_loses_nothing_and_does_nothing_twice(
     process = start(source, output)  # the seed is kept
     _, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
-    assert " answers: going on\n" in told
+    assert " answers" in told.splitlines()[0]
     assert output.read_bytes() == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.journal"]
 

@@ -252,6 +252,17 @@ def test_a_bar_has_its_numbers_at_any_width(width, label, kind):
 
 
 @needs_terminal
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_bar_has_its_speed_at_any_width(width):
+    script = BAR.replace("sys.argv[2]", "speed=lambda: '1234.5 tokens/s'")
+    shown, _ = run_on_terminal("-c", script, "prompts.jsonl", columns=width)
+    states = plain(shown).splitlines()
+    assert max(map(cells, states)) <= width
+    last = states[-2] if not states[-1].strip() else states[-1]
+    assert re.search(r"50% 1234\.5 tokens/s [\d-]+:[\d-]+$", last.rstrip())
+
+
+@needs_terminal
 def test_a_log_and_a_dumb_terminal_get_no_bar(tmp_path):
     shown, _ = run_on_terminal("-c", BAR, "x", "bytes", TERM="dumb")
     assert shown == ""

@@ -94,7 +94,7 @@ class AnswerFile:
         with self._file:
             if kind is None:
                 self.sync()
-            elif self._is_new and self._end == 0:
+            elif self._is_new and os.fstat(self._file.fileno()).st_size == 0:
                 with contextlib.suppress(OSError):
                     self.path.unlink()
 

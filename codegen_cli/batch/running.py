@@ -51,10 +51,12 @@ def _telling_how_to_go_on(job: Job) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        path = _path(job)
-        if path and job.n_lines is not None:
+        if isinstance(job.output, AnswerFile) and job.n_lines is not None:
+            # Counted there: a signal may come between an answer's writing and its counting.
+            n_answers = sum(1 for _ in job.output.answers())
             console.note(
-                f"{path} has {job.n_done} of {job.n_lines} answers: the same command goes on"
+                f"{job.output.path} has {n_answers} of {job.n_lines} answers: "
+                "the same command goes on"
             )
         raise
 
