@@ -39,12 +39,12 @@ class Memory:
             command = [*self._command, str(n_texts)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
-            forecast = int(process.stdout.read())
+            forecast = process.stdout.read()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
                 sys.exit(f"{' '.join(command)} failed")
-            line.add(usage.ru_maxrss * 1024 / forecast)
+            line.add(usage.ru_maxrss * 1024 / int(forecast))
 
 
 class HumanEval:
@@ -109,5 +109,5 @@ def options(model: Path, threads: int) -> list[str]:
 def seconds_of(*arguments: str, checkout: Path = PROJECT) -> float:
     """Return the seconds of a run of codegen, of the code in a checkout."""
     environment = ["env", f"PYTHONPATH={checkout}"]
-    command = [*environment, sys.executable, "-m", "codegen_cli", *arguments]
+    command = [*environment, sys.executable, "-P", "-m", "codegen_cli", *arguments]
     return float(run_whole(command)["seconds"])
