@@ -3,8 +3,24 @@
 import pytest
 
 from codegen_cli.decoding.drafter import Drafter, best_length
+from codegen_cli.decoding.step_costs import StepCosts
 
 REPEATED = [1, 2, 3, 4, 5] * 8
+
+
+class TimedDrafter:
+    """A Drafter of a text alone, told what its steps cost."""
+
+    def __init__(self, ids, most):
+        self._drafter, self._costs = Drafter(ids, most), StepCosts()
+        self.extend = self._drafter.extend
+
+    def draft(self, room):
+        return self._drafter.draft(room, self._costs.id_cost(1))
+
+    def checked(self, n_drafted, n_accepted, seconds):
+        self._costs.learn(1 + n_drafted, seconds)
+        self._drafter.checked(n_drafted, n_accepted)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +50,7 @@ def test_the_length_is_the_best_of_all():
 
 
 def test_nothing_is_drafted_before_a_single_step_was_timed():
-    drafter = Drafter(REPEATED, most=8)
+    drafter = TimedDrafter(REPEATED, most=8)
     assert drafter.draft(100) == []
     drafter.checked(0, 0, 1.0)
     assert drafter.draft(100)
@@ -89,13 +105,13 @@ def test_one_slow_step_changes_little():
 
 
 def test_a_clock_that_stands_still_does_no_harm():
-    drafter = Drafter(REPEATED, most=8)
+    drafter = TimedDrafter(REPEATED, most=8)
     drafter.checked(0, 0, 0.0)
     assert draft_lengths(drafter, 20, hold=True, seconds=lambda n: 0.0)[-1] > 0
 
 
 def drafter_after_single_steps(ids, most=8):
-    drafter = Drafter(ids, most)
+    drafter = TimedDrafter(ids, most)
     for _ in range(3):
         drafter.checked(0, 0, 1.0)
     return drafter
@@ -109,3 +125,30 @@ def draft_lengths(drafter, n_steps, *, hold, seconds):
         drafter.checked(n_drafted, n_drafted if hold else 0, seconds(n_drafted))
         lengths.append(n_drafted)
     return lengths
+
+
+def test_an_id_costs_more_the_more_texts_share_a_step():
+    costs = StepCosts()
+    for n_ids in (1, 2, 4, 8):
+        costs.learn(n_ids, 1 + 0.1 * (n_ids - 1))
+    found = [costs.id_cost(n) for n in (1, 2, 4, 8)]
+    assert found == pytest.approx([0.1, 0.2 / 1.1, 0.4 / 1.3, 0.8 / 1.7])
+    assert Drafter(REPEATED, 8).draft(100, 0.1)
+    assert Drafter(REPEATED, 8).draft(100, 0.99) == []
+
+
+def test_costs_are_not_known_while_only_steps_of_more_texts_were_seen():
+    costs = StepCosts()
+    assert costs.id_cost(4) is None
+    costs.learn(4, 1.0)
+    assert costs.id_cost(3) is None
+    assert costs.id_cost(4) is not None
+
+
+def test_what_was_not_seen_for_long_is_forgotten():
+    costs = StepCosts()
+    costs.learn(1, 1.0)
+    for _ in range(600):
+        costs.learn(8, 8.0)
+    assert costs.id_cost(1) is None
+    assert costs.seconds(8) == 8.0

@@ -64,13 +64,10 @@ def run(path, at_end):
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return guarded(n_bytes, at_end).view(dtype).reshape(shape)
 
-    class Cache(kv_cache.KVCache):
-        def __init__(self, config, identity):
-            super().__init__(config, identity)
-            self.keys = zeros(self.keys.shape, np.uint16)
-            self.values = zeros(self.values.shape, np.uint16)
+    def new_blocks(shape, most):
+        return [zeros(shape, np.uint16)]
 
-    buffers.aligned_zeros = zeros
+    buffers.aligned_zeros, kv_cache._new_blocks = zeros, new_blocks
     packed = read_packed_file(path)
     tensors = {}
     for name, tensor in packed.tensors.items():
@@ -82,7 +79,7 @@ def run(path, at_end):
     try:
         last = packed.config.vocab_size - 1
         ids = [0, last, *range(packed.config.n_positions)][: packed.config.n_positions - 2]
-        cache = Cache(packed.config, running.identity)
+        cache = running.new_cache()
         whole = logits_of(running, ids, cache)
         logits_of(running, [last], cache)
         logits_of(running, [0], cache)
