@@ -154,6 +154,7 @@ codegen_cli.decoding.defaults
 codegen_cli.decoding.stopping
 codegen_cli.decoding.option_values
 codegen_cli.decoding.options
+codegen_cli.decoding.token_likelihoods
 codegen_cli.decoding.summary
 codegen_cli.decoding.phase_times
 codegen_cli.decoding.prompt_lookup

@@ -4,7 +4,7 @@ import os
 import time
 from typing import Protocol
 
-from codegen_cli.reports.openai_json import completion_object
+from codegen_cli.reports.openai_json import choice_object, completion_object, usage_object
 from codegen_cli.session.completion_run import CompletionRun
 from codegen_cli.terminal import console, streams
 
@@ -54,9 +54,16 @@ class JsonSink:
             hex_id=os.urandom(16).hex(),
             created=int(time.time()),
             model=run.model,
-            text=self._text,
-            summary=run.summary,
-            load_seconds=run.load_seconds,
+            choices=[choice_object(0, self._text, run.summary)],
+            usage=usage_object([run.summary]),
+            seed=run.summary.seed,
+            timings={
+                "load_seconds": run.load_seconds,
+                "prefill_seconds": run.summary.prefill_seconds,
+                "prefill_tokens_per_second": run.summary.prefill_tokens_per_second,
+                "decode_seconds": run.summary.decode_seconds,
+                "decode_tokens_per_second": run.summary.decode_tokens_per_second,
+            },
         )
         streams.write_json(report)
 
