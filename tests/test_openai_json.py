@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
+from codegen_cli.decoding.sampled_tokens import LikelyToken, SampledToken
 from codegen_cli.decoding.summary import EndReason, FinishReason, Summary
-from codegen_cli.decoding.token_likelihoods import LikelyToken, SampledToken
 from codegen_cli.reports.openai_json import (
     choice_object,
     completion_object,

@@ -154,6 +154,7 @@ codegen_cli.decoding.defaults
 codegen_cli.decoding.stopping
 codegen_cli.decoding.option_values
 codegen_cli.decoding.options
+codegen_cli.decoding.sampled_tokens
 codegen_cli.decoding.token_likelihoods
 codegen_cli.decoding.summary
 codegen_cli.decoding.phase_times
@@ -216,6 +217,7 @@ codegen_cli.session.driver
 codegen_cli.session.generation
 codegen_cli.session.language_model
 codegen_cli.session.loading
+codegen_cli.session.sample
 codegen_cli.session.completion_run
 codegen_cli.measuring
 codegen_cli.measuring.read_limit

@@ -7,7 +7,8 @@ import pytest
 from real_tokenizer import TOKENIZER, VOCAB_SIZE
 from test_generate import PROMPT_IDS, Pairs, Recital, complete, recital_of
 
-from codegen_cli.decoding.token_likelihoods import make_likelihoods, mean_log_probability
+from codegen_cli.decoding.sampled_tokens import mean_log_probability
+from codegen_cli.decoding.token_likelihoods import make_likelihoods
 
 
 def tokens_of(model, **changes):

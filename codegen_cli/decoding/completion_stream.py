@@ -8,9 +8,9 @@ from codegen_cli.contract.stream import Stream
 from codegen_cli.decoding.id_stream import IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
+from codegen_cli.decoding.sampled_tokens import TokenQueue
 from codegen_cli.decoding.stopping import StopWatch
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
-from codegen_cli.decoding.token_likelihoods import TokenQueue
 from codegen_cli.text.text_stream import TextStream
 from codegen_cli.text.vocabulary import Vocabulary
 

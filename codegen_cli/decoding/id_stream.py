@@ -12,8 +12,9 @@ from codegen_cli.decoding.drafter import Drafter
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.decoding.random_draws import uniform
+from codegen_cli.decoding.sampled_tokens import IdLikelihood
 from codegen_cli.decoding.sampler import make_sampler
-from codegen_cli.decoding.token_likelihoods import IdLikelihood, make_likelihoods
+from codegen_cli.decoding.token_likelihoods import make_likelihoods
 from quantize.files.errors import UserError
 
 Logits = npt.NDArray[np.float32]

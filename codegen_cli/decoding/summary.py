@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from codegen_cli.decoding.token_likelihoods import SampledToken
+from codegen_cli.decoding.sampled_tokens import SampledToken
 
 EndReason = Literal["stop", "length", "time", "interrupted"]
 FinishReason = Literal["stop", "length"]

@@ -6,8 +6,8 @@ https://platform.openai.com/docs/api-reference/completions/object
 import math
 from collections.abc import Sequence
 
+from codegen_cli.decoding.sampled_tokens import SampledToken, mean_log_probability
 from codegen_cli.decoding.summary import Summary
-from codegen_cli.decoding.token_likelihoods import SampledToken, mean_log_probability
 
 _DECIMALS = 6  # the last bits of exp and log differ between CPUs
 
