@@ -1,4 +1,4 @@
-"""`codegen complete -N`: each sample is the text that it is alone; where they go, in which order."""
+"""`codegen complete -N`: each sample is what it is alone; where they go, in which order."""
 
 import json
 import re
@@ -131,7 +131,7 @@ def test_growing_texts_are_inert_cut_to_the_terminal_and_plain_where_asked():
     assert "\x07" not in shown
     lines = [line.rstrip() for line in plain(shown).split("\n")]
     assert r"   é\x1b[31m   red" in lines
-    assert r"1  \x07\u202ewide wide wide wide wide…" in lines
+    assert r"1  \x07\u202ewide wide wide wide wide w…" in lines
     assert lines.count("   a") < 50
 
 

@@ -97,7 +97,7 @@ Echo = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
 ]
-Samples = Annotated[int, _option("samples", "So many texts of one prompt, each its own.", "-N")]
+Samples = Annotated[int, _option("samples", "How many texts to make of the prompt.", "-N")]
 Logprobs = Annotated[
     int | None,
     typer.Option(
@@ -108,7 +108,7 @@ Logprobs = Annotated[
     ),
 ]
 Null = Annotated[
-    bool, typer.Option("--null", "-0", help="Write a NUL between several texts, for a pipe.")
+    bool, typer.Option("--null", "-0", help="Write several texts with a NUL between each two.")
 ]
 Usage = Annotated[bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")]
 
