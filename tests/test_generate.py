@@ -454,6 +454,8 @@ def test_a_prompt_that_the_model_cannot_take_is_refused(ids, message):
         ("top_k", -1, "at least 0"),
         ("draft", -1, "0 to 64"),
         ("draft", 65, "0 to 64"),
+        ("logprobs", -1, "0 to 20"),
+        ("logprobs", 21, "0 to 20"),
         ("seed", -1, "0 to 2**64 - 1"),
         ("seed", 2**64, "0 to 2**64 - 1"),
         ("stop", ("a", ""), "texts that are not empty"),

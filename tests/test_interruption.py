@@ -61,17 +61,19 @@ def test_a_signal_keeps_the_text_so_far(endless, number, expected):
     assert first + rest
 
 
-def test_an_interrupted_run_still_writes_its_json(endless):
+@pytest.mark.parametrize("n_samples", [1, 2])
+def test_an_interrupted_run_still_writes_its_json(endless, n_samples):
     script = (
         "import os, signal, sys\n"
         "from codegen_cli.reports.completion import JsonSink\n"
         "write = JsonSink.write\n"
-        "def write_and_interrupt(self, text):\n"
-        "    write(self, text)\n"
+        "def write_and_interrupt(self, index, text):\n"
+        "    write(self, index, text)\n"
         "    if text:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "JsonSink.write = write_and_interrupt\n"
-        f"sys.argv = ['codegen', 'complete', '--json', '--usage', *{endless!r}]\n"
+        f"sys.argv = ['codegen', 'complete', '--json', '-N', '{n_samples}', '--usage']\n"
+        f"sys.argv += {endless!r}\n"
         "from codegen_cli.__main__ import main\n"
         "main()\n"
     )
@@ -79,10 +81,12 @@ def test_an_interrupted_run_still_writes_its_json(endless):
     result = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert result.returncode == 130
     completion = json.loads(result.stdout)
-    [choice] = completion["choices"]
-    assert choice["end_reason"] == "interrupted"
-    assert choice["finish_reason"] == "length"
-    assert choice["text"]
+    choices = completion["choices"]
+    assert [choice["index"] for choice in choices] == [*range(n_samples)]
+    assert {choice["end_reason"] for choice in choices} == {"interrupted"}
+    assert {choice["finish_reason"] for choice in choices} == {"length"}
+    assert any(choice["text"] for choice in choices)
+    assert completion["usage"]["prompt_tokens"] == 3  # those of "import os\n"
     assert completion["usage"]["completion_tokens"] > 0
     assert b"interrupted" in result.stderr
 

@@ -79,7 +79,7 @@ def test_all_number_options_are_found():
     found = {named(each) for each in NUMBER_OPTIONS}
     assert {
         *(f"complete {name}" for name in ("max_tokens", "temperature", "top_p", "top_k", "seed")),
-        *(f"complete {name}" for name in ("draft", "threads", "max_time")),
+        *(f"complete {name}" for name in ("samples", "logprobs", "draft", "threads", "max_time")),
         *("bench rounds", "bench threads", "doctor threads", "score threads", "embed threads"),
     } <= found
 
@@ -131,12 +131,15 @@ def test_a_number_that_is_taken_can_be_run_with(each, monkeypatch, capfdbinary):
     def prepare(self, prompt, *_):
         model = Recital(TOKENIZER.encode("\n    pass\n" * 3))
         vocabulary = TOKENIZER.vocabulary(model.config)
-        return generate(model, vocabulary, TOKENIZER.encode(prompt), self.options, prompt)
+        for index, sample in enumerate(self.samples):
+            ids = TOKENIZER.encode(prompt)
+            for item in generate(model, vocabulary, ids, sample.options, prompt):
+                yield index, item
 
     monkeypatch.setattr(CompletionRun, "_begin", prepare)
     name, command, parameter = each
     for value in NUMBERS:
-        context = parse(name, command, [parameter.opts[0], value, "def f():"])
+        context = parse(name, command, [parameter.opts[0], value, "--json", "def f():"])
         if not isinstance(context, str):
             with pytest.raises(typer.Exit) as end, context:
                 command.invoke(context)

@@ -160,6 +160,8 @@ codegen_cli.decoding.defaults
 codegen_cli.decoding.stopping
 codegen_cli.decoding.option_values
 codegen_cli.decoding.options
+codegen_cli.decoding.sampled_tokens
+codegen_cli.decoding.token_likelihoods
 codegen_cli.decoding.summary
 codegen_cli.decoding.phase_times
 codegen_cli.decoding.step_costs
@@ -229,6 +231,7 @@ codegen_cli.session.many_texts
 codegen_cli.session.service
 codegen_cli.session.language_model
 codegen_cli.session.loading
+codegen_cli.session.sample
 codegen_cli.session.completion_run
 codegen_cli.measuring
 codegen_cli.measuring.read_limit

@@ -72,6 +72,20 @@ def test_a_child_gives_what_this_process_would():
 
 
 @needs_a_child
+def test_samples_of_a_prompt_are_read_once_and_another_prompt_is_read_anew():
+    run(
+        "side = reading('def fib(n):')\n"
+        "first = side.read(asked('def fib(n):'))\n"
+        "assert side.read(asked('def fib(n):')) is first\n"
+        "assert 'tokenizers' not in sys.modules\n"
+        "assert side.read(asked('x')) == side.read(asked('x'))\n"
+        "assert side.read(asked('x'))[0] != first[0]\n"
+        "assert side.read(asked('def fib(n):'))[0] == first[0]\n"
+        "side.close()\n"
+    )
+
+
+@needs_a_child
 @pytest.mark.parametrize("moment", ["before", "after", "never"])
 def test_a_child_that_is_killed_is_not_missed(moment):
     """As by a system that is out of memory."""

@@ -13,19 +13,23 @@ from codegen_cli.decoding import defaults
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 
+_MOST_SAMPLES = 128  # as OpenAI has it
+
 
 def _checked(parameter: typer.CallbackParam, value: Any) -> Any:
     """Return what an option or its variable says, in its own type; the error names both."""
     if value is None:
         return None
     from codegen_cli.commands.prompt_input import check_argument
-    from codegen_cli.decoding.option_values import real_number
+    from codegen_cli.decoding.option_values import real_number, whole_number
     from codegen_cli.decoding.options import checked
 
     name = parameter.name or ""
     try:
         if name == "max_time":
             return real_number(name, value, "a number above 0", fits=lambda number: number > 0)
+        if name == "samples":
+            return whole_number(name, value, f"1 to {_MOST_SAMPLES}", least=1, most=_MOST_SAMPLES)
         if name == "stop":
             value = [check_argument(text, name) for text in value]
         return checked(name, value)
@@ -93,6 +97,19 @@ Echo = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Write one JSON object, as OpenAI's completions API.")
 ]
+Samples = Annotated[int, _option("samples", "How many texts to make of the prompt.", "-N")]
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        "--logprobs",
+        metavar="K",
+        help="With --json: tokens' log-probabilities, and the K likeliest; 0 to 20.",
+        callback=_checked,
+    ),
+]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Write several texts with a NUL between each two.")
+]
 Usage = Annotated[bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")]
 
 
@@ -105,12 +122,15 @@ def complete(
     top_p: TopP = defaults.TOP_P,
     top_k: TopK = defaults.TOP_K,
     seed: Seed = None,
+    samples: Samples = 1,
     draft: Draft = defaults.DRAFT,
     stop: Stop = None,
     until: Until = defaults.UNTIL,
     echo: Echo = False,
     special_tokens: options.SpecialTokens = False,
     as_json: AsJson = False,
+    logprobs: Logprobs = None,
+    null: Null = False,
     usage: Usage = False,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -132,6 +152,7 @@ def complete(
     cat shapes.py | codegen complete - "def area("
     codegen complete -m 2B-mono:int4 --until none "# parse a CSV file"
     codegen complete --json --seed 7 "def add(a, b):" | jq -r '.choices[0].text'
+    codegen complete -N 5 -t 0.8 "def parse(line):"
     codegen complete --usage --draft 0 "class Stack:"
     codegen complete --special-tokens "<|endoftext|>import os"
     """
@@ -141,6 +162,7 @@ def complete(
         console.keep_out_of_filters()
     if not prompt and file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a PROMPT, --file, or a pipe on stdin")
+    is_ranked = _is_ranked(samples, logprobs, as_json=as_json, null=null)
     from codegen_cli.decoding.options import GenerateOptions
 
     generate_options = GenerateOptions(
@@ -152,26 +174,28 @@ def complete(
         stop=tuple(stop or ()),
         until=until,
         deadline=None if max_time is None else started + max_time,
+        logprobs=0 if is_ranked else logprobs,
         **({} if seed is None else {"seed": seed}),
     )
     from codegen_cli.commands.prompt_input import STDIN, read_prompt
     from codegen_cli.contract.deadline import TimeUp
-    from codegen_cli.reports.completion import JsonSink, Sink, StdoutSink, cut_line, usage_line
+    from codegen_cli.reports.completion import cut_line, make_sink, usage_line
     from codegen_cli.session.completion_run import CompletionRun
 
     reads_stdin = STDIN in prompt if prompt else file is None
     refuse_overwritten_prompt(file, reads_stdin=reads_stdin)
-    run = CompletionRun(generate_options, echo=echo, special_tokens=special_tokens)
-    sink: Sink = JsonSink() if as_json else StdoutSink()
+    run = CompletionRun(generate_options, samples, echo=echo, special_tokens=special_tokens)
+    sink = make_sink(samples, as_json=as_json, is_ranked=is_ranked)
     try:
         asked = read_prompt(prompt or [], file, generate_options.deadline)
-        for text in run.texts(asked, model, threads, device, ignore_memory=ignore_memory):
-            sink.write(text)
+        texts = run.texts(asked, model, threads, device, ignore_memory=ignore_memory)
+        for index, text in texts:
+            sink.write(index, text)
     except TimeUp:
         run.end_by_time()
     finally:
         # Ctrl-C and SIGTERM pass through here: what was made so far is reported all the same.
-        if run.summary is not None:
+        if run.has_begun:
             sink.end(run)
             if usage:
                 console.show(usage_line(run))
@@ -180,3 +204,16 @@ def complete(
     # As an exception holds on to this frame, the process ends with the model still there: freeing
     # it and its tokenizer piece by piece took 0.02 s.
     raise typer.Exit
+
+
+def _is_ranked(samples: int, logprobs: int | None, *, as_json: bool, null: bool) -> bool:
+    """Tell whether texts go to a terminal, the best first; refuse what no output can be."""
+    if as_json and null:
+        raise typer.BadParameter("give --json or --null, not both")
+    if logprobs is not None and not as_json:
+        raise typer.BadParameter("--logprobs needs --json")
+    if samples == 1 or as_json or null:
+        return False
+    if not sys.stdout.isatty():
+        raise typer.BadParameter(f"{samples} samples that go to no terminal need --json or --null")
+    return True

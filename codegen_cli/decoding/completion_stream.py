@@ -8,6 +8,7 @@ from codegen_cli.contract.stream import Stream
 from codegen_cli.decoding.id_stream import IdStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
+from codegen_cli.decoding.sampled_tokens import TokenQueue
 from codegen_cli.decoding.stopping import StopWatch
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
 from codegen_cli.text.text_stream import TextStream
@@ -38,6 +39,8 @@ class CompletionStream:
         self._watch = StopWatch(options.stop, options.until, prompt)
         self._n_sampled = 0
         self._ids_since_piece: list[int] = []
+        self._tokens = TokenQueue(vocabulary.token_bytes)
+        self._n_characters = self._n_shown = 0  # of the text sampled, and of the pieces
 
     def summary(self, end_reason: EndReason) -> Summary:
         """Return what was done so far, as if it ended now."""
@@ -70,15 +73,24 @@ class CompletionStream:
             if token_id in self._end_ids:
                 return "stop"
             with self._times.measured("decode"):
-                self._ids_since_piece.append(token_id)
-                text = self._watch.feed(self._stream.feed(token_id))
+                text = self._watch.feed(self._read(token_id))
             if text:
                 yield self._piece(text)
             if self._watch.stopped:
                 return "stop"
         return "length"
 
+    def _read(self, token_id: int) -> str:
+        """Return the characters that an id completes."""
+        self._ids_since_piece.append(token_id)
+        self._tokens.add(token_id, self._ids.likelihood, self._n_characters)
+        text = self._stream.feed(token_id)
+        self._n_characters += len(text)
+        return text
+
     def _piece(self, text: str) -> Piece:
-        piece = Piece(text, tuple(self._ids_since_piece))
+        self._n_shown += len(text)
+        ids, tokens = tuple(self._ids_since_piece), self._tokens.begun_before(self._n_shown)
+        piece = Piece(text, ids, tokens)
         self._ids_since_piece.clear()
         return piece

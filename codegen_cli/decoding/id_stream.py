@@ -12,7 +12,9 @@ from codegen_cli.decoding.drafter import Drafter
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.phase_times import PhaseTimes
 from codegen_cli.decoding.random_draws import uniform
+from codegen_cli.decoding.sampled_tokens import IdLikelihood
 from codegen_cli.decoding.sampler import make_sampler
+from codegen_cli.decoding.token_likelihoods import make_likelihoods
 from quantize.files.errors import UserError
 
 Logits = npt.NDArray[np.float32]
@@ -42,6 +44,8 @@ class IdStream:
         self._options = options
         self._times = times
         self._sample = make_sampler(options.temperature, options.top_p, options.top_k, missing_ids)
+        self.likelihood: IdLikelihood | None = None  # of the last id, where it is wanted
+        self._likelihood_of = make_likelihoods(options.logprobs, missing_ids)
         self._drafter = Drafter(prompt_ids, options.draft)
         self._draft: list[int] = []
         self._id_cost: float | None = None
@@ -65,6 +69,7 @@ class IdStream:
         with self._times.measured("decode"):
             row, drafted = self._rows.popleft()
             token_id = self._draw(row)
+            self.likelihood = self._likelihood_of(row, token_id)
             self._drawn.append(token_id)
             self._position += 1
             self.n_accepted += token_id == drafted

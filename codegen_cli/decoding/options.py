@@ -13,6 +13,7 @@ from codegen_cli.decoding.option_values import choice, real_number, texts, whole
 from codegen_cli.decoding.random_draws import fresh_seed
 
 _LONGEST_DRAFT = 64  # few are right for so long, and each takes the memory of a token's logits
+_MOST_LIKELIEST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class GenerateOptions:
     deadline      time.monotonic() in seconds after which nothing more is computed
     sample        below 2**64: index among several completions of one prompt and seed
     draft         most ids to guess and check in one step, 0 to 64; the text is always the same
+    logprobs      tell how likely each token was, and so many of the likeliest, 0 to 20; None: not
 
     None stands for the default. Numbers may be of NumPy's types. Raises UserError on a value of
     another type or out of range.
@@ -44,6 +46,7 @@ class GenerateOptions:
     deadline: Deadline = None
     sample: int = 0
     draft: int = defaults.DRAFT
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -67,6 +70,13 @@ def _deadline(option: str, value: object) -> Deadline:
     return real_number(option, value, "seconds of time.monotonic()", fits=lambda number: True)
 
 
+def _logprobs(option: str, value: object) -> int | None:
+    if value is None:
+        return None
+    needed = f"0 to {_MOST_LIKELIEST}"
+    return whole_number(option, value, needed, least=0, most=_MOST_LIKELIEST)
+
+
 _64_bits = partial(whole_number, needed="0 to 2**64 - 1", least=0, most=2**64 - 1)
 
 _CHECKS: dict[str, Callable[[str, object], object]] = {
@@ -86,4 +96,5 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "deadline": _deadline,
     "sample": _64_bits,
     "draft": partial(whole_number, needed=f"0 to {_LONGEST_DRAFT}", least=0, most=_LONGEST_DRAFT),
+    "logprobs": _logprobs,
 }

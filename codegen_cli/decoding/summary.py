@@ -3,16 +3,23 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from codegen_cli.decoding.sampled_tokens import SampledToken
+
 EndReason = Literal["stop", "length", "time", "interrupted"]
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text to show now, and the ids sampled since the piece before."""
+    """Text to show now, and the ids sampled since the piece before.
+
+    tokens  those that start in this text, where option `logprobs` asks how likely they were: those
+            of all pieces are the tokens of the text, up to the one within which a stop starts
+    """
 
     text: str
     ids: tuple[int, ...]
+    tokens: tuple[SampledToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

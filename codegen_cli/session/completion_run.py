@@ -1,8 +1,9 @@
-"""A prompt and a model's name -> the texts of a completion, and how far it came at any time."""
+"""A prompt and a model's name -> the texts of completions, and how far they are at any time."""
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import Piece, Summary
@@ -10,46 +11,68 @@ from codegen_cli.models.model_choice import choose_model
 from codegen_cli.models.registry import name_with_format
 from codegen_cli.session.device_choice import choose_device
 from codegen_cli.session.loading import load_model
+from codegen_cli.session.sample import Sample
 from codegen_cli.terminal import console
+from codegen_cli.text.prompt import FittedPrompt
 from codegen_cli.text.text_side import Prompt, TextSide
+from quantize.files.errors import UserError
 from quantize.packed.packed_header import read_packed_header
 
 if TYPE_CHECKING:
     from codegen_cli.session.generation import Generation
     from codegen_cli.session.language_model import LanguageModel
 
+Items = Iterator[tuple[int, Piece | Summary | UserError]]
+"""What the samples make, each with the sample's index, in whatever order."""
+
 
 class CompletionRun:
     """One run of `codegen complete`: loads a model while a prompt is read, and completes it.
 
-    echo            the prompt is the first text
+    n_samples       texts to make of the prompt; sample i is the text that options with that
+                    `sample` give alone
+    echo            each text is given after the prompt
     special_tokens  `<|endoftext|>` in the prompt is the end mark, not text
 
-    model         its name with its format, as far as that is known yet
-    load_seconds  until it was ready
+    samples           the texts
+    model             its name with its format, as far as that is known yet
+    load_seconds      until it was ready
+    generate_seconds  from then on, as far as the samples have come
+    echoed            what the texts are given after; "" while there is no model
 
     The model lives as long as this object.
     """
 
     def __init__(
-        self, options: GenerateOptions, *, echo: bool = False, special_tokens: bool = False
+        self,
+        options: GenerateOptions,
+        n_samples: int = 1,
+        *,
+        echo: bool = False,
+        special_tokens: bool = False,
     ) -> None:
         self.options = options
+        self.samples = [Sample(replace(options, sample=i)) for i in range(n_samples)]
         self.model = ""
-        self.load_seconds = 0.0
+        self.load_seconds = self.generate_seconds = 0.0
+        self.echoed = ""
         self._echo = echo
         self._special_tokens = special_tokens
+        self._n_prompt_tokens = 0
         self._text: TextSide | None = None
         self._loaded: LanguageModel | None = None
-        self._generation: Generation | None = None
-        self._end: Summary | None = None
+        self._items: Items | None = None
+        self._generation: Generation | None = None  # of a single sample
 
     @property
-    def summary(self) -> Summary | None:
-        """How the completion ended, or would if it ended now; None while there is no model."""
-        if self._end is None and self._generation is not None:
-            return self._generation.summary("interrupted")
-        return self._end
+    def has_begun(self) -> bool:
+        """Whether there is something to tell: a model is ready, or time was up before."""
+        return self._items is not None or self.samples[0].end is not None
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """How each completion ended, or would if it ended now."""
+        return [sample.end or self._interrupted(sample) for sample in self.samples]
 
     def texts(
         self,
@@ -59,28 +82,38 @@ class CompletionRun:
         device_option: str | None,
         *,
         ignore_memory: bool = False,
-    ) -> Iterator[str]:
-        """Yield the completion of a prompt, piece by piece; once.
+    ) -> Iterator[tuple[int, str]]:
+        """Yield a sample's index and the text that it makes next; once.
 
-        Raises UserError, TimeUp before there is a model, and whatever a signal handler raises.
+        The first text is the prompt with echo, else empty. Raises UserError, TimeUp before there is
+        a model, and whatever a signal handler raises.
         """
         try:
-            self._generation = generation = self._begin(
+            self._items = items = self._begin(
                 prompt, model_option, n_threads, device_option, ignore_memory
             )
-            yield prompt if self._echo else ""
-            for item in generation:
-                if isinstance(item, Piece):
-                    yield item.text
-                else:
-                    self._end = item
+            self.echoed = prompt if self._echo else ""
+            started = time.monotonic()
+            yield 0, self.echoed
+            for index, item in items:
+                if isinstance(item, UserError):
+                    raise item
+                text = self.samples[index].take(item)
+                self.generate_seconds = time.monotonic() - started
+                yield index, text
         finally:
             if self._text is not None:
                 self._text.close()
 
     def end_by_time(self) -> None:
         """Have a summary of a run whose time was up before there was a model."""
-        self._end = Summary(end_reason="time", seed=self.options.seed)
+        for sample in self.samples:
+            sample.end_by_time()
+
+    def _interrupted(self, sample: Sample) -> Summary:
+        if self._generation is not None:
+            return self._generation.summary("interrupted")
+        return sample.interrupted(self._n_prompt_tokens)
 
     def _begin(
         self,
@@ -89,7 +122,7 @@ class CompletionRun:
         n_threads: int | None,
         device_option: str | None,
         ignore_memory: bool,
-    ) -> "Generation":
+    ) -> Items:
         started = time.monotonic()
         deadline = self.options.deadline
         device = choose_device(device_option)
@@ -106,11 +139,26 @@ class CompletionRun:
             self._text, chosen.name, n_threads, device, deadline, ignore_memory=ignore_memory
         )
         self.load_seconds = time.monotonic() - started
-        fitted, generation = self._loaded.begin(prompt, self.options)
-        if fitted.n_dropped_characters:
-            n_positions = self._loaded.config.n_positions
-            console.warn(
-                f"the prompt is too long: reading its last {len(fitted.ids)} tokens, "
-                f"from line {fitted.first_line} on ({n_positions} fit, completion included)"
-            )
-        return generation
+        fitted, _ = self._text.read(prompt, deadline)
+        self._n_prompt_tokens = len(fitted.ids)
+        _warn_of_dropped(fitted, self._loaded.config.n_positions)
+        return self._generate(self._loaded, prompt)
+
+    def _generate(self, model: "LanguageModel", prompt: Prompt) -> Items:
+        """Return what the samples make; a single one is computed text by text, as it is asked."""
+        if len(self.samples) == 1:
+            _, generation = model.begin(prompt, self.samples[0].options)
+            self._generation = generation
+            return ((0, item) for item in generation)
+        from codegen_cli.session.generation import Request
+
+        requests = (Request(i, prompt, each.options) for i, each in enumerate(self.samples))
+        return ((cast(int, request.key), item) for request, item in model.generate_many(requests))
+
+
+def _warn_of_dropped(fitted: FittedPrompt, n_positions: int) -> None:
+    if fitted.n_dropped_characters:
+        console.warn(
+            f"the prompt is too long: reading its last {len(fitted.ids)} tokens, "
+            f"from line {fitted.first_line} on ({n_positions} fit, completion included)"
+        )

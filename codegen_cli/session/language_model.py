@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     deadline: Deadline
     sample: int | None
     draft: int | None
+    logprobs: int | None
 
 
 class LanguageModel:

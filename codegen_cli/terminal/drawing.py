@@ -1,10 +1,10 @@
-"""What is drawn: heat maps on stdout, progress bars on stderr.
+"""What is drawn: heat maps on stdout, progress bars and growing texts on stderr.
 
 The only module on rich, imported when something is drawn; a plain line needs none.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ from codegen_cli.terminal.console import leaves_out_notes, printable
 from codegen_cli.terminal.progress_lines import ProgressLines
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.progress import ProgressColumn
     from rich.text import Text
 
@@ -110,6 +111,53 @@ def _columns(
     if bar >= _LEAST_BAR:
         columns.insert(1, parts.BarColumn(bar))
     return (columns if label else columns[1:]), label
+
+
+_VIEWS_PER_SECOND = 8  # drawing one takes a millisecond or two
+
+Grow = Callable[[int, str], None]
+"""Told which text goes on, and how."""
+
+
+@contextmanager
+def growing_texts(n_texts: int) -> Iterator[Grow]:
+    """Show the last lines of several texts on a terminal, until the context ends; yields grow."""
+    if leaves_out_notes() or not screen.moves_cursor(sys.stderr):
+        yield lambda index, text: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    texts = [""] * n_texts
+
+    def grow(index: int, text: str) -> None:
+        texts[index] += text
+
+    colours: Literal["auto"] | None = "auto" if screen.shows_colours(sys.stderr) else None
+    drawing = Console(stderr=True, highlight=False, color_system=colours)
+    with Live(
+        get_renderable=lambda: _ends(texts, drawing.height - 1),
+        console=drawing,
+        refresh_per_second=_VIEWS_PER_SECOND,
+        transient=True,
+        redirect_stdout=False,  # results go around it
+    ):
+        yield grow
+
+
+def _ends(texts: Sequence[str], height: int) -> "Group":
+    """Return the last lines of each text, as many as leave room for those of the others."""
+    from rich.console import Group
+    from rich.text import Text
+
+    n_lines, width = max(1, height // len(texts)), len(str(len(texts) - 1))
+    lines = []
+    for index, text in enumerate(texts):
+        for row, line in enumerate(text.rstrip("\n").split("\n")[-n_lines:]):
+            label = f"{'' if row else index:>{width}}  "
+            shown = Text(no_wrap=True, overflow="ellipsis")
+            lines.append(shown.append(label, "bold").append(_untabbed(line, 0)))
+    return Group(*lines)
 
 
 # Probabilities from which a token has a style, from calm to hot; every terminal has the colours.

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
 
 
+Reading = tuple[FittedPrompt, Vocabulary]
+
+
 class Prompt(NamedTuple):
     """What is to be read; `prompt.fit_prompt` explains the rest."""
 
@@ -47,6 +50,7 @@ class TextSide:
         self.header = header
         self.packed = packed_text(header)
         self._ahead = ahead
+        self._last: tuple[Prompt, Reading] | None = None
         self._known_bytes: dict[int, bytes] = {}
         self._child: Child | None = None
         if ahead:
@@ -68,17 +72,16 @@ class TextSide:
 
         return CodeGenTokenizer.from_packed(self.packed)
 
-    def read(self, prompt: Prompt, deadline: Deadline = None) -> tuple[FittedPrompt, Vocabulary]:
+    def read(self, prompt: Prompt, deadline: Deadline = None) -> Reading:
         """Return what of a prompt the model reads, and what its ids stand for.
 
-        Raises UserError as Tokenizer and fit_prompt do, TimeUp, and what a signal handler raises.
+        The samples of one prompt are asked for one after another: the last answer is kept. Raises
+        UserError as Tokenizer and fit_prompt do, TimeUp, and what a signal handler raises.
         """
-        if self._child and prompt == self._ahead:
-            self._ahead = None  # a child answers once
-            answer = self._child.receive(deadline)
-            if answer is not None:
-                return FittedPrompt(*answer[0]), Vocabulary(self._token_bytes, *answer[1])
-        return self._read_here(prompt)
+        last = self._last
+        if last is None or last[0] != prompt:
+            self._last = last = prompt, self._read(prompt, deadline)
+        return last[1]
 
     def close(self) -> None:
         """End the child."""
@@ -86,7 +89,15 @@ class TextSide:
             self._child.close()
             self._child = None
 
-    def _read_here(self, prompt: Prompt) -> tuple[FittedPrompt, Vocabulary]:
+    def _read(self, prompt: Prompt, deadline: Deadline) -> Reading:
+        if self._child and prompt == self._ahead:
+            self._ahead = None  # a child answers once
+            answer = self._child.receive(deadline)
+            if answer is not None:
+                return FittedPrompt(*answer[0]), Vocabulary(self._token_bytes, *answer[1])
+        return self._read_here(prompt)
+
+    def _read_here(self, prompt: Prompt) -> Reading:
         config = self.packed.config
         fitted = fit_prompt(
             prompt.text,
