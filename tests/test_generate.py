@@ -54,6 +54,8 @@ class PastIds:
 class FakeEngine:
     """Runs parts one after another, by `logits_after`."""
 
+    n_read = 64
+
     def forward(self, parts):
         return [self.outcome(part) for part in parts]
 

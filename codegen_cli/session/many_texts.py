@@ -47,11 +47,11 @@ def read_texts(
             reading = _Reading()
             try:
                 text = next(texts, None)
+                is_all = text is None
                 if text is not None:
                     under_way[scheduler.add(task_of(text))] = reading
             except Exception as error:
                 reading.end = Ended(error=error)
-            is_all = text is None
             if not is_all:
                 in_order.append(reading)
         if not in_order:
