@@ -188,9 +188,10 @@ class Engine(Protocol):
         No two parts share a cache. An engine takes ids of several parts in one step of its own, as
         many as it has room for; between those it looks at each part's deadline and cancel flag, and
         within one only at whether anybody still waits. A part that fails leaves its own cache as it
-        was, and the others advance: TimeUp, Cancelled, ValueError for ids that do not fit or once the engine is closed,
-        UserError for what a user can mend. KeyboardInterrupt is raised, and whatever else a signal
-        handler raises; the caches of parts that are not done are as they were.
+        was, and the others advance: TimeUp, Cancelled, ValueError for ids that do not fit or once
+        the engine is closed, UserError for what a user can mend. KeyboardInterrupt is raised, and
+        whatever else a signal handler raises; the caches of parts that are not done are as they
+        were.
         """
         ...
 
