@@ -31,6 +31,7 @@ COMMANDS = [
     ["--help"],
     ["complete", "--help"],
     ["complete", "-q", "-m", "nano", "-t", "0", "-n", "4", "--echo", "naïve ="],
+    ["batch", "-q", "-m", "nano", "-t", "0", "-n", "4", "--seed", "7", "{lines}"],
     ["score", "-m", "nano", "--tokens", "{text}"],
     ["embed", "-q", "-m", "nano", "--json", "{text}"],
     ["quantize", "-q", "{checkpoint}", "--format", "int4", "-o", "{work}/tiny.int4.safetensors"],
@@ -105,11 +106,13 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tmp = tmp_path_factory.mktemp("inputs")
     config = small_config(vocab_size=51200, n_positions=64)
     (tmp / "text").write_text("import os\n# é\n")
+    (tmp / "lines").write_text('{"prompt": "naïve ="}\n', encoding="utf-8")
     (tmp / "work").mkdir()
     (tmp / "configured").mkdir()
     (tmp / "configured" / ".numba_config.yaml").write_text(NUMBA_CONFIG)
     return {
         "text": str(tmp / "text"),
+        "lines": str(tmp / "lines"),
         "packed": str(write_packed(tmp / "mine.int8.safetensors")),
         "checkpoint": str(write_checkpoint(tmp / "tiny", config, random_tensors(config, 1))),
         "work": str(tmp / "work"),
