@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 
-from codegen_cli.contract.deadline import TimeUp
+from codegen_cli.contract.deadline import TimeUp, check_deadline
 from codegen_cli.contract.engine import Engine, Part
 from codegen_cli.contract.interruption import run_interruptibly
 from codegen_cli.engine_cpu.team_size import CoreTime, TeamSize
@@ -146,12 +147,16 @@ def test_work_is_left_when_time_is_up():
         run_interruptibly(lambda: time.sleep(60), time.monotonic() + 0.05)
 
 
+def wait_on() -> None:
+    """Nothing ends the step early."""
+
+
 def test_only_as_many_threads_as_the_team_has_now_run_a_step(monkeypatch):
     monkeypatch.setattr(TeamSize, "learn", lambda self, *step: setattr(self, "now", self.now - 1))
     runs = []
     team = Team(3, lambda table, thread: runs.append((table, thread)) or 0)
     for _ in range(3):
-        team.run(lambda cancel, n_threads: n_threads, None)
+        team.run(lambda cancel, n_threads: n_threads, wait_on)
     team.close()
     assert sorted(runs) == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
 
@@ -175,7 +180,7 @@ def test_a_thread_that_keeps_losing_its_core_is_left_out(monkeypatch):
     monkeypatch.setattr("codegen_cli.engine_cpu.threads.core_time", core_time)
     team = Team(2, step)
     for number in range(6):
-        team.run(lambda cancel, n_threads, number=number: number, None)
+        team.run(lambda cancel, n_threads, number=number: number, wait_on)
     team.close()
     # The first step begins before it is known which thread is which.
     assert (0, 1) in threads_of_steps
@@ -201,7 +206,7 @@ class SlowStep:
 def slow_team():
     step = SlowStep()
     team = Team(1, step)
-    first = threading.Thread(target=team.run, args=(lambda cancel, n_threads: 1, None))
+    first = threading.Thread(target=team.run, args=(lambda cancel, n_threads: 1, wait_on))
     first.start()
     assert step.started.wait(10)
     yield team, step
@@ -212,11 +217,12 @@ def slow_team():
 
 def test_a_step_whose_time_is_up_before_its_turn_is_never_run(slow_team):
     team, step = slow_team
+    deadline = time.monotonic() + 0.05
     with pytest.raises(TimeUp):
-        team.run(lambda cancel, n_threads: 2, time.monotonic() + 0.05)
+        team.run(lambda cancel, n_threads: 2, partial(check_deadline, deadline), deadline)
     assert not step.go.is_set()  # the first one still runs
     step.go.set()
-    team.run(lambda cancel, n_threads: 3, None)
+    team.run(lambda cancel, n_threads: 3, wait_on)
     assert step.tables == [1, 3]
 
 
@@ -227,7 +233,7 @@ def test_a_step_of_a_closed_team_is_refused_after_those_before_it(slow_team):
     time.sleep(0.05)
     step.go.set()
     with pytest.raises(ValueError, match="the model is closed"):
-        team.run(lambda cancel, n_threads: 2, None)
+        team.run(lambda cancel, n_threads: 2, wait_on)
     assert step.tables == [1]
 
 
@@ -244,8 +250,9 @@ def test_each_step_is_cancelled_by_its_own_flag():
 
     team = Team(1, step)
     for _ in range(2):
+        deadline = time.monotonic() + 0.05
         with pytest.raises(TimeUp):
-            team.run(lambda cancel, n_threads: cancel, time.monotonic() + 0.05)
+            team.run(lambda cancel, n_threads: cancel, partial(check_deadline, deadline), deadline)
     team.close()
     assert flags == [1, 1]
 
@@ -257,6 +264,6 @@ def test_a_team_that_closes_itself_while_collecting_garbage_ends():
         team.close()
         return 1
 
-    team.run(fill_table, None)
+    team.run(fill_table, wait_on)
     with pytest.raises(ValueError, match="the model is closed"):
-        team.run(lambda cancel, n_threads: 2, None)
+        team.run(lambda cancel, n_threads: 2, wait_on)

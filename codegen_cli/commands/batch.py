@@ -52,7 +52,10 @@ def batch(
     until: Until = defaults.UNTIL,
     special_tokens: options.SpecialTokens = False,
     created: Annotated[
-        int, typer.Option("--created", min=0, metavar="TIME", help="Unix time in the answers.")
+        int,
+        typer.Option(
+            "--created", min=0, max=2**53, metavar="TIME", help="Unix time in the answers."
+        ),
     ] = 0,
     threads: options.Threads = None,
     device: options.Device = None,
