@@ -64,10 +64,10 @@ def run(path, at_end):
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return guarded(n_bytes, at_end).view(dtype).reshape(shape)
 
-    def new_blocks(shape, most):
-        return [zeros(shape, np.uint16)]
+    def new_block(cache):
+        return zeros(cache._shape, np.uint16)
 
-    buffers.aligned_zeros, kv_cache._new_blocks = zeros, new_blocks
+    buffers.aligned_zeros, kv_cache.KVCache._new_block = zeros, new_block
     packed = read_packed_file(path)
     tensors = {}
     for name, tensor in packed.tensors.items():

@@ -1,5 +1,6 @@
 """What a model needs is what it allocates; what the machine has is what its files state."""
 
+import mmap
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from codegen_cli.contract.engine import Identity
 from codegen_cli.engine_cpu.buffers import CHUNK, Buffers
 from codegen_cli.engine_cpu.kv_cache import KVCache
 from codegen_cli.hub.entries import entries
+from codegen_cli.kernels.step_table import BLOCK
 from codegen_cli.machine.memory import MemoryLimit, available_bytes, memory_limit
 from codegen_cli.models.memory_need import PROGRAM_BYTES, judge_memory, needed
 from codegen_cli.session.loading import load_engine
@@ -46,6 +48,26 @@ def test_the_parts_are_the_bytes_that_are_allocated(changes: dict[str, object]) 
     activations = sum(int(record["n"]) for record in buffers.records.values())
     assert need.buffers_bytes > arrays + activations * buffers.max_tokens * 5  # f32 and i8
     assert need.bytes == 1234 + need.cache_bytes + need.buffers_bytes + PROGRAM_BYTES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is resident")
+def test_of_a_text_that_ended_only_what_others_share_stays() -> None:
+    config = config_of(n_layer=20, n_embd=1024, n_head=16, rotary_dim=32, n_positions=2048)
+    ended, other = KVCache(config, IDENTITY), KVCache(config, IDENTITY)
+    before = resident_bytes()
+    ended.make_room(0, 6 * BLOCK)
+    for block in ended.blocks:
+        block[:] = 1
+    block_bytes = ended.blocks[0].nbytes
+    assert 0.99 < (resident_bytes() - before) / (6 * block_bytes) < 1.02
+    other.begin_with(ended, BLOCK)
+    del ended, block
+    assert 0.9 < (resident_bytes() - before) / block_bytes < 1.1
+    assert (other.blocks[0] == 1).all()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def test_the_registrys_numbers_agree() -> None:

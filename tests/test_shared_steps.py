@@ -149,9 +149,7 @@ def test_a_text_without_memory_ends_alone(engine, monkeypatch):
     full = engine.new_cache()
     logits_of(engine, IDS[:20], full, 0)
     expected = logits_of(engine, [3], engine.copy_cache(full, 20))
-    monkeypatch.setattr(
-        kv_cache, "paged_memory", lambda n_bytes: (_ for _ in ()).throw(MemoryError)
-    )
+    monkeypatch.setattr(kv_cache, "paged_memory", lambda *_: (_ for _ in ()).throw(MemoryError))
     none, found = engine.forward([Part([3], engine.new_cache()), Part([3], full)])
     assert isinstance(none, UserError)
     assert "no memory left for the keys and values of 1 tokens" in none.message

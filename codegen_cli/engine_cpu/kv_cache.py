@@ -22,9 +22,9 @@ from quantize.description.config import ModelConfig
 from quantize.description.formats import LANES, LINE_BYTES, round_up
 from quantize.files.errors import UserError
 
-# Of memory that is asked for at once; what is not written to yet takes none.
-_EXTENT_BYTES = 64 << 20
-_PAGE = 4096
+# Every other block begins half a page later: what is read of two blocks at the same place would
+# else fall into the same sets of a cache.
+_STAGGER_BYTES = 2048 + LINE_BYTES
 
 Block = npt.NDArray[np.uint16]
 
@@ -47,7 +47,6 @@ class KVCache:
         self.addresses = np.zeros(n_blocks(self.n_positions), np.int64)
         self._shape = _block_shape(config)
         self._blocks: list[Block] = []
-        self._unused: list[Block] = []
         self._n_shared = 0  # of the first blocks, those that other caches may have
 
     @property
@@ -103,25 +102,9 @@ class KVCache:
         return copy
 
     def _new_block(self) -> Block:
-        """Return a block from memory for several: huge pages are larger than some blocks."""
-        if not self._unused:
-            n_missing = len(self.addresses) - len(self._blocks)
-            self._unused = _new_blocks(self._shape, n_missing)
-        return self._unused.pop()
-
-
-def _new_blocks(shape: tuple[int, int, int], most: int) -> list[Block]:
-    """Return as many blocks as an extent holds, at least one, the last to be used first.
-
-    Each begins elsewhere in a page than its neighbours: what is read of several blocks at the same
-    place would else fall into few sets of a cache.
-    """
-    n_bytes = 2 * int(np.prod(shape))
-    stride = round_up(n_bytes, _PAGE) + _PAGE // 2 + LINE_BYTES
-    n = max(1, min(most, _EXTENT_BYTES // stride))
-    memory = paged_memory(n * stride)
-    starts = range(0, n * stride, stride)
-    return [memory[at : at + n_bytes].view(np.uint16).reshape(shape) for at in reversed(starts)]
+        n_bytes = 2 * int(np.prod(self._shape))
+        memory = paged_memory(n_bytes, len(self._blocks) % 2 * _STAGGER_BYTES)
+        return memory.view(np.uint16).reshape(self._shape)
 
 
 def n_blocks(n_positions: int) -> int:
