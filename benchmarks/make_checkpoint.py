@@ -2,9 +2,10 @@
 
 python benchmarks/make_checkpoint.py 350M DIRECTORY [--seed 0]
 
-Speed does not depend on the values of the weights, so timings hold for the real checkpoint. Every
-parameter has noise: a freshly initialised model has zero biases and unit norms, so it would hide a
-forgotten bias or norm from a comparison of engines (benchmarks/peers/verify.py).
+The speed of a step does not depend on the values of the weights, so timings hold for the real
+checkpoint; that of a draw from its logits does, see GAINS. Every parameter has noise: a freshly
+initialised model has zero biases and unit norms, so it would hide a forgotten bias or norm from a
+comparison of engines (benchmarks/peers/verify.py).
 """
 
 import argparse
@@ -33,6 +34,10 @@ ARCHITECTURE = {
 }
 DIMENSIONS = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "n_positions")
 
+# Attention is far from uniform, and some ids are much likelier than others: at temperature 0.2 a
+# few can be drawn (of random ones 240, of trained ones 20), while of flat logits all 50,000 could.
+GAINS = {"qkv_proj": 1.5, "lm_head": 6.0}
+
 
 def make_config(size: str) -> dict[str, object]:
     """The fields of config.json of the published checkpoints of a size."""
@@ -43,13 +48,13 @@ def make_config(size: str) -> dict[str, object]:
 def standard_deviation(spec: TensorSpec) -> float:
     """How far a parameter's values spread: around 1 for a norm's weight, around 0 for all else.
 
-    A matrix keeps the scale of its input, and attention is far from uniform.
+    A matrix keeps the scale of its input, but for GAINS.
     """
     if spec.kind == "vector":
         return 0.3 if spec.name.endswith("weight") else 0.5
     if spec.name == "wte.weight":
         return 1.0
-    gain = 1.5 if "qkv_proj" in spec.name else 1.0
+    gain = GAINS.get(spec.name.split(".")[-2], 1.0)
     return gain / float(np.sqrt(spec.shape[1]))
 
 
