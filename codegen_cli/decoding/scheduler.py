@@ -24,7 +24,7 @@ from quantize.files.errors import UserError
 _SHORT = 16
 
 # While prompts are read a step may take so many times as long as without them.
-_SLOWER = 4.0
+_SLOWER = 5.0
 _FEWEST_OF_PROMPT = 8  # ids a step, however long that takes: else a prompt would never be read
 
 # Of finished texts so many caches are kept, as long as there is room: others may begin likewise.

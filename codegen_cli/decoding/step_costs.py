@@ -30,6 +30,8 @@ class StepCosts:
 
     def learn(self, n_ids: int, seconds: float) -> None:
         """Take in a step of so many ids."""
+        if self._seconds and n_ids < self._fewest():
+            self._forget_costs()  # the difference of two large steps says little of what is small
         self._n_steps += 1
         self._last_seen[n_ids] = self._n_steps
         self._seconds.setdefault(n_ids, deque(maxlen=_REMEMBERED)).append(seconds)
@@ -72,10 +74,13 @@ class StepCosts:
         fewest = min(self._seconds)
         while self._n_steps - self._last_seen[fewest] > _STEPS_KEPT and len(self._seconds) > 1:
             del self._seconds[fewest], self._last_seen[fewest]
-            self._draft_costs.clear()
-            self._prompt_costs.clear()
+            self._forget_costs()
             fewest = min(self._seconds)
         return fewest
+
+    def _forget_costs(self) -> None:
+        self._draft_costs.clear()
+        self._prompt_costs.clear()
 
 
 def _middle(values: Collection[float]) -> float:
