@@ -23,7 +23,7 @@ from codegen_cli.engine_cpu.compile import kernel_cache, kernel_directory
 from codegen_cli.engine_cpu.compile.kernel_compiler import N_FUNCTIONS
 from codegen_cli.engine_cpu.compile.linker import ALLOWED_SYMBOLS, ForeignCode, link
 from codegen_cli.engine_cpu.compile.object_file import undefined_symbols
-from codegen_cli.machine import places
+from codegen_cli.machine import cpu, places
 from codegen_cli.session.kernel_delay import KernelDelay
 
 ENTRY = "define i64 @codegen_run_step(ptr %table, i64 %thread) {{ {} }}\n"
