@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from codegen_cli.contract.engine import Engine
 from codegen_cli.contract.stream import Task
-from codegen_cli.decoding.scheduler import Ended, Scheduler, Text
+from codegen_cli.decoding.running_text import Ended, Text
+from codegen_cli.decoding.scheduler import Scheduler
 from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.session.cache_room import cache_room
 from codegen_cli.session.generation import Request

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self
 
 from codegen_cli.contract.stream import Task
-from codegen_cli.decoding.scheduler import Ended, Scheduler, Text
+from codegen_cli.decoding.running_text import Ended, Text
+from codegen_cli.decoding.scheduler import Scheduler
 
 Deliver = Callable[[Any], None]
 """Hands a thing that a text made, and last Ended, to whoever asked for it; raises if they went."""
