@@ -14,7 +14,7 @@ from quantize.files.errors import UserError
 Item = Piece | Summary | UserError
 
 TaskOf = Callable[[Request], Task]
-"""Reads a request's prompt; raises UserError."""
+"""Reads a request's prompt; raises UserError, and TypeError for what is no request."""
 
 
 def run_many(
@@ -26,13 +26,15 @@ def run_many(
     is_all = False
     while not (is_all and scheduler.is_idle):
         while scheduler.wants_more and not is_all:
-            request = next(pending, None)
-            is_all = request is None
-            if request is not None:
-                try:
-                    under_way[scheduler.add(task_of(request))] = request
-                except UserError as error:
-                    yield request, error
+            try:
+                request = next(pending)
+            except StopIteration:
+                is_all = True
+                break
+            try:
+                under_way[scheduler.add(task_of(request))] = request
+            except UserError as error:
+                yield request, error
         for text, item in scheduler.step():
             request = under_way[text]
             if isinstance(item, Ended):
