@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from codegen_cli.decoding.options import GenerateOptions
     from codegen_cli.decoding.summary import Piece, Summary
     from codegen_cli.scoring.likelihood import Score
-    from codegen_cli.session.generation import Generation
+    from codegen_cli.session.generation import Generation, Request
     from codegen_cli.session.language_model import LanguageModel
     from codegen_cli.session.loading import load
+    from codegen_cli.session.service import Service
+    from codegen_cli.text.text_side import Prompt
     from quantize.files.errors import UserError
 
 from codegen_cli.contract.version import __version__ as __version__
@@ -26,7 +28,10 @@ __all__ = [
     "Generation",
     "LanguageModel",
     "Piece",
+    "Prompt",
+    "Request",
     "Score",
+    "Service",
     "Summary",
     "UserError",
     "load",
@@ -37,7 +42,10 @@ _MODULES = {
     "Generation": "codegen_cli.session.generation",
     "LanguageModel": "codegen_cli.session.language_model",
     "Piece": "codegen_cli.decoding.summary",
+    "Prompt": "codegen_cli.text.text_side",
+    "Request": "codegen_cli.session.generation",
     "Score": "codegen_cli.scoring.likelihood",
+    "Service": "codegen_cli.session.service",
     "Summary": "codegen_cli.decoding.summary",
     "UserError": "quantize.files.errors",
     "load": "codegen_cli.session.loading",

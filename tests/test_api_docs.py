@@ -18,7 +18,7 @@ def test_the_examples_run_and_print_on_stdout_only(
     write_checkpoint(tmp_path / "checkpoint", config, random_tensors(config, seed=1))
     monkeypatch.chdir(tmp_path)
     examples = EXAMPLES.findall(PAGE.read_text("utf-8"))
-    assert len(examples) == 10
+    assert len(examples) == 12
     namespace: dict[str, object] = {"__name__": "__main__"}
     for example in examples:
         exec(compile(example, str(PAGE), "exec"), namespace)

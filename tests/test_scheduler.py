@@ -1,109 +1,35 @@
 """Texts that share steps: each is what it would be alone, whatever rides along."""
 
-import asyncio
+import gc
 import random
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import random_tensors, small_config, write_checkpoint
-from golden import sharpened
+from id_tasks import IDS, Watched, ids_alone, new_task, open_small, random_tasks, run
 
+import codegen_cli.decoding
 from codegen_cli.contract.deadline import TimeUp
-from codegen_cli.contract.engine import LogProbabilities, Part
+from codegen_cli.contract.engine import Cancelled, LogProbabilities, Part
 from codegen_cli.contract.stream import Task
 from codegen_cli.decoding.asked_part import AskedPart
 from codegen_cli.decoding.beginnings import Known, common_length, longest_beginning
-from codegen_cli.decoding.id_stream import IdStream
-from codegen_cli.decoding.options import GenerateOptions
-from codegen_cli.decoding.phase_times import PhaseTimes
-from codegen_cli.decoding.scheduler import Ended, Scheduler, texts_that_fit
-from codegen_cli.session.driver import drive, finish
-from codegen_cli.session.engines import open_engine
+from codegen_cli.decoding.running_text import Ended
+from codegen_cli.decoding.scheduler import Scheduler, texts_that_fit
 from codegen_cli.session.one_part import logits_of, run_part
-from codegen_cli.session.service import Service
-from quantize.quantize_model import quantize
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
-
-N_POSITIONS = 400
-IDS = np.random.default_rng(5).integers(0, 300, N_POSITIONS).tolist()
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    config = small_config(vocab_size=301, n_positions=N_POSITIONS)
-    write_checkpoint(directory, config, sharpened(random_tensors(config, seed=1)))
-    quantize(directory, directory / "packed", "int8")
-    engine = open_engine(directory / "packed", n_threads=2)
+    engine = open_small(tmp_path_factory.mktemp("model"))
     yield engine
     engine.close()
-
-
-class Watched:
-    """An engine that counts what it is asked, and may be interrupted."""
-
-    def __init__(self, engine):
-        self._engine = engine
-        self.steps = []
-        self.interrupted_at = -1
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
-
-    def forward(self, parts):
-        self.steps.append([len(part.ids) for part in parts])
-        if len(self.steps) == self.interrupted_at:
-            raise KeyboardInterrupt
-        return self._engine.forward(parts)
-
-
-def new_task(prompt: Sequence[int], n: int = 20, **options) -> Task:
-    chosen = GenerateOptions(max_tokens=n, **{"seed": 3, "temperature": 0.7} | options)
-
-    def begin(cache) -> Iterator:
-        stream = IdStream(prompt, [], chosen, PhaseTimes())
-        while (token_id := (yield from stream.next_id(cache))) is not None:
-            yield token_id
-
-    return Task(begin, min(len(prompt) + n, N_POSITIONS), prompt, chosen.deadline)
-
-
-def ids_alone(engine, task: Task) -> list[int]:
-    made: list[int] = []
-    finish(drive(engine, task.begin(engine.new_cache(task.n_positions))), made.append)
-    return made
-
-
-def run(scheduler: Scheduler, tasks: Sequence[Task], arrivals: Sequence[int] = ()) -> list:
-    """What each task made, and last how it ended; arrivals: before which steps they come."""
-    made, texts, n_steps = [[] for _ in tasks], {}, 0
-    waiting = sorted(range(len(tasks)), key=lambda i: arrivals[i] if arrivals else 0)
-    while waiting or not scheduler.is_idle:
-        while waiting and (not arrivals or arrivals[waiting[0]] <= n_steps or scheduler.is_idle):
-            index = waiting.pop(0)
-            texts[scheduler.add(tasks[index])] = index
-        for text, item in scheduler.step():
-            made[texts[text]].append(item)
-        n_steps += 1
-    return made
-
-
-def random_tasks(choice: random.Random, n: int) -> list[Task]:
-    beginnings = [IDS[: choice.randrange(1, 200)] for _ in range(3)]
-    return [
-        new_task(
-            choice.choice(beginnings) + choice.choices(range(300), k=choice.randrange(1, 60)),
-            choice.randrange(1, 40),
-            sample=choice.randrange(4),
-            draft=choice.choice([0, 3, 8, 64]),
-            temperature=choice.choice([0, 0.7]),
-        )
-        for _ in range(n)
-    ]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -193,23 +119,228 @@ def test_a_text_that_is_removed_makes_room(engine):
     assert scheduler.is_idle
 
 
-@pytest.mark.parametrize("at", [1, 3, 12])
-def test_after_an_interruption_all_go_on_as_if_there_had_been_none(engine, at):
+# --- what ends a text, and no other ---------------------------------------------------------------
+
+
+def asking(*parts, **changes):
+    """A task whose stream asks for parts of its cache, then makes "done"."""
+
+    def begin(cache):
+        for part in parts:
+            yield part(cache)
+        yield "done"
+
+    return Task(begin, 64)._replace(**changes)
+
+
+NO_TASKS = [
+    asking(n_positions=10**6),
+    asking(n_positions=0),
+    asking(n_positions="64"),
+    asking(deadline="soon"),
+    asking(lambda cache: Part(IDS[:30], cache), ids=IDS[:100], n_positions=50),
+    Task(lambda cache: 1 / 0, 64),
+    Task(lambda cache: "no stream", 64),
+    asking(lambda cache: Part(None, cache)),
+    asking(lambda cache: Part(IDS[:5], None)),
+    asking(lambda cache: Part(IDS[:5], cache, "all")),
+    asking(lambda cache: Part(IDS[:5], cache, deadline="soon")),
+    asking(lambda cache: Part(IDS[:30], cache, 31)),
+    asking(lambda cache: Part(IDS[:30], cache, -1)),
+    asking(lambda cache: Part(IDS[:30], cache, 30, "log_probabilities", IDS[:31])),
+]
+
+
+@pytest.mark.parametrize("bad", NO_TASKS)
+def test_a_task_that_is_none_ends_alone(engine, bad):
+    good = [new_task(IDS[: 100 + i], 5, draft=0) for i in range(2)]
+    scheduler = Scheduler(engine, room_bytes=10**9)
+    first, ended, last = run(scheduler, [good[0], bad, good[1]])
+    assert [first[:-1], last[:-1]] == [ids_alone(engine, task) for task in good]
+    assert [
+        each.error.__class__ in (TypeError, ValueError, AttributeError, ZeroDivisionError)
+        for each in ended
+    ] == [True]
+
+
+def test_an_error_of_the_engine_ends_the_text_whose_it_is(engine):
+    watched, forward = Watched(engine), engine.forward
+
+    def failing(parts):
+        assert all(7 not in part.ids for part in parts)
+        return forward(parts)
+
+    watched.forward = failing
+    texts = [[i for i in IDS if i != 7][: 20 + n] for n in range(3)]
+    tasks = [asking(lambda cache, ids=ids: Part(ids, cache, 1)) for ids in (*texts, [*texts[0], 7])]
+    *good, bad = run(Scheduler(watched), tasks)
+    assert good == [["done", Ended()]] * 3
+    assert [each.error.__class__ for each in bad] == [AssertionError]
+
+
+def test_a_stream_that_ends_loudly_hurts_nobody(engine):
+    def loud(cache):
+        try:
+            while True:
+                yield Part(IDS[:10], cache)
+        finally:
+            raise RuntimeError("the end")
+
+    scheduler = Scheduler(engine)
+    text = scheduler.add(Task(loud, 64))
+    scheduler.step()
+    scheduler.remove(text)
+    assert scheduler.is_idle
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_prompt_behind_another_ends_when_its_time_is_up(engine, is_cancelled):
+    cancel = threading.Event()
+    deadline = None if is_cancelled else time.monotonic() + 0.05
+    late = asking(lambda cache: Part(IDS[:50], cache, 1, deadline=deadline, cancel=cancel))
+    scheduler = Scheduler(engine)
+    first, text = scheduler.add(new_task(IDS[:380])), scheduler.add(late)
+    events = scheduler.step()
+    cancel.set()
+    time.sleep(0.06)
+    events += scheduler.step()
+    assert not first.has_begun
+    assert [item.error.__class__ for each, item in events if each is text] == [
+        Cancelled if is_cancelled else TimeUp
+    ]
+
+
+def test_in_tight_room_a_beginning_is_used_before_it_goes(engine):
     watched = Watched(engine)
-    watched.interrupted_at = at
-    tasks = [new_task(IDS[: 30 + i]) for i in range(3)]
-    scheduler, made = Scheduler(watched), {}
-    for task in tasks:
-        made[scheduler.add(task)] = []
+    tasks = [new_task([*IDS[:150], *range(i, 40 + i)], 1) for i in range(4)]
+    made = run(Scheduler(watched, engine.cache_bytes(191)), tasks)
+    assert [each[:-1] for each in made] == [ids_alone(engine, task) for task in tasks]
+    assert sum(map(sum, watched.steps)) == 150 + 4 * 40
+
+
+def test_a_closed_scheduler_keeps_nothing(engine):
+    scheduler = Scheduler(engine)
+    ended, under_way = scheduler.add(new_task(IDS[:40], 1)), scheduler.add(new_task(IDS[100:150]))
+    scheduler.add(new_task(IDS[:30]))
+    while ended.end is None:
+        scheduler.step()
+    caches = [weakref.ref(text.known.cache) for text in (ended, under_way)]
+    scheduler.close()
+    assert scheduler.is_idle
+    del ended, under_way
+    gc.collect()
+    assert [cache() for cache in caches] == [None, None]
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+DECODING = str(Path(codegen_cli.decoding.__file__).parent)
+
+
+class Interrupting:
+    """Raises KeyboardInterrupt at the nth point of our decoding at which a signal may be heard.
+
+    CPython looks for signals as a function begins and after each call into C.
+    """
+
+    def __init__(self, at):
+        self.n_points, self._at = 0, at
+
+    def __call__(self, frame, event, argument):
+        code = frame.f_code
+        if code.co_name == "<genexpr>":  # it may be closing: nobody would hear of it
+            return
+        if event in ("call", "c_return") and code.co_filename.startswith(DECODING):
+            self.n_points += 1
+            if self.n_points == self._at:
+                raise KeyboardInterrupt
+
+
+def run_interrupted(scheduler, tasks, interrupting=None):
+    """What each task made, by somebody who goes on whatever interrupts a step."""
+    made = {scheduler.add(task): [] for task in tasks}
     n_interruptions = 0
     while not scheduler.is_idle:
+        sys.setprofile(interrupting)
         try:
-            for text, item in scheduler.step():
-                made[text].append(item)
+            events = scheduler.step()
         except KeyboardInterrupt:
             n_interruptions += 1
+        else:
+            sys.setprofile(None)
+            for text, item in events:
+                made[text].append(item)
+        finally:
+            sys.setprofile(None)
+    return list(made.values()), n_interruptions
+
+
+def short_tasks():
+    return [new_task(IDS[: 30 + 10 * i], 4, draft=3, sample=i) for i in range(3)]
+
+
+def test_whoever_goes_on_after_an_interruption_gets_the_right_texts(engine):
+    """Wherever it comes, but for the stream that it hits: that text ends, and says so."""
+    counting = Interrupting(-1)
+    alone, _ = run_interrupted(Scheduler(engine), short_tasks(), counting)
+    n_ended = n_interruptions = 0
+    for at in random.Random(3).sample(range(1, counting.n_points), 150):
+        found, n = run_interrupted(Scheduler(engine), short_tasks(), Interrupting(at))
+        n_interruptions += n
+        for made, whole in zip(found, alone, strict=True):
+            if isinstance(made[-1].error, KeyboardInterrupt):
+                n_ended += 1
+                assert made[:-1] == whole[: len(made) - 1]
+            else:
+                assert made == whole
+    # How many points there are hangs on drafts a little, and so on time.
+    assert 0 < n_ended < n_interruptions
+    assert n_interruptions > 100
+
+
+@pytest.mark.parametrize("at", [1, 3, 12])
+@pytest.mark.parametrize("n_done", [0, 1, 3])
+def test_an_interruption_when_some_parts_are_done_changes_no_text(engine, at, n_done):
+    watched, forward = Watched(engine), engine.forward
+
+    def interrupted(parts):
+        watched.steps.append(parts)
+        if len(watched.steps) == at:
+            forward(parts[:n_done])
+            raise KeyboardInterrupt
+        return forward(parts)
+
+    watched.forward = interrupted
+    tasks = [new_task(IDS[: 30 + i]) for i in range(3)]
+    found, n_interruptions = run_interrupted(Scheduler(watched), tasks)
     assert n_interruptions == 1
-    assert [each[:-1] for each in made.values()] == [ids_alone(engine, task) for task in tasks]
+    assert [each[:-1] for each in found] == [ids_alone(engine, task) for task in tasks]
+
+
+def test_a_text_that_goes_after_an_interruption_leaves_no_wrong_beginning(engine):
+    """What it had asked for was read, and nobody took it: the cache is ahead of what is known."""
+    watched, forward = Watched(engine), engine.forward
+
+    def interrupted(parts):
+        forward(parts)
+        raise KeyboardInterrupt
+
+    def begin(cache):
+        yield Part(IDS[:100], cache)
+        cache.n_past = 50
+        yield Part(IDS[200:250], cache)
+
+    scheduler = Scheduler(watched)
+    text = scheduler.add(Task(begin, 300, IDS[:100]))
+    while not text.has_begun:
+        scheduler.step()
+    watched.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.step()
+    scheduler.remove(text)
+    watched.forward = forward
+    task = new_task(IDS[:120], 10)
+    assert run(scheduler, [task])[0][:-1] == ids_alone(engine, task)
 
 
 # --- parts in chunks, beginnings ------------------------------------------------------------------
@@ -225,12 +356,13 @@ def test_a_part_in_chunks_gives_what_it_gives_whole(engine, wanted, n_wanted):
         return Part(IDS[100:200], engine.new_cache(), n_wanted, wanted, targets)
 
     whole = run_part(engine, part())
-    asked, is_done = AskedPart(part()), False
+    asked = AskedPart(part())
     for n_ids in (7, 64, 64):
-        assert not is_done
+        assert not asked.is_read
+        run_part(engine, asked.chunk(n_ids))  # whose result is lost
         chunk = asked.chunk(n_ids)
-        is_done = asked.take(len(chunk.ids), run_part(engine, chunk), 0.5)
-    assert is_done
+        asked.take(len(chunk.ids), run_part(engine, chunk), 0.5)
+    assert asked.is_read
     assert asked.seconds == 1.5
     found = asked.result()
     if isinstance(whole, LogProbabilities):
@@ -257,85 +389,3 @@ def test_the_common_length_of_two_texts():
         a, b = ([choice.randrange(2) for _ in range(choice.randrange(12))] for _ in range(2))
         n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
         assert common_length(a, b) == (min(len(a), len(b)) if n is None else n)
-
-
-# --- the service ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def service(engine):
-    with Service(Scheduler(engine, most_texts=4)) as service:
-        yield service
-
-
-def test_threads_get_their_texts(engine, service):
-    tasks = random_tasks(random.Random(9), 8)
-    expected, found = [ids_alone(engine, task) for task in tasks], [None] * len(tasks)
-
-    def ask(index):
-        found[index] = list(service.submit(tasks[index]))
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(tasks))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == expected
-
-
-def test_coroutines_get_their_texts(engine, service):
-    tasks = random_tasks(random.Random(8), 8)
-
-    async def ask(task):
-        return [item async for item in service.stream(task)]
-
-    async def ask_all():
-        return await asyncio.gather(*map(ask, tasks))
-
-    assert asyncio.run(ask_all()) == [ids_alone(engine, task) for task in tasks]
-
-
-def test_whoever_goes_away_frees_the_place(engine):
-    with Service(Scheduler(engine, most_texts=1)) as service:
-        endless = new_task(IDS[:10], 380, draft=0)
-        closed, lost = service.submit(endless), service.submit(endless)
-        next(closed)
-        closed.close()
-        assert list(closed) == []
-        next(lost)
-        del lost
-
-        async def cancelled():
-            async for _ in service.stream(endless):
-                break
-
-        asyncio.run(cancelled())
-        task = new_task(IDS[:30])
-        assert list(service.submit(task)) == ids_alone(engine, task)
-
-
-def test_an_error_is_raised_where_the_text_is_taken(service):
-    with pytest.raises(TimeUp):
-        list(service.submit(new_task(IDS[:30], deadline=0.0)))
-
-
-def test_a_service_that_is_closed_ends_its_texts(engine):
-    service = Service(Scheduler(engine))
-    submission = service.submit(new_task(IDS[:10], 380, draft=0))
-    next(submission)
-    service.close()
-    service.close()
-    with pytest.raises(ValueError, match="closed"):
-        list(submission)
-    with pytest.raises(ValueError, match="closed"):
-        service.submit(new_task(IDS[:10]))
-
-
-def test_an_engine_that_breaks_ends_all(engine):
-    watched = Watched(engine)
-    watched.forward = lambda parts: 1 / 0
-    with Service(Scheduler(watched)) as service:
-        submissions = [service.submit(new_task(IDS[:10])) for _ in range(2)]
-        for submission in submissions:
-            with pytest.raises((ZeroDivisionError, ValueError)):
-                list(submission)

@@ -171,6 +171,7 @@ codegen_cli.decoding.id_stream
 codegen_cli.decoding.completion_stream
 codegen_cli.decoding.asked_part
 codegen_cli.decoding.beginnings
+codegen_cli.decoding.running_text
 codegen_cli.decoding.scheduler
 codegen_cli.scoring
 codegen_cli.scoring.windows

@@ -312,6 +312,29 @@ def test_several_texts_in_a_step_are_not_recorded(path: Path, expected: np.ndarr
     assert recorder.n_recorded == 0
 
 
+def test_a_step_that_fails_in_its_midst_ends_only_what_is_not_done(
+    engine: TorchEngine, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine._steps is not None
+    model, n_calls = engine._steps.model, []
+    logits = model.logits
+
+    def short_of_memory(states: torch.Tensor) -> torch.Tensor:
+        n_calls.append(1)
+        if len(n_calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return logits(states)
+
+    monkeypatch.setattr(model, "logits", short_of_memory)
+    caches = [engine.new_cache(50) for _ in range(2)]
+    done, failed = engine.forward([Part(IDS[:12], cache) for cache in caches])
+    assert isinstance(failed, UserError)
+    assert same(done, expected[:12])
+    assert [cache.n_past for cache in caches] == [12, 0]
+    for cache in caches:
+        assert same(logits_of(engine, IDS[cache.n_past : 20], cache)[-1], expected[19])
+
+
 # --- several devices ------------------------------------------------------------------------------
 
 

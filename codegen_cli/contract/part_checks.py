@@ -31,9 +31,7 @@ class CheckedPart(NamedTuple):
 def checked(part: Part, vocab_size: int) -> CheckedPart:
     """Return what a part asks for; raises ValueError where it cannot be had."""
     tokens = checked_ids(part.ids, vocab_size)
-    n_wanted = len(tokens) if part.n_wanted is None else part.n_wanted
-    if not 0 <= n_wanted <= len(tokens):
-        raise ValueError(f"{n_wanted} results are wanted, of {len(tokens)} ids")
+    n_wanted = checked_n_wanted(part)
     cache = part.cache
     if cache.n_past + len(tokens) > cache.n_positions:
         raise ValueError(
@@ -41,11 +39,23 @@ def checked(part: Part, vocab_size: int) -> CheckedPart:
         )
     if part.wanted != "log_probabilities":
         return CheckedPart(tokens, n_wanted, np.empty(0, np.int64))
-    if len(part.targets) != n_wanted:
-        raise ValueError(f"{len(part.targets)} targets, need {n_wanted}")
     if n_wanted:
         checked_ids(part.targets, vocab_size)
     return CheckedPart(tokens, n_wanted, np.asarray(part.targets, np.int64))
+
+
+def checked_n_wanted(part: Part) -> int:
+    """Return of how many of a part's last ids something is wanted.
+
+    Raises ValueError for more than there are, and unless each has its target where it needs one.
+    """
+    n_ids = len(part.ids)
+    n_wanted = n_ids if part.n_wanted is None else part.n_wanted
+    if not 0 <= n_wanted <= n_ids:
+        raise ValueError(f"{n_wanted} results are wanted, of {n_ids} ids")
+    if part.wanted == "log_probabilities" and len(part.targets) != n_wanted:
+        raise ValueError(f"{len(part.targets)} targets, need {n_wanted}")
+    return n_wanted
 
 
 def checked_ids(ids: Sequence[int] | Tokens, vocab_size: int) -> Tokens:

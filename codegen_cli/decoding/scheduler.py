@@ -7,17 +7,16 @@ come and go between steps (continuous batching: Yu et al., Orca, OSDI 2022).
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from codegen_cli.contract.deadline import remaining
 from codegen_cli.contract.engine import Engine, Part, Result
-from codegen_cli.contract.stream import Answer, Task
-from codegen_cli.decoding.asked_part import AskedPart
+from codegen_cli.contract.part_checks import check_in_time
+from codegen_cli.contract.stream import Task
 from codegen_cli.decoding.beginnings import LEAST_SHARED, Known, common_length, longest_beginning
+from codegen_cli.decoding.running_text import Ended, Text
 from codegen_cli.decoding.step_costs import StepCosts
-from quantize.files.errors import UserError
 
 # Parts of at most so many ids are taken whole: single ids, drafts, short texts. The ids of others
 # are prompts, which are read in between.
@@ -29,65 +28,6 @@ _FEWEST_OF_PROMPT = 8  # ids a step, however long that takes: else a prompt woul
 
 # Of finished texts so many caches are kept, as long as there is room: others may begin likewise.
 _MOST_KEPT = 2
-
-
-class Ended(NamedTuple):
-    """How a text ended: what its stream returned, or the error that it raised."""
-
-    value: Any = None
-    error: Exception | None = None
-
-
-class Text:
-    """A text under way, or waiting for its turn."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.known: Known | None = None  # once it has a cache
-        self.asked: AskedPart | None = None
-        self.has_begun = False  # its first part has been read
-        self._stream: Any = None
-        self._next: Callable[[], Any] | None = None
-
-    def begin(self, known: Known) -> None:
-        """Make the stream, with a cache of its own."""
-        self.known = known
-        self._stream = self.task.begin(known.cache)
-        self._next = partial(self._stream.send, None)
-
-    def answer(self, answer: Answer) -> None:
-        """Have the stream go on with what it asked for."""
-        self.asked, self.has_begun = None, True
-        self._next = partial(self._stream.send, answer)
-
-    def fail(self, error: Exception) -> None:
-        """Have the stream go on with an error."""
-        assert self.asked is not None
-        self.asked.forget()
-        self.asked = None
-        self._next = partial(self._stream.throw, error)
-
-    def made(self) -> Iterator[Any]:
-        """Yield what the stream makes until it asks for something, or Ended."""
-        while self._next is not None:
-            step, self._next = self._next, None
-            try:
-                item = step()
-            except StopIteration as end:
-                yield Ended(end.value)
-            except Exception as error:
-                yield Ended(error=error)
-            else:
-                if isinstance(item, Part):
-                    self.asked = AskedPart(item)
-                    return
-                self._next = partial(self._stream.send, None)
-                yield item
-
-    def close(self) -> None:
-        """End the stream."""
-        if self._stream is not None:
-            self._stream.close()
 
 
 class Scheduler:
@@ -106,123 +46,147 @@ class Scheduler:
         self._engine = engine
         self._room_bytes = room_bytes
         self._most_texts = most_texts or default_most_texts(engine)
-        self._waiting: deque[Text] = deque()
-        self._texts: list[Text] = []
+        self._texts: list[Text] = []  # in the order in which they came
         self._kept: deque[Known] = deque(maxlen=_MOST_KEPT)
         self._costs = StepCosts()
+        self._id_cost: float | None = None
+        self._events: list[tuple[Text, Any]] = []
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self._texts and not self._waiting
+        """Whether there is nothing to do, and nothing to tell."""
+        return not self._texts and not self._events
 
     @property
     def wants_more(self) -> bool:
         """Whether another text would be under way soon."""
-        return len(self._waiting) < self._most_texts
+        return sum(text.is_waiting for text in self._texts) < self._most_texts
 
     def add(self, task: Task) -> Text:
-        """Take in a text; `step` tells what it makes."""
+        """Take in a text; `step` tells what it makes, and how it ends if it is not as it should be.
+
+        Raises TypeError for ids that are none.
+        """
         text = Text(task)
-        self._waiting.append(text)
+        self._texts.append(text)
         return text
 
     def remove(self, text: Text) -> None:
-        """Let a text go, whether or not it has ended."""
-        if text in self._waiting:
-            self._waiting.remove(text)
-        if text in self._texts:
-            self._texts.remove(text)
-            if text.known is not None and text.task.ids:
-                self._kept.append(text.known)
-        text.close()
+        """Let a text go, whether or not it has ended; nothing more is told of it."""
+        self._drop(text)
+        self._events = [event for event in self._events if event[0] is not text]
+
+    def close(self) -> None:
+        """Let all texts go, and what is kept of those that ended."""
+        for text in list(self._texts):
+            self.remove(text)
+        self._kept.clear()
 
     def step(self) -> list[tuple[Text, Any]]:
         """Run one step of the engine; return what the streams made of it, and Ended of each end.
 
-        Raises what Engine.forward does; then all is as it was before.
+        An error ends the text whose it is. Raises what a signal handler does (KeyboardInterrupt):
+        the next step then goes on as if that had not been, but for a text whose stream was at work.
+        That has Ended with an error.
         """
-        events = self._let_in()
+        self._let_in()
+        self._go_on()
         chunks = self._chunks()
-        if not chunks:
-            return events
-        started = time.perf_counter()
-        outcomes = self._engine.forward([part for _, part in chunks])
-        seconds = time.perf_counter() - started
-        n_ids = sum(len(part.ids) for _, part in chunks)
-        if n_ids <= self._engine.n_read:  # else it took several steps
-            self._costs.learn(n_ids, seconds)
-        cost = self._costs.id_cost(len(self._texts))
-        for (text, part), outcome in zip(chunks, outcomes, strict=True):
-            self._take(text, part, outcome, seconds, cost)
-        for text, _ in chunks:
-            events += self._made(text)
+        if chunks:
+            self._read(chunks)
+        self._go_on()
+        events, self._events = self._events, []
         return events
 
-    def _let_in(self) -> list[tuple[Text, Any]]:
-        """Begin the texts that there is room for; return what they make at once."""
-        events: list[tuple[Text, Any]] = []
+    def _let_in(self) -> None:
+        """Begin the texts that there is room for."""
         is_full = False
-        for text in list(self._waiting):
-            is_late = remaining(text.task.deadline) == 0.0  # it has nothing to wait for
-            is_full = is_full or not self._has_room(text)
-            if is_late or not (is_full or self._is_read_soon(text)):
-                self._waiting.remove(text)
-                events += self._begin(text)
-        return events
+        for text in [text for text in self._texts if text.is_waiting]:
+            try:
+                is_late = remaining(text.task.deadline) == 0.0  # it has nothing to wait for
+                is_full = is_full or not self._has_room(text)
+                if is_late:
+                    cache = self._engine.new_cache(text.task.n_positions)
+                    text.begin(Known([], cache))
+                elif not (is_full or self._is_read_soon(text)):
+                    self._begin(text)
+            except Exception as error:
+                text.end = Ended(error=error)
 
-    def _begin(self, text: Text) -> list[tuple[Text, Any]]:
-        ids, n_positions = text.task.ids, text.task.n_positions
-        known, n_common = longest_beginning(ids, self._known())
-        try:
-            if known is None:
-                cache = self._engine.new_cache(n_positions)
-            else:
-                cache = self._engine.copy_cache(known.cache, n_common, n_positions)
-        except UserError as error:
-            return [(text, Ended(error=error))]
-        self._texts.append(text)
-        text.begin(Known(list(ids[:n_common]), cache))
-        return self._made(text)
+    def _begin(self, text: Text) -> None:
+        n_positions = text.task.n_positions
+        known, n_common = longest_beginning(text.ids, [*self._kept, *self._known()])
+        self._forget_kept(text, but=known)
+        if known is None:
+            cache = self._engine.new_cache(n_positions)
+        else:
+            cache = self._engine.copy_cache(known.cache, n_common, n_positions)
+        self._forget_kept(text)  # whose blocks are now those of the copy
+        text.begin(Known(text.ids[:n_common], cache))
 
     def _has_room(self, text: Text) -> bool:
-        if len(self._texts) >= self._most_texts:
-            return False
-        while self._kept and not self._fits(text):
-            self._kept.popleft()
-        return not self._texts or self._fits(text)
+        others = self._known()  # what is kept makes room
+        return not others or (len(others) < self._most_texts and self._fits(text, others))
 
-    def _fits(self, text: Text) -> bool:
-        """Tell whether the keys and values of a text fit beside those of the others."""
+    def _forget_kept(self, text: Text, but: Known | None = None) -> None:
+        """Make room for a text, as far as that is taken by what is kept, the oldest first."""
+        for known in list(self._kept):
+            if known is not but and not self._fits(text, [*self._known(), *self._kept]):
+                self._kept.remove(known)
+
+    def _fits(self, text: Text, others: Sequence[Known]) -> bool:
+        """Tell whether the keys and values of a text fit beside others."""
         if self._room_bytes is None:
             return True
-        caches = [known.cache.n_positions for known in self._known()]
-        needed = sum(map(self._engine.cache_bytes, [*caches, text.task.n_positions]))
-        return needed <= self._room_bytes
+        sizes = [*(known.cache.n_positions for known in others), text.task.n_positions]
+        return sum(map(self._engine.cache_bytes, sizes)) <= self._room_bytes
 
     def _known(self) -> list[Known]:
-        return [*self._kept, *(text.known for text in self._texts if text.known is not None)]
+        """Return the caches of the texts under way."""
+        return [text.known for text in self._texts if text.known is not None]
 
     def _is_read_soon(self, text: Text) -> bool:
         """Tell whether a text under way is reading more of a beginning than can be had now."""
-        ids = text.task.ids
-        _, n_common = longest_beginning(ids, self._known())
+        _, n_common = longest_beginning(text.ids, [*self._kept, *self._known()])
         return any(
-            min(common_length(ids, other.task.ids), len(ids) - 1) >= n_common + LEAST_SHARED
+            min(common_length(text.ids, other.ids), len(text.ids) - 1) >= n_common + LEAST_SHARED
             for other in self._texts
-            if not other.has_begun
+            if other.known is not None and not other.has_begun
         )
 
     def _chunks(self) -> list[tuple[Text, Part]]:
         """Return what the next step takes of each text."""
-        asking = [(text, text.asked) for text in self._texts if text.asked is not None]
-        chunks = [(text, asked.chunk(_SHORT)) for text, asked in asking if asked.n_left <= _SHORT]
-        room = self._room_for_prompts(sum(len(part.ids) for _, part in chunks))
-        for text, asked in asking:
-            if asked.n_left > _SHORT and room > 0:
-                chunks.append((text, asked.chunk(room)))
-                room -= len(chunks[-1][1].ids)
+        short: list[Text] = []
+        prompts: list[Text] = []
+        for text in self._texts:
+            if text.asked is not None and self._is_in_time(text):
+                (short if text.asked.n_left <= _SHORT else prompts).append(text)
+        chunks = [chunk for text in short for chunk in self._chunk(text, _SHORT)]
+        room = self._room_for_prompts(_n_ids(chunks)) if prompts else 0
+        for text in prompts:
+            if room > 0:
+                chunk = self._chunk(text, room)
+                chunks += chunk
+                room -= _n_ids(chunk)
         return chunks
+
+    def _is_in_time(self, text: Text) -> bool:
+        """Tell whether what a text asked for is still wanted; else it goes on without."""
+        assert text.asked is not None
+        try:
+            check_in_time(text.asked.part)
+        except Exception as error:
+            text.fail(error)
+            return False
+        return True
+
+    def _chunk(self, text: Text, n: int) -> list[tuple[Text, Part]]:
+        """Return at most n ids of a text; nothing where it asked for what there is not."""
+        try:
+            return [(text, text.next_part(n))]
+        except Exception as error:
+            text.fail(error)
+            return []
 
     def _room_for_prompts(self, n_others: int) -> int:
         """Return how many ids of prompts a step takes beside those of other texts."""
@@ -235,33 +199,54 @@ class Scheduler:
             n += 1
         return n
 
-    def _take(
-        self,
-        text: Text,
-        part: Part,
-        outcome: Result | Exception,
-        seconds: float,
-        cost: float | None,
-    ) -> None:
-        """Hand a text what the step made for it."""
-        assert text.asked is not None
-        assert text.known is not None
-        if isinstance(outcome, Exception):
-            text.fail(outcome)
-            return
-        ids = text.known.ids
-        assert isinstance(ids, list)
-        ids[part.cache.n_past - len(part.ids) :] = part.ids
-        if text.asked.take(len(part.ids), outcome, seconds):
-            text.answer(Answer(text.asked.result(), text.asked.seconds, cost))
+    def _read(self, chunks: Sequence[tuple[Text, Part]]) -> None:
+        """Have the engine read what it takes of each text, and the texts take what it made."""
+        started = time.perf_counter()
+        outcomes = self._outcomes([part for _, part in chunks])
+        seconds = time.perf_counter() - started
+        n_ids = _n_ids(chunks)
+        is_whole = not any(isinstance(outcome, Exception) for outcome in outcomes)
+        if is_whole and n_ids <= self._engine.n_read:  # else it took several steps
+            self._costs.learn(n_ids, seconds)
+        self._id_cost = self._costs.id_cost(len(self._known()))
+        for (text, part), outcome in zip(chunks, outcomes, strict=True):
+            text.take(part, outcome, seconds)
 
-    def _made(self, text: Text) -> list[tuple[Text, Any]]:
-        events = []
-        for item in text.made():
-            events.append((text, item))
-            if isinstance(item, Ended):
-                self.remove(text)
-        return events
+    def _outcomes(self, parts: Sequence[Part]) -> list[Result | Exception]:
+        """Return what the engine does; where it raises an error, each part's own."""
+        starts = [part.cache.n_past for part in parts]
+        try:
+            return self._engine.forward(parts)
+        except Exception as error:
+            if len(parts) == 1:
+                return [error]
+        outcomes = []
+        for part, n_past in zip(parts, starts, strict=True):
+            part.cache.n_past = n_past
+            outcomes += self._outcomes([part])
+        return outcomes
+
+    def _go_on(self) -> None:
+        """Have all streams go on that can, and let those go that have ended."""
+        for text in [text for text in self._texts if not text.is_waiting]:
+            text.go_on(self._events, self._id_cost)
+            if text.end is not None:
+                try:
+                    self._drop(text)
+                finally:  # told once, whatever comes between
+                    if text not in self._texts:
+                        self._events.append((text, text.end))
+
+    def _drop(self, text: Text) -> None:
+        if text in self._texts:
+            self._texts.remove(text)
+            if text.known is not None and text.ids:
+                self._kept.append(text.known)
+        text.close()
+
+
+def _n_ids(chunks: Sequence[tuple[Text, Part]]) -> int:
+    return sum(len(part.ids) for _, part in chunks)
 
 
 def default_most_texts(engine: Engine) -> int:

@@ -34,7 +34,10 @@ class StepCosts:
             self._forget_costs()  # the difference of two large steps says little of what is small
         self._n_steps += 1
         self._last_seen[n_ids] = self._n_steps
-        self._seconds.setdefault(n_ids, deque(maxlen=_REMEMBERED)).append(seconds)
+        if n_ids in self._seconds:
+            self._seconds[n_ids].append(seconds)
+        else:  # never empty, wherever Ctrl-C comes
+            self._seconds[n_ids] = deque([seconds], maxlen=_REMEMBERED)
         fewest = self._fewest()
         if n_ids > fewest:
             more = n_ids - fewest

@@ -37,11 +37,12 @@ class Reading:
         self._sound = sound
         self._own_ids: list[int] = sound.tokens.tolist()
         n_columns = config.vocab_size if part.wanted == "logits" else config.n_embd
-        self.result: Result
+        self.outcome: Result | Exception | None = None
+        self._result: Result
         if part.wanted == "log_probabilities":
-            self.result = LogProbabilities.empty(sound.n_wanted)
+            self._result = LogProbabilities.empty(sound.n_wanted)
         else:
-            self.result = np.empty((sound.n_wanted, n_columns), np.float32)
+            self._result = np.empty((sound.n_wanted, n_columns), np.float32)
         self.begin()
 
     def begin(self) -> None:
@@ -50,11 +51,6 @@ class Reading:
         self._start = min(n_past, self.cache.n_kept)
         self._ids = self.cache.ids[self._start : n_past] + self._own_ids
         self._n_done = 0
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all ids have been read."""
-        return self._n_done == len(self._ids)
 
     def next_chunk(self, n: int) -> Chunk:
         """Return what comes next, of at most n ids."""
@@ -69,15 +65,16 @@ class Reading:
         for start in range(0, chunk.n_wanted, _HEAD_ROWS):
             some = wanted[start : start + _HEAD_ROWS]
             rows = slice(chunk.at + start, chunk.at + start + some.shape[0])
-            if isinstance(self.result, LogProbabilities):
+            if isinstance(self._result, LogProbabilities):
                 targets = self._sound.targets[rows]
-                self.result.put(
+                self._result.put(
                     rows.start, log_probabilities(logits(some), targets, self.part.never)
                 )
             else:
                 values = logits(some) if self.part.wanted == "logits" else some
-                self.result[rows] = values.cpu().numpy()
+                self._result[rows] = values.cpu().numpy()
         self._n_done += len(chunk.ids)
         self.cache.keep(chunk.n_past + len(chunk.ids))
-        if self.is_done:
+        if self._n_done == len(self._ids):
             self.cache.advance(self._own_ids)
+            self.outcome = self._result

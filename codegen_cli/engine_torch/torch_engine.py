@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from codegen_cli.contract.cache_checks import check_beginning, checked_positions
-from codegen_cli.contract.deadline import TimeUp
-from codegen_cli.contract.engine import Cache, Cancelled, Identity, Part, Result
-from codegen_cli.contract.part_checks import check_in_time, checked
+from codegen_cli.contract.engine import Cache, Identity, Part, Result
+from codegen_cli.contract.outcomes import outcomes
+from codegen_cli.contract.part_checks import checked
 from codegen_cli.engine_torch.copy_speed import copy_bytes_per_second
 from codegen_cli.engine_torch.devices import free_memory
 from codegen_cli.engine_torch.failures import device_failures
@@ -28,8 +28,6 @@ _NUMERICS = 1
 
 CHUNK = 512
 """Most ids in a step: between steps Ctrl-C, deadlines and cancel flags are heard."""
-
-Outcomes = list[Result | Exception]
 
 
 class TorchEngine:
@@ -123,23 +121,12 @@ class TorchEngine:
         device = self._placement.devices[0]
         return None if device.type == "cpu" else copy_bytes_per_second(device)
 
-    def forward(self, parts: Sequence[Part]) -> Outcomes:
+    def forward(self, parts: Sequence[Part]) -> list[Result | Exception]:
         """Append each part's ids to its cache; return what it wanted, or why there is none."""
-        outcomes: dict[int, Result | Exception] = {}
-        readings: dict[int, Reading] = {}
         if self._n_threads is not None:  # each thread that calls has a number of its own
             torch.set_num_threads(self._n_threads)
         with torch.no_grad():
-            for index, part in enumerate(parts):
-                try:
-                    readings[index] = self._reading(part)
-                except ValueError as error:
-                    outcomes[index] = error
-            while readings:
-                ended = self._ended(readings) or self._stepped(readings)
-                outcomes |= ended
-                readings = {i: each for i, each in readings.items() if i not in ended}
-        return [outcomes[index] for index in range(len(parts))]
+            return outcomes(parts, self._reading, self._step)
 
     def close(self) -> None:
         """Let go of weights and slots; the engine is of no use afterwards."""
@@ -153,29 +140,22 @@ class TorchEngine:
         sound = checked(part, self.config.vocab_size)
         return Reading(part, self._own(part.cache), sound, self.config)
 
-    def _ended(self, readings: dict[int, Reading]) -> dict[int, Result | Exception]:
-        """Return the errors of parts of which nothing more is to be computed."""
-        ended: dict[int, Result | Exception] = {}
-        for index, reading in readings.items():
-            try:
-                check_in_time(reading.part)
-            except (TimeUp, Cancelled) as error:
-                ended[index] = error
-        return ended
-
-    def _stepped(self, readings: dict[int, Reading]) -> dict[int, Result | Exception]:
-        """Run a step; return the outcomes of parts that are done, or the error of all."""
+    def _step(self, readings: Sequence[Reading]) -> None:
+        """Read on; where that fails, those that are not done end with the error."""
         with self._turn:
-            if self._steps is None:
-                return dict.fromkeys(readings, ValueError("the engine is closed"))
             try:
-                with device_failures():
-                    self._step(self._steps, list(readings.values()))
-            except UserError as error:
-                return dict.fromkeys(readings, error)
-        return {i: reading.result for i, reading in readings.items() if reading.is_done}
+                if self._steps is not None:
+                    with device_failures():
+                        self._read_on(self._steps, readings)
+                    return
+                error: Exception = ValueError("the engine is closed")
+            except UserError as failure:
+                error = failure
+        for reading in readings:
+            if reading.outcome is None:
+                reading.outcome = error
 
-    def _step(self, steps: Steps, readings: Sequence[Reading]) -> None:
+    def _read_on(self, steps: Steps, readings: Sequence[Reading]) -> None:
         taken: list[tuple[Reading, Chunk]] = []
         room = CHUNK
         for reading in readings:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from codegen_cli.contract.engine import Engine
-from codegen_cli.contract.stream import Task
+from codegen_cli.contract.engine import Cache, Engine
+from codegen_cli.contract.stream import Stream, Task
 from codegen_cli.decoding.completion_stream import CompletionStream
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.summary import EndReason, Piece, Summary
@@ -76,11 +76,17 @@ def completion_task(
     options: GenerateOptions,
     prompt: str,
 ) -> Task:
-    """Return what a scheduler runs to make what `generate` does; errors as there."""
+    """Return what a scheduler runs to make what `generate` does; errors as there.
+
+    It may be run more than once, and makes the same each time.
+    """
     _check_prompt(prompt_ids, engine)
-    stream = CompletionStream(vocabulary, prompt_ids, options, prompt)
+
+    def begin(cache: Cache) -> Stream[Piece | Summary, None]:
+        return CompletionStream(vocabulary, prompt_ids, options, prompt).run(cache)
+
     n_positions = _n_positions(engine, prompt_ids, options)
-    return Task(stream.run, n_positions, prompt_ids, options.deadline)
+    return Task(begin, n_positions, prompt_ids, options.deadline)
 
 
 def _n_positions(engine: Engine, prompt_ids: Sequence[int], options: GenerateOptions) -> int:

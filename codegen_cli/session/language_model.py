@@ -6,7 +6,7 @@ It prints nothing unless asked to. docs/api.md shows all of it at work.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ if TYPE_CHECKING:  # a completion needs none of these
     from codegen_cli.session.many_texts import OnProgress
     from codegen_cli.session.service import Service
     from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
+
+
+T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
@@ -106,14 +109,15 @@ class LanguageModel:
         requests  taken as there is room for another
 
         Each ends with its Summary, or with the UserError that `generate` would raise for it.
+        Raises TypeError for what is no request.
         """
         from codegen_cli.session.many_completions import run_many
 
-        return run_many(self._engine(), requests, self.task)
+        return run_many(self._engine(), _several("requests", requests), self.task)
 
     def complete_many(
         self,
-        prompts: Sequence[str],
+        prompts: Iterable[str],
         *,
         samples: int | None = None,
         special_tokens: bool = False,
@@ -127,14 +131,15 @@ class LanguageModel:
         Other options as for `generate`; without a seed, one is drawn for all. Raises UserError as
         `generate` does for the first prompt that cannot be completed.
         """
-        for prompt in prompts:
+        found = list(_several("prompts", prompts))
+        for prompt in found:
             _require_text("the prompt", prompt)
         chosen = GenerateOptions(**options)  # type: ignore[arg-type]
         n = 1 if samples is None else whole_number("samples", samples, "at least 1", least=1)
-        texts = [[""] * n for _ in prompts]
+        texts = [[""] * n for _ in found]
         requests = (
             Request((at, i), Prompt(prompt, chosen.max_tokens, special_tokens), each)
-            for at, prompt in enumerate(prompts)
+            for at, prompt in enumerate(found)
             for i, each in enumerate(_samples(chosen, samples))
         )
         for request, item in self.generate_many(requests):
@@ -155,14 +160,15 @@ class LanguageModel:
     def task(self, request: Request) -> Task:
         """Return what a service runs to complete a prompt: Pieces, and last a Summary.
 
-        Raises UserError as `generate` does.
+        Raises UserError as `generate` does, and TypeError for what is no request.
         """
+        _require_request(request)
         engine, prompt = self._engine(), request.prompt
         fitted, vocabulary = self._text.read(prompt, request.options.deadline)
         return completion_task(engine, vocabulary, fitted.ids, request.options, prompt.document)
 
     def serve(self) -> "Service":
-        """Return a service that runs the tasks of many askers together; see `task`."""
+        """Return a service that runs the tasks of many askers together: what `task` returns."""
         from codegen_cli.decoding.scheduler import Scheduler
         from codegen_cli.session.cache_room import cache_room
         from codegen_cli.session.service import Service
@@ -224,7 +230,7 @@ class LanguageModel:
             n_positions = _cache_size(reading.n_ids, engine)
             return Task(lambda cache: reading.run(cache, engine.n_read), n_positions)
 
-        yield from read_texts(engine, _required(texts), task, on_progress)
+        return read_texts(engine, _required(_several("texts", texts)), task, on_progress)
 
     def embed(
         self,
@@ -267,7 +273,7 @@ class LanguageModel:
             n_positions = _cache_size(reading.n_ids, engine)
             return Task(lambda cache: reading.run(cache, engine.n_read), n_positions)
 
-        yield from read_texts(engine, _required(texts), task, on_progress)
+        return read_texts(engine, _required(_several("texts", texts)), task, on_progress)
 
     def close(self) -> None:
         """End the model's threads and let go of its memory; calling it again does nothing."""
@@ -313,6 +319,13 @@ def _cache_size(n_ids: int, engine: Engine) -> int:
     return min(max(n_ids, 1), engine.n_positions)
 
 
+def _several(what: str, values: Iterable[T]) -> Iterable[T]:
+    """Return what is to hold several; raises TypeError for a single one."""
+    if isinstance(values, str | bytes | Prompt | Request):
+        raise TypeError(f"{what} is {values!r:.40}, need a list, or another iterable")
+    return values
+
+
 def _required(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         _require_text("the text", text)
@@ -322,3 +335,13 @@ def _required(texts: Iterable[str]) -> Iterator[str]:
 def _require_text(what: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{what} is {value!r:.40}, need text (str)")
+
+
+def _require_request(value: object) -> None:
+    if not isinstance(value, Request):
+        raise TypeError(f"the request is {value!r:.40}, need a codegen_cli.Request")
+    if not isinstance(value.prompt, Prompt):
+        raise TypeError(f"the prompt is {value.prompt!r:.40}, need a codegen_cli.Prompt")
+    if not isinstance(value.options, GenerateOptions):
+        raise TypeError(f"the options are {value.options!r:.40}, need codegen_cli.GenerateOptions")
+    _require_text("the prompt", value.prompt.text)

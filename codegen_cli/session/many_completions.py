@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from codegen_cli.contract.engine import Engine
 from codegen_cli.contract.stream import Task
-from codegen_cli.decoding.scheduler import Ended, Scheduler, Text
+from codegen_cli.decoding.running_text import Ended, Text
+from codegen_cli.decoding.scheduler import Scheduler
 from codegen_cli.decoding.summary import Piece, Summary
 from codegen_cli.session.cache_room import cache_room
 from codegen_cli.session.generation import Request
@@ -13,7 +14,7 @@ from quantize.files.errors import UserError
 Item = Piece | Summary | UserError
 
 TaskOf = Callable[[Request], Task]
-"""Reads a request's prompt; raises UserError."""
+"""Reads a request's prompt; raises UserError, and TypeError for what is no request."""
 
 
 def run_many(
@@ -25,13 +26,15 @@ def run_many(
     is_all = False
     while not (is_all and scheduler.is_idle):
         while scheduler.wants_more and not is_all:
-            request = next(pending, None)
-            is_all = request is None
-            if request is not None:
-                try:
-                    under_way[scheduler.add(task_of(request))] = request
-                except UserError as error:
-                    yield request, error
+            try:
+                request = next(pending)
+            except StopIteration:
+                is_all = True
+                break
+            try:
+                under_way[scheduler.add(task_of(request))] = request
+            except UserError as error:
+                yield request, error
         for text, item in scheduler.step():
             request = under_way[text]
             if isinstance(item, Ended):

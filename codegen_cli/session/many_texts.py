@@ -6,7 +6,8 @@ from typing import Any
 
 from codegen_cli.contract.engine import Engine
 from codegen_cli.contract.stream import Task
-from codegen_cli.decoding.scheduler import Ended, Scheduler, Text
+from codegen_cli.decoding.running_text import Ended, Text
+from codegen_cli.decoding.scheduler import Scheduler
 from codegen_cli.session.cache_room import cache_room
 
 OnProgress = Callable[[int, int], None]
