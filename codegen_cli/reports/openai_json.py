@@ -14,28 +14,25 @@ _DECIMALS = 6  # the last bits of exp and log differ between CPUs
 
 def completion_object(
     *,
-    hex_id: str,
+    id: str | int,
     created: int,
     model: str,
     choices: Sequence[dict[str, object]],
     usage: dict[str, object],
     seed: int,
-    timings: dict[str, float],
 ) -> dict[str, object]:
-    """Return one `text_completion` object, ready for JSON.
+    """Return one `text_completion` object, ready for JSON; `seed` is an addition to OpenAI's shape.
 
-    hex_id and created are unique to the run: random hexadecimal digits, and time.time() as an int.
-    `seed` and `timings` are additions to OpenAI's shape.
+    created  Unix time
     """
     return {
-        "id": f"cmpl-{hex_id}",
+        "id": id,
         "object": "text_completion",
         "created": created,
         "model": model,
         "choices": choices,
         "usage": usage,
         "seed": seed,
-        "timings": timings,
     }
 
 

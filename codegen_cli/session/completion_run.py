@@ -85,8 +85,8 @@ class CompletionRun:
     ) -> Iterator[tuple[int, str]]:
         """Yield a sample's index and the text that it makes next; once.
 
-        The first text is the prompt with echo, else empty. Raises UserError, TimeUp before there is
-        a model, and whatever a signal handler raises.
+        Each one's first text is the prompt with echo, else empty. Raises UserError, TimeUp before
+        there is a model, and whatever a signal handler raises.
         """
         try:
             self._items = items = self._begin(
@@ -94,7 +94,8 @@ class CompletionRun:
             )
             self.echoed = prompt if self._echo else ""
             started = time.monotonic()
-            yield 0, self.echoed
+            for index in range(len(self.samples)):
+                yield index, self.echoed
             for index, item in items:
                 if isinstance(item, UserError):
                     raise item
