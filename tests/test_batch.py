@@ -19,7 +19,9 @@ from codegen_cli.batch.running import run_job
 from codegen_cli.batch.settings import Settings
 from codegen_cli.batch.source import Source
 from codegen_cli.decoding.options import GenerateOptions
+from codegen_cli.reports.openai_json import choice_object
 from codegen_cli.session.generation import Request
+from codegen_cli.session.sample import Sample
 from codegen_cli.terminal import progress_lines
 from codegen_cli.text.text_side import Prompt
 from quantize.files.errors import UserError
@@ -36,10 +38,10 @@ LINES = [
     {"prompt": "def area("},
     "no JSON",
     {"id": "first", "prompt": "twice"},
-    {"prompt": "import os\n", "n": 3},
+    {"prompt": "import os\n", "n": 3, "logprobs": 2},
     {"custom_id": "a", "url": URL, "body": {"model": "nano", "prompt": ["x =", "y ="], "n": 2}},
     {"custom_id": "b", "url": URL, "body": {"model": "gpt", "prompt": "x"}},
-    {"id": 7, "prompt": "class Stack:", "seed": 5, "top_k": 3},
+    {"id": 7, "prompt": "class Stack:", "seed": 5, "top_k": 3, "logprobs": 0},
     {"prompt": "", "id": "empty"},
 ]
 N_BAD = 4
@@ -120,14 +122,18 @@ def test_each_line_has_its_answer_and_the_bad_are_counted(model, source, tmp_pat
     assert answers[1]["seed"] != answers[2]["seed"]
 
 
-def test_a_choice_is_the_text_that_its_index_as_a_sample_gives_alone(model, expected):
+def test_a_choice_is_what_its_index_as_a_sample_gives_alone(model, expected):
     answer = json.loads(expected.splitlines()[5])
-    for choice in answer["choices"]:
-        options = GenerateOptions(
-            **SETTINGS.options, seed=answer["seed"], sample=choice["index"], draft=0
+    for index, choice in enumerate(answer["choices"]):
+        sample = Sample(
+            GenerateOptions(
+                **SETTINGS.options, seed=answer["seed"], sample=index, draft=0, logprobs=2
+            )
         )
-        items = model.begin(Prompt("import os\n", 6), options)[1]
-        assert choice["text"] == "".join(getattr(item, "text", "") for item in items)
+        for item in model.begin(Prompt("import os\n", 6), sample.options)[1]:
+            sample.take(item)
+        assert choice == choice_object(index, sample.text, sample.end, tokens=sample.tokens)
+        assert len(choice["logprobs"]["tokens"]) == 6
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,7 +141,7 @@ def test_neither_the_order_nor_drafts_nor_how_many_at_once_change_a_byte(
     model, source, tmp_path, expected, seed
 ):
     settings = Settings(model=SETTINGS.model, options=SETTINGS.options, draft=0)
-    run(Interleaving(model, 2 + 2 * seed, seed), source, tmp_path / "out", settings=settings)
+    run(Interleaving(model, 1 + 3 * seed, seed), source, tmp_path / "out", settings=settings)
     assert (tmp_path / "out").read_bytes() == expected
 
 
@@ -143,6 +149,22 @@ def test_threads_change_no_byte(source, tmp_path, expected):
     with codegen_cli.load("nano", threads=1) as model:
         run(model, source, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == expected
+
+
+def test_a_prompt_that_had_to_be_cut_is_told(model, tmp_path, capfd):
+    long = "x = 1\n" * 600
+    body = {"model": "nano", "prompt": [long, "x"], "max_tokens": 1}
+    lines = [{"prompt": "x"}, {"custom_id": "a", "url": URL, "body": body}, {"prompt": 1}]
+    (tmp_path / "in").write_text("\n".join(map(json.dumps, lines)))
+    for _ in range(2):  # the second has the answers of the first
+        run(model, tmp_path / "in", tmp_path / "out")
+        assert "the prompt was too long in 1 of 3 lines" in capfd.readouterr().err
+    short, cut, _ = map(json.loads, (tmp_path / "out").read_bytes().splitlines())
+    assert set(short["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+    fitted, _ = model.begin(Prompt(long, 1), GenerateOptions())
+    usage = cut["response"]["body"]["usage"]
+    assert usage["prompt_tokens"] == len(fitted.ids) + 1
+    assert usage["prompt_characters_dropped"] == fitted.n_dropped_characters > 0
 
 
 def test_from_wherever_it_was_cut_it_goes_on_to_the_same_bytes(model, source, tmp_path, expected):

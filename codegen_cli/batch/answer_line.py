@@ -14,7 +14,12 @@ from codegen_cli.batch.line_keys import LineId
 from codegen_cli.batch.request_line import LineRequest
 from codegen_cli.batch.settings import Settings
 from codegen_cli.decoding.summary import Summary
-from codegen_cli.reports.openai_json import choice_object, completion_object, usage_object
+from codegen_cli.reports.openai_json import (
+    choice_object,
+    completion_object,
+    tells_of_dropped,
+    usage_object,
+)
 from codegen_cli.session.sample import Sample
 
 
@@ -25,12 +30,14 @@ class Answer(NamedTuple):
     content   the answer in JSON, with a line end
     n_tokens  sampled for it
     is_error  whether the line was bad
+    is_cut    whether a prompt was too long, and cut
     """
 
     place: int
     content: bytes
     n_tokens: int = 0
     is_error: bool = False
+    is_cut: bool = False
 
 
 def answer_id(line: Line) -> LineId:
@@ -56,7 +63,14 @@ def completed(
     )
     answer = _openai_line(line, completion) if line.is_openai else completion
     n_tokens = sum(each.completion_tokens for each in summaries)
-    return Answer(line.place, _json_line(answer), n_tokens)
+    is_cut = any(each.dropped_characters for each in summaries)
+    return Answer(line.place, _json_line(answer), n_tokens, is_cut=is_cut)
+
+
+def tells_of_cut(answer: dict[str, object]) -> bool:
+    """Tell whether an answer says that a prompt was cut."""
+    response = answer.get("response")
+    return tells_of_dropped(response.get("body") if isinstance(response, dict) else answer)
 
 
 def _openai_line(line: Line, completion: dict[str, object]) -> dict[str, object]:

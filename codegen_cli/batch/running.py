@@ -27,6 +27,11 @@ def run_job(job: Job, answers: Iterable[Answer], name: str) -> None:
             progress.answered(answer.n_tokens)
     if job.n_done > job.n_before or not job.n_before:
         progress.tell()
+    if job.n_cut:
+        console.warn(
+            f"the prompt was too long in {job.n_cut} of {job.n_done} lines, and its beginning is "
+            "left out: prompt_characters_dropped in OUT tells in which"
+        )
     if job.n_errors:
         raise UserError(
             f"{job.n_errors} of {job.n_done} lines have an error instead of an answer",

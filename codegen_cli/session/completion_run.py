@@ -58,7 +58,7 @@ class CompletionRun:
         self.echoed = ""
         self._echo = echo
         self._special_tokens = special_tokens
-        self._n_prompt_tokens = 0
+        self._fitted = FittedPrompt([], 0, 1)
         self._text: TextSide | None = None
         self._loaded: LanguageModel | None = None
         self._items: Items | None = None
@@ -114,7 +114,7 @@ class CompletionRun:
     def _interrupted(self, sample: Sample) -> Summary:
         if self._generation is not None:
             return self._generation.summary("interrupted")
-        return sample.interrupted(self._n_prompt_tokens)
+        return sample.interrupted(self._fitted)
 
     def _begin(
         self,
@@ -140,9 +140,8 @@ class CompletionRun:
             self._text, chosen.name, n_threads, device, deadline, ignore_memory=ignore_memory
         )
         self.load_seconds = time.monotonic() - started
-        fitted, _ = self._text.read(prompt, deadline)
-        self._n_prompt_tokens = len(fitted.ids)
-        _warn_of_dropped(fitted, self._loaded.config.n_positions)
+        self._fitted, _ = self._text.read(prompt, deadline)
+        _warn_of_dropped(self._fitted, self._loaded.config.n_positions)
         return self._generate(self._loaded, prompt)
 
     def _generate(self, model: "LanguageModel", prompt: Prompt) -> Items:

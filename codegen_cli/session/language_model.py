@@ -96,7 +96,9 @@ class LanguageModel:
         """Return what of a prompt is read, and what `generate` does; TimeUp as TextSide.read."""
         engine = self._engine()
         fitted, vocabulary = self._text.read(prompt, options.deadline)
-        return fitted, generate(engine, vocabulary, fitted.ids, options, prompt.document)
+        return fitted, generate(
+            engine, vocabulary, fitted.ids, options, prompt.document, fitted.n_dropped_characters
+        )
 
     def generate_many(
         self, requests: Iterable[Request]
@@ -157,9 +159,11 @@ class LanguageModel:
 
         Raises UserError as `generate` does.
         """
-        engine, prompt = self._engine(), request.prompt
-        fitted, vocabulary = self._text.read(prompt, request.options.deadline)
-        return completion_task(engine, vocabulary, fitted.ids, request.options, prompt.document)
+        engine, (_, prompt, options) = self._engine(), request
+        fitted, vocabulary = self._text.read(prompt, options.deadline)
+        return completion_task(
+            engine, vocabulary, fitted.ids, options, prompt.document, fitted.n_dropped_characters
+        )
 
     def serve(self) -> "Service":
         """Return a service that runs the tasks of many askers together; see `task`."""
