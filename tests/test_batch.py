@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 import codegen_cli
 from codegen_cli.batch import answering
@@ -18,8 +19,10 @@ from codegen_cli.batch.opening import begin_job, open_output
 from codegen_cli.batch.running import run_job
 from codegen_cli.batch.settings import Settings
 from codegen_cli.batch.source import Source
+from codegen_cli.commands.app import app
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.reports.openai_json import choice_object
+from codegen_cli.session import cache_room
 from codegen_cli.session.generation import Request
 from codegen_cli.session.sample import Sample
 from codegen_cli.terminal import progress_lines
@@ -67,7 +70,7 @@ class Interleaving:
         self._model, self._n_texts = model, n_texts
         self._random = random.Random(seed)
 
-    def generate_many(self, requests):
+    def generate_many(self, requests, on_shortage=None):
         requests, growing = iter(requests), []
         while True:
             while len(growing) < self._n_texts and (request := next(requests, None)):
@@ -325,7 +328,7 @@ def test_answers_to_a_pipe_are_not_mixed_with_others(source, begun):
 class Refusing(Interleaving):
     """A model whose machine has no memory left."""
 
-    def generate_many(self, requests):
+    def generate_many(self, requests, on_shortage=None):
         for request in requests:
             yield request, UserError("not enough memory", "Close other programs.")
 
@@ -345,7 +348,7 @@ class Hoarding:
         self._model = model
         self.rounds = []
 
-    def generate_many(self, requests):
+    def generate_many(self, requests, on_shortage=None):
         taken: list[Request] = list(requests)
         self.rounds.append(len(taken))
         for request in reversed(taken):
@@ -365,6 +368,22 @@ def test_lines_are_read_no_further_ahead_than_is_bounded(model, tmp_path, monkey
     assert sorted(answers) == list(range(35))
     assert len(hoarding.rounds) == 4
     assert max(hoarding.rounds) <= 11
+
+
+def test_where_memory_is_short_it_is_told_once_and_no_byte_changes(
+    model, source, tmp_path, expected, monkeypatch
+):
+    n_bytes = model._engine().cache_bytes(46)
+    free = model._engine().token_bytes + int(3.5 * n_bytes)
+    monkeypatch.setattr(cache_room, "available_bytes", lambda: free)
+    monkeypatch.setattr(answering, "_AHEAD_BYTES", 4 * answering._LINE_BYTES)  # several rounds
+    options = ("-m", "nano", "-n", "6", "-t", "1", "--until", "none", "--seed", "7")
+    arguments = ["batch", str(source), "-o", str(tmp_path / "out"), *options]
+    result = CliRunner().invoke(app, arguments)
+    told = re.findall(r"codegen: (\d) texts of \d+ tokens fit .* \(.* free\): .*", result.stderr)
+    assert told == ["2"]
+    answers = (tmp_path / "out").read_bytes()
+    assert answers == expected
 
 
 def test_answers_are_written_in_the_order_of_lines():

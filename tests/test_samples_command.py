@@ -14,8 +14,9 @@ from codegen_cli.commands.app import app
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.sampled_tokens import mean_log_probability
 from codegen_cli.reports.completion import make_sink
+from codegen_cli.session import cache_room
 from codegen_cli.session.completion_run import CompletionRun
-from codegen_cli.terminal import drawing
+from codegen_cli.terminal import console, drawing
 
 PROMPT = "def fib(n):"
 OPTIONS = {"max_tokens": 16, "temperature": 2.0, "seed": 7, "until": "none"}
@@ -187,6 +188,28 @@ def test_of_more_texts_than_there_are_rows_those_that_grow_are_shown():
     assert drawn(0, 1, 2, 3, 4, 5) == [0, 2, 4]
     assert drawn(1, 5) == drawn() == [1, 2, 5]
     assert drawn(height=2) == [1, 5]
+
+
+def test_where_memory_is_short_it_is_told_how_many_fit(model, alone, monkeypatch, capfd):
+    engine = model._engine()
+    free = engine.token_bytes + 3 * engine.cache_bytes(21)
+    monkeypatch.setattr(cache_room, "available_bytes", lambda: free)
+
+    def run(n_samples):
+        run = CompletionRun(GenerateOptions(**OPTIONS), n_samples)
+        for _ in run.texts(PROMPT, "nano", None, None):
+            pass
+        return [sample.text for sample in run.samples], capfd.readouterr().err
+
+    texts, told = run(3)
+    assert texts == [text for text, _ in alone]
+    size = console.size(int(0.8 * 3 * engine.cache_bytes(21)))
+    assert told == (
+        f"codegen: 2 of 3 texts fit into memory at once ({size} free): the others wait their turn\n"
+    )
+    assert run(2)[1] == ""
+    assert cache_room.shortage(engine, 16 * engine.cache_bytes(21), 21) is None  # 16 are enough
+    assert cache_room.shortage(engine, 0, 21).n_texts == 1
 
 
 def test_time_that_is_up_leaves_all_samples(codegen):

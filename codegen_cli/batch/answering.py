@@ -12,6 +12,7 @@ from codegen_cli.batch.line import Line
 from codegen_cli.batch.request_line import LineRequest, request_of
 from codegen_cli.batch.settings import Settings
 from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.session.cache_room import OnShortage, Shortage
 from codegen_cli.session.generation import Request
 from codegen_cli.session.sample import Sample
 from codegen_cli.text.text_side import Prompt
@@ -26,13 +27,18 @@ _LINE_BYTES = 1 << 10
 
 
 def answer_lines(
-    model: "LanguageModel", lines: Iterable[Line], settings: Settings
+    model: "LanguageModel",
+    lines: Iterable[Line],
+    settings: Settings,
+    on_shortage: OnShortage | None = None,
 ) -> Iterator[Answer]:
     """Yield the answer to each line, as soon as it is there; lines are taken as there is room.
 
+    on_shortage  as of LanguageModel.generate_many
+
     Raises UserError where not the line is to blame: memory is short, or the model is damaged.
     """
-    return _Answering(model, settings).run(iter(lines))
+    return _Answering(model, settings, on_shortage).run(iter(lines))
 
 
 @dataclass(slots=True)
@@ -53,9 +59,12 @@ class _Growing:
 class _Answering:
     """The lines under way, by their place, and answers that were there at once."""
 
-    def __init__(self, model: "LanguageModel", settings: Settings) -> None:
+    def __init__(
+        self, model: "LanguageModel", settings: Settings, on_shortage: OnShortage | None
+    ) -> None:
         self._model = model
         self._settings = settings
+        self._on_shortage = on_shortage
         self._growing: dict[int, _Growing] = {}
         self._ready: deque[Answer] = deque()
         self._read_bytes = self._drained_bytes = 0
@@ -64,7 +73,7 @@ class _Answering:
         # A round ends where it is far ahead of its oldest line: the next begins with none.
         for line in lines:
             requests = self._requests(chain([line], lines))
-            for request, item in self._model.generate_many(requests):
+            for request, item in self._model.generate_many(requests, self._tell_once):
                 yield from self._drained()
                 yield from self._taken(request, item)
             yield from self._drained()
@@ -82,6 +91,11 @@ class _Answering:
                 line, asked, begin_bytes, _samples_of(asked)
             )
             yield from _requests_of(growing)
+
+    def _tell_once(self, shortage: Shortage) -> None:
+        if self._on_shortage:
+            self._on_shortage(shortage)
+            self._on_shortage = None
 
     def _is_far_ahead(self) -> bool:
         oldest = next(iter(self._growing.values()), None)

@@ -92,7 +92,7 @@ def batch(
         refuse_overwritten_texts([source], output)
     from codegen_cli.batch.answering import answer_lines
     from codegen_cli.batch.opening import begin_job, open_output
-    from codegen_cli.batch.running import run_job
+    from codegen_cli.batch.running import run_job, tell_of_shortage
     from codegen_cli.batch.settings import Settings
     from codegen_cli.batch.source import Source
     from codegen_cli.contract.interruption import run_interruptibly
@@ -122,4 +122,5 @@ def batch(
             draft=draft,
         )
         job = begin_job(content, out, settings, loaded.identity, seed)
-        run_job(job, answer_lines(loaded, job.lines(), settings), source)
+        answers = answer_lines(loaded, job.lines(), settings, tell_of_shortage)
+        run_job(job, answers, source)

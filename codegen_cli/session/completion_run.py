@@ -19,6 +19,7 @@ from quantize.files.errors import UserError
 from quantize.packed.packed_header import read_packed_header
 
 if TYPE_CHECKING:
+    from codegen_cli.session.cache_room import Shortage
     from codegen_cli.session.generation import Generation
     from codegen_cli.session.language_model import LanguageModel
 
@@ -153,7 +154,14 @@ class CompletionRun:
         from codegen_cli.session.generation import Request
 
         requests = (Request(i, prompt, each.options) for i, each in enumerate(self.samples))
-        return ((cast(int, request.key), item) for request, item in model.generate_many(requests))
+        items = model.generate_many(requests, self._tell_of_shortage)
+        return ((cast(int, request.key), item) for request, item in items)
+
+    def _tell_of_shortage(self, shortage: "Shortage") -> None:
+        console.note(
+            f"{shortage.n_texts} of {len(self.samples)} texts fit into memory at once "
+            f"({console.size(shortage.room_bytes)} free): the others wait their turn"
+        )
 
 
 def _warn_of_dropped(fitted: FittedPrompt, n_positions: int) -> None:

@@ -28,6 +28,7 @@ from quantize.files.errors import UserError
 if TYPE_CHECKING:  # a completion needs none of these
     from codegen_cli.scoring.embedding import Pool
     from codegen_cli.scoring.likelihood import Score
+    from codegen_cli.session.cache_room import OnShortage
     from codegen_cli.session.many_texts import OnProgress
     from codegen_cli.session.service import Service
     from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
@@ -101,17 +102,18 @@ class LanguageModel:
         )
 
     def generate_many(
-        self, requests: Iterable[Request]
+        self, requests: Iterable[Request], on_shortage: "OnShortage | None" = None
     ) -> Iterator[tuple[Request, Piece | Summary | UserError]]:
         """Yield what many completions make, each as it would be alone, in whatever order.
 
-        requests  taken as there is room for another
+        requests     taken as there is room for another
+        on_shortage  told, once, that texts have to wait for others because memory is short
 
         Each ends with its Summary, or with the UserError that `generate` would raise for it.
         """
         from codegen_cli.session.many_completions import run_many
 
-        return run_many(self._engine(), requests, self.task)
+        return run_many(self._engine(), requests, self.task, on_shortage)
 
     def complete_many(
         self,
