@@ -1,4 +1,4 @@
-"""A command on a pseudo-terminal of a given width -> all that it shows there, and its exit code."""
+"""A command on a pseudo-terminal of a given size -> all that it shows there, and its exit code."""
 
 import os
 import re
@@ -13,6 +13,7 @@ ESCAPES = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
 def run_on_terminal(
     *arguments: str,
     columns: int = 80,
+    rows: int = 50,
     stdout: Path | None = None,
     typed: bytes = b"",
     **environment: str,
@@ -27,10 +28,10 @@ def run_on_terminal(
 
     process_id, terminal = pty.fork()
     if process_id == 0:
-        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         if stdout is not None:
             os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT), 1)
-        for name in ("COLUMNS", "NO_COLOR"):
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
             os.environ.pop(name, None)
         os.environ.update({"TERM": "xterm-256color"} | environment)
         # Not execv: readline, which pytest imports, sets COLUMNS behind Python's back.
@@ -50,6 +51,22 @@ def run_on_terminal(
 def codegen_on_terminal(*arguments: str, **options: object) -> tuple[str, int]:
     """Run `codegen ARGUMENTS...`; options as of run_on_terminal."""
     return run_on_terminal("-m", "codegen_cli", *arguments, **options)  # type: ignore[arg-type]
+
+
+def left(shown: str, rows: int = 50) -> list[str]:
+    """What stands on a terminal of so many rows in the end, and what was scrolled off it before."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", shown):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[1A":
+            row = max(row - 1, len(lines) - rows, 0)
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part[0] not in "\r\x1b":
+            lines[row] = part  # each is drawn from the left, once
+    return [line for line in lines if line]
 
 
 def plain(shown: str) -> str:

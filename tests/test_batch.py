@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 import codegen_cli
 from codegen_cli.batch import answering
@@ -18,8 +19,12 @@ from codegen_cli.batch.opening import begin_job, open_output
 from codegen_cli.batch.running import run_job
 from codegen_cli.batch.settings import Settings
 from codegen_cli.batch.source import Source
+from codegen_cli.commands.app import app
 from codegen_cli.decoding.options import GenerateOptions
+from codegen_cli.reports.openai_json import choice_object
+from codegen_cli.session import cache_room
 from codegen_cli.session.generation import Request
+from codegen_cli.session.sample import Sample
 from codegen_cli.terminal import progress_lines
 from codegen_cli.text.text_side import Prompt
 from quantize.files.errors import UserError
@@ -36,10 +41,10 @@ LINES = [
     {"prompt": "def area("},
     "no JSON",
     {"id": "first", "prompt": "twice"},
-    {"prompt": "import os\n", "n": 3},
+    {"prompt": "import os\n", "n": 3, "logprobs": 2},
     {"custom_id": "a", "url": URL, "body": {"model": "nano", "prompt": ["x =", "y ="], "n": 2}},
     {"custom_id": "b", "url": URL, "body": {"model": "gpt", "prompt": "x"}},
-    {"id": 7, "prompt": "class Stack:", "seed": 5, "top_k": 3},
+    {"id": 7, "prompt": "class Stack:", "seed": 5, "top_k": 3, "logprobs": 0},
     {"prompt": "", "id": "empty"},
 ]
 N_BAD = 4
@@ -65,7 +70,7 @@ class Interleaving:
         self._model, self._n_texts = model, n_texts
         self._random = random.Random(seed)
 
-    def generate_many(self, requests):
+    def generate_many(self, requests, on_shortage=None):
         requests, growing = iter(requests), []
         while True:
             while len(growing) < self._n_texts and (request := next(requests, None)):
@@ -120,14 +125,18 @@ def test_each_line_has_its_answer_and_the_bad_are_counted(model, source, tmp_pat
     assert answers[1]["seed"] != answers[2]["seed"]
 
 
-def test_a_choice_is_the_text_that_its_index_as_a_sample_gives_alone(model, expected):
+def test_a_choice_is_what_its_index_as_a_sample_gives_alone(model, expected):
     answer = json.loads(expected.splitlines()[5])
-    for choice in answer["choices"]:
-        options = GenerateOptions(
-            **SETTINGS.options, seed=answer["seed"], sample=choice["index"], draft=0
+    for index, choice in enumerate(answer["choices"]):
+        sample = Sample(
+            GenerateOptions(
+                **SETTINGS.options, seed=answer["seed"], sample=index, draft=0, logprobs=2
+            )
         )
-        items = model.begin(Prompt("import os\n", 6), options)[1]
-        assert choice["text"] == "".join(getattr(item, "text", "") for item in items)
+        for item in model.begin(Prompt("import os\n", 6), sample.options)[1]:
+            sample.take(item)
+        assert choice == choice_object(index, sample.text, sample.end, tokens=sample.tokens)
+        assert len(choice["logprobs"]["tokens"]) == 6
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,7 +144,7 @@ def test_neither_the_order_nor_drafts_nor_how_many_at_once_change_a_byte(
     model, source, tmp_path, expected, seed
 ):
     settings = Settings(model=SETTINGS.model, options=SETTINGS.options, draft=0)
-    run(Interleaving(model, 2 + 2 * seed, seed), source, tmp_path / "out", settings=settings)
+    run(Interleaving(model, 1 + 3 * seed, seed), source, tmp_path / "out", settings=settings)
     assert (tmp_path / "out").read_bytes() == expected
 
 
@@ -143,6 +152,22 @@ def test_threads_change_no_byte(source, tmp_path, expected):
     with codegen_cli.load("nano", threads=1) as model:
         run(model, source, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == expected
+
+
+def test_a_prompt_that_had_to_be_cut_is_told(model, tmp_path, capfd):
+    long = "x = 1\n" * 600
+    body = {"model": "nano", "prompt": [long, "x"], "max_tokens": 1}
+    lines = [{"prompt": "x"}, {"custom_id": "a", "url": URL, "body": body}, {"prompt": 1}]
+    (tmp_path / "in").write_text("\n".join(map(json.dumps, lines)))
+    for _ in range(2):  # the second has the answers of the first
+        run(model, tmp_path / "in", tmp_path / "out")
+        assert "the prompt was too long in 1 of 3 lines" in capfd.readouterr().err
+    short, cut, _ = map(json.loads, (tmp_path / "out").read_bytes().splitlines())
+    assert set(short["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+    fitted, _ = model.begin(Prompt(long, 1), GenerateOptions())
+    usage = cut["response"]["body"]["usage"]
+    assert usage["prompt_tokens"] == len(fitted.ids) + 1
+    assert usage["prompt_characters_dropped"] == fitted.n_dropped_characters > 0
 
 
 def test_from_wherever_it_was_cut_it_goes_on_to_the_same_bytes(model, source, tmp_path, expected):
@@ -303,7 +328,7 @@ def test_answers_to_a_pipe_are_not_mixed_with_others(source, begun):
 class Refusing(Interleaving):
     """A model whose machine has no memory left."""
 
-    def generate_many(self, requests):
+    def generate_many(self, requests, on_shortage=None):
         for request in requests:
             yield request, UserError("not enough memory", "Close other programs.")
 
@@ -323,7 +348,7 @@ class Hoarding:
         self._model = model
         self.rounds = []
 
-    def generate_many(self, requests):
+    def generate_many(self, requests, on_shortage=None):
         taken: list[Request] = list(requests)
         self.rounds.append(len(taken))
         for request in reversed(taken):
@@ -343,6 +368,22 @@ def test_lines_are_read_no_further_ahead_than_is_bounded(model, tmp_path, monkey
     assert sorted(answers) == list(range(35))
     assert len(hoarding.rounds) == 4
     assert max(hoarding.rounds) <= 11
+
+
+def test_where_memory_is_short_it_is_told_once_and_no_byte_changes(
+    model, source, tmp_path, expected, monkeypatch
+):
+    n_bytes = model._engine().cache_bytes(46)
+    free = model._engine().token_bytes + int(3.5 * n_bytes)
+    monkeypatch.setattr(cache_room, "available_bytes", lambda: free)
+    monkeypatch.setattr(answering, "_AHEAD_BYTES", 4 * answering._LINE_BYTES)  # several rounds
+    options = ("-m", "nano", "-n", "6", "-t", "1", "--until", "none", "--seed", "7")
+    arguments = ["batch", str(source), "-o", str(tmp_path / "out"), *options]
+    result = CliRunner().invoke(app, arguments)
+    told = re.findall(r"codegen: (\d) texts of \d+ tokens fit .* \(.* free\): .*", result.stderr)
+    assert told == ["2"]
+    answers = (tmp_path / "out").read_bytes()
+    assert answers == expected
 
 
 def test_answers_are_written_in_the_order_of_lines():

@@ -129,11 +129,13 @@ def test_a_device_is_written_to(source, codegen):
 
 def test_bad_lines_are_counted_in_the_end(codegen):
     stdin = b'{"prompt": "x", "n": 0}\n\n{"prompt": "a", "max_tokens": 2}\noops\n'
-    result = codegen("batch", "-m", "nano", "-q", "--created", "9", stdin=stdin)
+    options = ("-N", "2", "--logprobs", "1")
+    result = codegen("batch", "-m", "nano", "-q", "--created", "9", *options, stdin=stdin)
     assert result.returncode == 1
     bad, fine, oops = map(json.loads, result.stdout.splitlines())
     assert bad["error"]["message"] == "n is 0, need 1 to 128"
-    assert (fine["created"], len(fine["choices"])) == (9, 1)
+    assert (fine["created"], len(fine["choices"])) == (9, 2)
+    assert len(fine["choices"][0]["logprobs"]["top_logprobs"]) <= 2
     assert (oops["error"]["code"], oops["error"]["line"]) == ("invalid_json_line", 4)
     assert result.stderr.decode().splitlines() == [
         "error: 2 of 3 lines have an error instead of an answer",

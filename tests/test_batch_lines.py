@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_cli.batch.answer_line import Choice, completed, refused
+from codegen_cli.batch.answer_line import completed, refused
 from codegen_cli.batch.bad_line import BadLine
 from codegen_cli.batch.line import keyed_lines
 from codegen_cli.batch.line_keys import seed_of
 from codegen_cli.batch.lines import LONGEST_BYTES, numbered_lines
-from codegen_cli.batch.request_line import MOST_CHOICES, MOST_SAMPLES, request_of
+from codegen_cli.batch.request_line import MOST_CHOICES, request_of
 from codegen_cli.batch.settings import Settings
-from codegen_cli.decoding.summary import Summary
+from codegen_cli.decoding.defaults import MOST_SAMPLES
+from codegen_cli.decoding.options import GenerateOptions
+from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.session.sample import Sample
 
 SETTINGS = Settings(model="350M-mono:int4", options={"max_tokens": 16, "until": "none"}, created=5)
 URL = "/v1/completions"
@@ -123,6 +126,11 @@ def test_a_line_goes_before_the_jobs_options_and_null_stands_for_those():
     options = asked.options
     assert (options.max_tokens, options.until, options.seed) == (3, "none", 9)
     assert options.stop == ("x",)
+    job = Settings(model="350M-mono", options={"n": 3, "logprobs": 1})
+    assert request({"prompt": "a"}, job).n == 3
+    assert request({"prompt": "a", "logprobs": 0, "n": 1}, job).options.logprobs == 0
+    assert request({"prompt": "a", "logprobs": None, "n": 1}, job).options.logprobs == 1
+    assert request({"prompt": "a"}).options.logprobs is None
     assert request({"prompt": "a"}).options.seed == seed_of(lines_of({"prompt": "a"})[0].key)
 
 
@@ -172,6 +180,8 @@ OPTION = "invalid_request"
         ({"prompt": "a", "stop": [""]}, OPTION, "need texts that are not empty"),
         ({"prompt": "a", "until": "end"}, OPTION, "until is 'end', need 'function' or 'none'"),
         ({"prompt": "a", "seed": -1}, OPTION, "seed is -1, need 0 to 2**64 - 1"),
+        ({"prompt": "a", "logprobs": 21}, OPTION, "logprobs is 21, need 0 to 20"),
+        ({"prompt": "a", "logprobs": True}, OPTION, "logprobs is True, need a whole number"),
         ({"prompt": "a", "n": 999}, OPTION, f"n is 999, need 1 to {MOST_SAMPLES}"),
         (
             {"prompt": ["a"] * 99, "n": 99},
@@ -214,14 +224,17 @@ def test_what_is_wrong_is_said(content, code, message):
 # --- answers --------------------------------------------------------------------------------------
 
 
-def choice(text, n_tokens, **changes):
+def ended(text, n_tokens, **changes):
     numbers = {"prompt_tokens": 3, "completion_tokens": n_tokens, "decode_seconds": 1.5}
-    return Choice(text, Summary(end_reason="stop", seed=9, **numbers | changes))
+    sample = Sample(GenerateOptions())
+    sample.take(Piece(text, ()))
+    sample.take(Summary(end_reason="stop", seed=9, **numbers | changes))
+    return sample
 
 
 def test_answers_to_plain_lines_are_completions_under_the_lines_own_id():
     named, unnamed = lines_of({"id": "é", "prompt": "p", "echo": True, "seed": 9}, {"prompt": "q"})
-    answer = completed(named, request_of(named, SETTINGS), [choice("t", 4)], SETTINGS)
+    answer = completed(named, request_of(named, SETTINGS), [ended("t", 4)], SETTINGS)
     assert (answer.place, answer.n_tokens, answer.is_error) == (0, 4, False)
     assert answer.content.endswith(b"}\n")
     assert json.loads(answer.content) == {
@@ -241,14 +254,14 @@ def test_answers_to_plain_lines_are_completions_under_the_lines_own_id():
         "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
         "seed": 9,
     }
-    answer = completed(unnamed, request_of(unnamed, SETTINGS), [choice("t", 4)], SETTINGS)
+    answer = completed(unnamed, request_of(unnamed, SETTINGS), [ended("t", 4)], SETTINGS)
     assert json.loads(answer.content)["id"] == f"cmpl-{unnamed.key}"
 
 
 def test_answers_to_openai_lines_have_their_shape():
     (line,) = lines_of(openai({"prompt": ["a", "b"], "n": 2}))
-    choices = [choice(text, 2) for text in "wxyz"]
-    answer = json.loads(completed(line, request_of(line, SETTINGS), choices, SETTINGS).content)
+    samples = [ended(text, 2) for text in "wxyz"]
+    answer = json.loads(completed(line, request_of(line, SETTINGS), samples, SETTINGS).content)
     assert list(answer) == ["id", "custom_id", "response", "error"]
     assert answer["id"] == f"batch_req_{line.key}"
     assert (answer["custom_id"], answer["error"]) == ("a", None)
@@ -261,10 +274,10 @@ def test_answers_to_openai_lines_have_their_shape():
 
 def test_nothing_that_differs_between_runs_is_in_an_answer():
     (line,) = lines_of({"prompt": "p"})
-    slow = choice("t", 4, decode_seconds=99.0, drafted_tokens=3, accepted_tokens=1)
+    slow = ended("t", 4, decode_seconds=99.0, drafted_tokens=3, accepted_tokens=1)
     one, other = (
         completed(line, request_of(line, SETTINGS), [each], SETTINGS)
-        for each in (choice("t", 4), slow)
+        for each in (ended("t", 4), slow)
     )
     assert one == other
 

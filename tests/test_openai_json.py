@@ -34,13 +34,12 @@ def token(content, log_probability, offset, *likeliest):
 
 def test_the_object_has_the_shape_of_openais_text_completion():
     made = completion_object(
-        hex_id="00ff",
+        id="cmpl-00ff",
         created=1_700_000_000,
         model="nano",
         choices=[choice_object(0, "\n  é", SUMMARY)],
         usage=usage_object([SUMMARY]),
         seed=SUMMARY.seed,
-        timings={"load_seconds": 0.25},
     )
     assert json.loads(json.dumps(made)) == {
         "id": "cmpl-00ff",
@@ -67,7 +66,6 @@ def test_the_object_has_the_shape_of_openais_text_completion():
             },
         },
         "seed": 2**64 - 1,
-        "timings": {"load_seconds": 0.25},
     }
 
 
@@ -126,6 +124,12 @@ def test_a_prompt_of_several_samples_counts_once():
         "completion_tokens",
         "total_tokens",
     }
+
+
+def test_what_was_cut_from_a_prompt_is_told_once_and_only_then():
+    cut = Summary(end_reason="stop", seed=1, dropped_characters=30)
+    assert usage_object([SUMMARY, SUMMARY, cut, cut], 2)["prompt_characters_dropped"] == 30
+    assert "prompt_characters_dropped" not in usage_object([SUMMARY])
 
 
 # Of openai.types.completion_choice.CompletionChoice, which refuses all other words.

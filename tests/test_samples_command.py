@@ -7,11 +7,16 @@ import sys
 import numpy as np
 import pytest
 import typer
-from pseudo_terminal import codegen_on_terminal, plain, run_on_terminal
+from pseudo_terminal import codegen_on_terminal, left, plain, run_on_terminal
 
 from codegen_cli import Piece, load
 from codegen_cli.commands.app import app
+from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.sampled_tokens import mean_log_probability
+from codegen_cli.reports.completion import make_sink
+from codegen_cli.session import cache_room
+from codegen_cli.session.completion_run import CompletionRun
+from codegen_cli.terminal import console, drawing
 
 PROMPT = "def fib(n):"
 OPTIONS = {"max_tokens": 16, "temperature": 2.0, "seed": 7, "until": "none"}
@@ -90,6 +95,25 @@ def test_a_single_sample_takes_no_nul(codegen, alone):
     assert result.stdout.decode() == alone[0][0]
 
 
+def test_a_nul_that_a_model_writes_does_not_end_its_text(capfd):
+    run = CompletionRun(GenerateOptions(), 2)
+    for sample in run.samples:
+        sample.take(Piece("a\0b", ()))
+    make_sink(2, as_json=False, null=True, is_ranked=False).end(run)
+    assert capfd.readouterr().out == "a\ufffdb\0a\ufffdb"
+    make_sink(1, as_json=False, null=True, is_ranked=False).write(0, "a\0b")
+    make_sink(1, as_json=False, null=False, is_ranked=False).write(0, "a\0b")
+    assert capfd.readouterr().out == "a\ufffdba\0b"
+
+
+def test_each_sample_begins_with_the_prompt_where_that_is_echoed(alone):
+    run = CompletionRun(GenerateOptions(**OPTIONS), 3, echo=True)
+    shown = ["", "", ""]
+    for index, text in run.texts(PROMPT, "nano", None, None):
+        shown[index] += text
+    assert shown == [PROMPT + text for text, _ in alone]
+
+
 @needs_terminal
 def test_on_a_terminal_samples_are_seen_growing_and_then_come_the_likeliest_first(alone):
     shown, code = codegen_on_terminal("complete", *GIVEN[1:], "-N", "3", PROMPT)
@@ -122,7 +146,7 @@ def test_growing_texts_are_inert_cut_to_the_terminal_and_plain_where_asked():
         "from codegen_cli.terminal.drawing import growing_texts\n"
         "with growing_texts(2) as grow:\n"
         "    grow(0, 'a\\n' * 60 + 'é\\x1b[31m\\tred')\n"
-        "    grow(1, '\\x07\\u202e' + 'wide ' * 30)\n"
+        "    grow(1, '\\x07\\u202e' + 'wide ' * 30 + '\\n' + 'wide ' * 30)\n"
     )
     shown, code = run_on_terminal("-c", script, columns=40, NO_COLOR="1")
     assert code == 0
@@ -131,8 +155,61 @@ def test_growing_texts_are_inert_cut_to_the_terminal_and_plain_where_asked():
     assert "\x07" not in shown
     lines = [line.rstrip() for line in plain(shown).split("\n")]
     assert r"   é\x1b[31m   red" in lines
-    assert r"1  \x07\u202ewide wide wide wide wide w…" in lines
+    assert r"1  \x07\u202ewide wide wide wide wide w…" in lines  # as its end is not the last line
+    assert f"   …{('wide ' * 30)[-36:].rstrip()}" in lines
     assert lines.count("   a") < 50
+
+
+@needs_terminal
+def test_of_more_texts_than_there_are_rows_nothing_stays_above_the_results():
+    script = (
+        "from codegen_cli.terminal.drawing import growing_texts\n"
+        "with growing_texts(40) as grow:\n"
+        "    for index in range(40):\n"
+        "        grow(index, f'begun {index}')\n"
+        "print('results')\n"
+    )
+    shown, code = run_on_terminal("-c", script, rows=24, NO_COLOR="1")
+    assert code == 0
+    assert "begun 22" in shown
+    assert left(shown, 24) == ["results"]
+
+
+def test_of_more_texts_than_there_are_rows_those_that_grow_are_shown():
+    view = drawing._View(6)
+
+    def drawn(*growing, height=3):
+        for index in growing:
+            view.grow(index, "x")
+        return [int(str(line).split()[0]) for line in view.drawn(80, height).renderables]
+
+    assert drawn() == [0, 1, 2]
+    assert drawn(0, 2, 4) == [0, 2, 4]
+    assert drawn(0, 1, 2, 3, 4, 5) == [0, 2, 4]
+    assert drawn(1, 5) == drawn() == [1, 2, 5]
+    assert drawn(height=2) == [1, 5]
+
+
+def test_where_memory_is_short_it_is_told_how_many_fit(model, alone, monkeypatch, capfd):
+    engine = model._engine()
+    free = engine.token_bytes + 3 * engine.cache_bytes(21)
+    monkeypatch.setattr(cache_room, "available_bytes", lambda: free)
+
+    def run(n_samples):
+        run = CompletionRun(GenerateOptions(**OPTIONS), n_samples)
+        for _ in run.texts(PROMPT, "nano", None, None):
+            pass
+        return [sample.text for sample in run.samples], capfd.readouterr().err
+
+    texts, told = run(3)
+    assert texts == [text for text, _ in alone]
+    size = console.size(int(0.8 * 3 * engine.cache_bytes(21)))
+    assert told == (
+        f"codegen: 2 of 3 texts fit into memory at once ({size} free): the others wait their turn\n"
+    )
+    assert run(2)[1] == ""
+    assert cache_room.shortage(engine, 16 * engine.cache_bytes(21), 21) is None  # 16 are enough
+    assert cache_room.shortage(engine, 0, 21).n_texts == 1
 
 
 def test_time_that_is_up_leaves_all_samples(codegen):

@@ -1,5 +1,6 @@
 """How likely each token of a text was: held to log_softmax, through stops, drafts and odd bytes."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from real_tokenizer import TOKENIZER, VOCAB_SIZE
 from test_generate import PROMPT_IDS, Pairs, Recital, complete, recital_of
 
+from codegen_cli.decoding import token_likelihoods
 from codegen_cli.decoding.sampled_tokens import mean_log_probability
 from codegen_cli.decoding.token_likelihoods import make_likelihoods
 
@@ -36,6 +38,27 @@ def test_of_equal_logits_the_lowest_ids_are_the_likeliest_and_no_more_than_there
     assert found.log_probability == pytest.approx(-math.log(8))
     assert len(make_likelihoods(20, [1])(np.zeros(8, np.float32), 5).likeliest) == 7
     assert make_likelihoods(0, [1])(np.zeros(8, np.float32), 5).likeliest == ()
+
+
+def test_its_exp_and_log_are_those_of_the_c_library_within_the_last_bits():
+    x = np.random.default_rng(2).uniform(-48, 0, 20_000)
+    x[:3] = 0.0, -48.0, -math.log(2)
+    assert token_likelihoods._exp(x) == pytest.approx(np.exp(x), rel=4e-16, abs=0)
+    assert token_likelihoods._exp(x[:1]) == 1.0
+    for y in (1.0, 1 + 2**-52, 1.4, 1.5, 2.0, 3.0, 51200.0, 65536.0):
+        assert token_likelihoods._log(y) == pytest.approx(math.log(y), rel=4e-16, abs=0)
+
+
+# SHA-256 of what two rows of logits give: hold it wherever this is run, on any CPU.
+BITS = "7d0f6f60bc9341009131c0423aea92acbabc0c640a39fe2e8221071d1ef62020"
+
+
+def test_the_same_logits_give_the_same_bits_on_every_cpu():
+    likelihood_of = make_likelihoods(20, [7])
+    rows = (np.arange(51200) * factor % 4093 / 128 for factor in (7919, 104729))
+    found = [likelihood_of(row.astype(np.float32), 99) for row in rows]
+    values = [p for each in found for p in (each.log_probability, *(p for _, p in each.likeliest))]
+    assert hashlib.sha256(np.array(values, "<f8").tobytes()).hexdigest() == BITS
 
 
 def test_huge_logits_overflow_nothing():

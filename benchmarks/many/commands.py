@@ -39,7 +39,8 @@ class Memory:
             command = [*self._command, str(n_texts)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
-            forecast = process.stdout.read()
+            with process.stdout as stdout:
+                forecast = stdout.read()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from texts import Words, request
 
-from codegen_cli.engine_cpu.kv_cache import cache_bytes
 from codegen_cli.models.memory_need import needed
 from codegen_cli.session.loading import load
 from quantize.packed.packed_file import read_packed_file
@@ -21,9 +20,8 @@ N_PROMPT, N_NEW = 448, 64
 def main() -> None:
     path, threads, n_texts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     packed = read_packed_file(path)
-    need = needed(packed.config, packed.path.stat().st_size)
-    caches_bytes = n_texts * cache_bytes(packed.config, N_PROMPT + N_NEW)
-    print(need.bytes - need.cache_bytes + caches_bytes, flush=True)
+    need = needed(packed.config, packed.path.stat().st_size, n_texts, N_PROMPT + N_NEW)
+    print(need.bytes, flush=True)
     with load(path, threads) as model:
         words = Words(model)
         requests = [request(words.text(N_PROMPT), N_NEW, n) for n in range(n_texts)]

@@ -14,6 +14,13 @@ from codegen_cli.batch.line_keys import LineId
 from codegen_cli.batch.request_line import LineRequest
 from codegen_cli.batch.settings import Settings
 from codegen_cli.decoding.summary import Summary
+from codegen_cli.reports.openai_json import (
+    choice_object,
+    completion_object,
+    tells_of_dropped,
+    usage_object,
+)
+from codegen_cli.session.sample import Sample
 
 
 class Answer(NamedTuple):
@@ -23,19 +30,14 @@ class Answer(NamedTuple):
     content   the answer in JSON, with a line end
     n_tokens  sampled for it
     is_error  whether the line was bad
+    is_cut    whether a prompt was too long, and cut
     """
 
     place: int
     content: bytes
     n_tokens: int = 0
     is_error: bool = False
-
-
-class Choice(NamedTuple):
-    """One completion of a line's: its text without the prompt, and how it ended."""
-
-    text: str
-    summary: Summary
+    is_cut: bool = False
 
 
 def answer_id(line: Line) -> LineId:
@@ -46,27 +48,29 @@ def answer_id(line: Line) -> LineId:
 
 
 def completed(
-    line: Line, request: LineRequest, choices: Sequence[Choice], settings: Settings
+    line: Line, request: LineRequest, samples: Sequence[Sample], settings: Settings
 ) -> Answer:
-    """Return the answer of a line's choices: all of its first prompt, then all of the next."""
-    summaries = [choice.summary for choice in choices]
-    n_tokens = sum(each.completion_tokens for each in summaries)
-    n_prompt_tokens = sum(each.prompt_tokens for each in summaries[:: request.n])
-    completion: dict[str, object] = {
-        "id": _completion_id(line) if line.is_openai else answer_id(line),
-        "object": "text_completion",
-        "created": settings.created,
-        "model": settings.model,
-        "choices": [_choice(index, each, request) for index, each in enumerate(choices)],
-        "usage": {
-            "prompt_tokens": n_prompt_tokens,
-            "completion_tokens": n_tokens,
-            "total_tokens": n_prompt_tokens + n_tokens,
-        },
-        "seed": request.options.seed,
-    }
+    """Return the answer of a line's texts, which have ended: all of its first prompt come first."""
+    ended = [(sample, sample.end) for sample in samples if sample.end is not None]
+    summaries = [summary for _, summary in ended]
+    completion = completion_object(
+        id=_completion_id(line) if line.is_openai else answer_id(line),
+        created=settings.created,
+        model=settings.model,
+        choices=[_choice(index, *each, request) for index, each in enumerate(ended)],
+        usage=usage_object(summaries, request.n, has_details=False),
+        seed=request.options.seed,
+    )
     answer = _openai_line(line, completion) if line.is_openai else completion
-    return Answer(line.place, _json_line(answer), n_tokens)
+    n_tokens = sum(each.completion_tokens for each in summaries)
+    is_cut = any(each.dropped_characters for each in summaries)
+    return Answer(line.place, _json_line(answer), n_tokens, is_cut=is_cut)
+
+
+def tells_of_cut(answer: dict[str, object]) -> bool:
+    """Tell whether an answer says that a prompt was cut."""
+    response = answer.get("response")
+    return tells_of_dropped(response.get("body") if isinstance(response, dict) else answer)
 
 
 def _openai_line(line: Line, completion: dict[str, object]) -> dict[str, object]:
@@ -87,15 +91,12 @@ def _completion_id(line: Line) -> str:
     return f"cmpl-{line.key}"
 
 
-def _choice(index: int, choice: Choice, request: LineRequest) -> dict[str, object]:
+def _choice(
+    index: int, sample: Sample, summary: Summary, request: LineRequest
+) -> dict[str, object]:
     prompt = request.prompts[index // request.n] if request.echo else ""
-    return {
-        "text": prompt + choice.text,
-        "index": index,
-        "finish_reason": choice.summary.finish_reason,
-        "end_reason": choice.summary.end_reason,
-        "logprobs": None,
-    }
+    tokens = None if request.options.logprobs is None else sample.tokens
+    return choice_object(index, sample.text, summary, prompt=prompt, tokens=tokens)
 
 
 def _json_line(value: dict[str, object]) -> bytes:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
-from codegen_cli.batch.answer_line import Answer, Choice, completed, refused
+from codegen_cli.batch.answer_line import Answer, completed, refused
 from codegen_cli.batch.bad_line import BadLine
 from codegen_cli.batch.line import Line
 from codegen_cli.batch.request_line import LineRequest, request_of
 from codegen_cli.batch.settings import Settings
 from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.session.cache_room import OnShortage, Shortage
 from codegen_cli.session.generation import Request
+from codegen_cli.session.sample import Sample
 from codegen_cli.text.text_side import Prompt
 from quantize.files.errors import UserError
 
@@ -25,39 +27,44 @@ _LINE_BYTES = 1 << 10
 
 
 def answer_lines(
-    model: "LanguageModel", lines: Iterable[Line], settings: Settings
+    model: "LanguageModel",
+    lines: Iterable[Line],
+    settings: Settings,
+    on_shortage: OnShortage | None = None,
 ) -> Iterator[Answer]:
     """Yield the answer to each line, as soon as it is there; lines are taken as there is room.
 
+    on_shortage  as of LanguageModel.generate_many
+
     Raises UserError where not the line is to blame: memory is short, or the model is damaged.
     """
-    return _Answering(model, settings).run(iter(lines))
+    return _Answering(model, settings, on_shortage).run(iter(lines))
 
 
 @dataclass(slots=True)
 class _Growing:
-    """A line that is being answered: what there is of each of its choices."""
+    """A line that is being answered: what there is of each of its texts."""
 
     line: Line
     request: LineRequest
     begin_bytes: int
-    texts: list[str]
-    summaries: list[Summary | None]
+    samples: list[Sample]
 
-    def choices(self) -> list[Choice] | None:
-        """Return all choices; None until the last has ended."""
-        ended = [each for each in self.summaries if each]
-        if len(ended) < len(self.summaries):
-            return None
-        return list(map(Choice, self.texts, ended))
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last of its texts has ended."""
+        return all(sample.end for sample in self.samples)
 
 
 class _Answering:
     """The lines under way, by their place, and answers that were there at once."""
 
-    def __init__(self, model: "LanguageModel", settings: Settings) -> None:
+    def __init__(
+        self, model: "LanguageModel", settings: Settings, on_shortage: OnShortage | None
+    ) -> None:
         self._model = model
         self._settings = settings
+        self._on_shortage = on_shortage
         self._growing: dict[int, _Growing] = {}
         self._ready: deque[Answer] = deque()
         self._read_bytes = self._drained_bytes = 0
@@ -66,7 +73,7 @@ class _Answering:
         # A round ends where it is far ahead of its oldest line: the next begins with none.
         for line in lines:
             requests = self._requests(chain([line], lines))
-            for request, item in self._model.generate_many(requests):
+            for request, item in self._model.generate_many(requests, self._tell_once):
                 yield from self._drained()
                 yield from self._taken(request, item)
             yield from self._drained()
@@ -80,11 +87,15 @@ class _Answering:
             except BadLine as bad:
                 self._ready.append(refused(line, bad))
                 continue
-            n_choices = asked.n * len(asked.prompts)
-            self._growing[line.place] = _Growing(
-                line, asked, begin_bytes, [""] * n_choices, [None] * n_choices
+            self._growing[line.place] = growing = _Growing(
+                line, asked, begin_bytes, _samples_of(asked)
             )
-            yield from _requests_of(line, asked)
+            yield from _requests_of(growing)
+
+    def _tell_once(self, shortage: Shortage) -> None:
+        if self._on_shortage:
+            self._on_shortage(shortage)
+            self._on_shortage = None
 
     def _is_far_ahead(self) -> bool:
         oldest = next(iter(self._growing.values()), None)
@@ -98,22 +109,25 @@ class _Answering:
 
     def _taken(self, request: Request, item: Piece | Summary | UserError) -> Iterator[Answer]:
         """Take what was made of a line; yield its answer if that was the last."""
-        place, choice = cast(tuple[int, int], request.key)
+        place, index = cast(tuple[int, int], request.key)
         growing = self._growing[place]
-        if isinstance(item, Piece):
-            growing.texts[choice] += item.text
-        elif isinstance(item, Summary):
-            growing.summaries[choice] = item
-            if choices := growing.choices():
-                del self._growing[place]
-                yield completed(growing.line, growing.request, choices, self._settings)
-        else:
+        if isinstance(item, UserError):
             raise UserError(f"line {growing.line.number}: {item.message}", item.hint) from item
+        growing.samples[index].take(item)
+        if growing.has_ended:
+            del self._growing[place]
+            yield completed(growing.line, growing.request, growing.samples, self._settings)
 
 
-def _requests_of(line: Line, asked: LineRequest) -> Iterator[Request]:
-    """Yield a request for each choice, which is what its index as a sample gives alone."""
-    for index in range(asked.n * len(asked.prompts)):
+def _samples_of(asked: LineRequest) -> list[Sample]:
+    """Return a text for each choice, which is what its index as a sample gives alone."""
+    n_choices = asked.n * len(asked.prompts)
+    return [Sample(replace(asked.options, sample=index)) for index in range(n_choices)]
+
+
+def _requests_of(growing: _Growing) -> Iterator[Request]:
+    asked = growing.request
+    for index, sample in enumerate(growing.samples):
         text = asked.prompts[index // asked.n]
         prompt = Prompt(text, asked.options.max_tokens, asked.special_tokens)
-        yield Request((line.place, index), prompt, replace(asked.options, sample=index))
+        yield Request((growing.line.place, index), prompt, sample.options)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from codegen_cli.batch.answer_file import AnswerFile
-from codegen_cli.batch.answer_line import Answer, answer_id
+from codegen_cli.batch.answer_line import Answer, answer_id, tells_of_cut
 from codegen_cli.batch.journal import journal_path
 from codegen_cli.batch.line import Line, keyed_lines
 from codegen_cli.batch.source import Source
@@ -30,13 +30,14 @@ class Job:
     seed      of the job
     n_lines   that IN has to answer; None as long as that is not known
     n_done    that OUT has answers to, n_errors of them that say why there is none
+    n_cut     of these, whose prompt was too long
     n_before  of these, that a run before this one made
     """
 
     def __init__(self, source: Source, output: Output, seed: int) -> None:
         self.seed = seed
         self.n_lines = source.content.n_lines if source.content else None
-        self.n_done = self.n_before = self.n_errors = 0
+        self.n_done = self.n_before = self.n_errors = self.n_cut = 0
         self.output = output
         self._lines = keyed_lines(source.pieces(), seed)
 
@@ -51,7 +52,7 @@ class Job:
             waiting[answer.place] = answer
             while ready := waiting.pop(self.n_done, None):
                 self.output.append(ready.content)
-                self._count(ready.is_error)
+                self._count(is_error=ready.is_error, is_cut=ready.is_cut)
                 yield ready
 
     def go_on(self, file: AnswerFile) -> None:
@@ -62,7 +63,7 @@ class Job:
             fields = _fields(content)
             if line is None or fields.get("id") != answer_id(line):
                 raise self._changed(file.path, line)
-            self._count(fields.get("error") is not None)
+            self._count(is_error=fields.get("error") is not None, is_cut=tells_of_cut(fields))
             end += len(content) + 1
         self.n_before = self.n_done
         file.cut(end)
@@ -74,9 +75,10 @@ class Job:
             f"Put it back, or begin anew: remove {path} and {journal_path(path)}.",
         )
 
-    def _count(self, is_error: bool) -> None:
+    def _count(self, *, is_error: bool, is_cut: bool) -> None:
         self.n_done += 1
         self.n_errors += is_error
+        self.n_cut += is_cut
 
 
 def _fields(content: bytes) -> dict[str, object]:

@@ -11,22 +11,29 @@ from codegen_cli.batch.bad_line import BadLine
 from codegen_cli.batch.line import Line, fields_of
 from codegen_cli.batch.line_keys import seed_of
 from codegen_cli.batch.settings import Settings
-from codegen_cli.decoding.option_values import whole_number
+from codegen_cli.decoding.option_values import samples
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.models.registry import split_name
 from codegen_cli.text.token_text import check_unicode
 from quantize.files.errors import UserError
 from quantize.files.input_file import quoted
 
-MOST_SAMPLES = 128
-"""Of one prompt, as OpenAI has it."""
-
 MOST_CHOICES = 2048
 """Of one line: its prompts times its samples."""
 
 _INVALID = "invalid_request"
-_GENERATE_OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "until")
-_OPTIONS = (*_GENERATE_OPTIONS, "draft", "n", "echo", "special_tokens")
+_GENERATE_OPTIONS = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "stop",
+    "until",
+    "draft",
+    "logprobs",
+)
+_OPTIONS = (*_GENERATE_OPTIONS, "n", "echo", "special_tokens")
 _CLOCK = "what is answered would depend on how fast a machine is; max_tokens does not"
 _OF_THE_JOB = "it holds for all lines: give it on the command line"
 _REFUSED = {
@@ -137,10 +144,10 @@ def _request(asked: Mapping[str, object], settings: Settings, seed: int) -> Line
     given = {name: value for name, value in asked.items() if value is not None}
     values = {"seed": seed, "draft": settings.draft, **settings.options, **given}
     prompts = _prompts(asked.get("prompt"))
-    n = whole_number("n", values.get("n", 1), f"1 to {MOST_SAMPLES}", least=1, most=MOST_SAMPLES)
+    n = samples("n", values.get("n", 1))
     if n * len(prompts) > MOST_CHOICES:
         raise BadLine(_INVALID, f"{len(prompts)} prompts times {n}, need at most {MOST_CHOICES}")
-    options = {name: values[name] for name in (*_GENERATE_OPTIONS, "draft") if name in values}
+    options = {name: values[name] for name in _GENERATE_OPTIONS if name in values}
     return LineRequest(
         prompts=prompts,
         options=GenerateOptions(**options),  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from codegen_cli.batch.answer_line import Answer
 from codegen_cli.batch.job import Job
 from codegen_cli.batch.journal import journal_path
 from codegen_cli.reports.batch_report import BatchProgress
+from codegen_cli.session.cache_room import Shortage
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 
@@ -27,11 +28,24 @@ def run_job(job: Job, answers: Iterable[Answer], name: str) -> None:
             progress.answered(answer.n_tokens)
     if job.n_done > job.n_before or not job.n_before:
         progress.tell()
+    if job.n_cut:
+        console.warn(
+            f"the prompt was too long in {job.n_cut} of {job.n_done} lines, and its beginning is "
+            "left out: prompt_characters_dropped in OUT tells in which"
+        )
     if job.n_errors:
         raise UserError(
             f"{job.n_errors} of {job.n_done} lines have an error instead of an answer",
             "Each tells what is wrong in its own line of OUT: jq -c 'select(.error)' OUT",
         )
+
+
+def tell_of_shortage(shortage: Shortage) -> None:
+    """Tell that lines wait for others because memory is short."""
+    console.note(
+        f"{shortage.n_texts} texts of {shortage.n_positions} tokens fit into memory at once "
+        f"({console.size(shortage.room_bytes)} free): others wait their turn"
+    )
 
 
 def _tell_beginning(job: Job) -> None:

@@ -9,7 +9,9 @@ import typer
 from codegen_cli.commands import options
 from codegen_cli.commands.complete import (
     Draft,
+    Logprobs,
     MaxTokens,
+    Samples,
     Seed,
     Stop,
     Temperature,
@@ -47,10 +49,12 @@ def batch(
     top_p: TopP = defaults.TOP_P,
     top_k: TopK = defaults.TOP_K,
     seed: Seed = None,
+    samples: Samples = 1,
     draft: Draft = defaults.DRAFT,
     stop: Stop = None,
     until: Until = defaults.UNTIL,
     special_tokens: options.SpecialTokens = False,
+    logprobs: Logprobs = None,
     created: Annotated[
         int,
         typer.Option(
@@ -65,10 +69,10 @@ def batch(
     """Complete many prompts, one a line.
 
     A line is {"prompt": ...} with an id and options of its own if you like (max_tokens,
-    temperature, top_p, top_k, seed, stop, until, n, echo, special_tokens); those given here hold
-    for the other lines. Or it is a line of OpenAI's batch format. Each gets a line of JSON in OUT,
-    in the order of IN. A line that is no good gets an error there and the rest goes on; the exit
-    code is then 1.
+    temperature, top_p, top_k, seed, stop, until, n, logprobs, echo, special_tokens); those given
+    here hold for the other lines. Or it is a line of OpenAI's batch format. Each gets a line of
+    JSON in OUT, in the order of IN. A line that is no good gets an error there and the rest goes
+    on; the exit code is then 1.
 
     Whatever ends it, the same command goes on where it was. What is in OUT does not depend on that,
     nor on threads: each line's seed follows from the job's and from its id, or its content.
@@ -76,6 +80,7 @@ def batch(
     \b
     codegen batch prompts.jsonl -o answers.jsonl
     codegen batch prompts.jsonl -o answers.jsonl -m 350M-mono:int4 --seed 7
+    codegen batch prompts.jsonl -o answers.jsonl -N 20 -t 0.8 --logprobs 0
     codegen batch -n 64 -t 0 < prompts.jsonl | jq -r '.choices[0].text'
     jq -c 'select(.error)' answers.jsonl
     """
@@ -87,7 +92,7 @@ def batch(
         refuse_overwritten_texts([source], output)
     from codegen_cli.batch.answering import answer_lines
     from codegen_cli.batch.opening import begin_job, open_output
-    from codegen_cli.batch.running import run_job
+    from codegen_cli.batch.running import run_job, tell_of_shortage
     from codegen_cli.batch.settings import Settings
     from codegen_cli.batch.source import Source
     from codegen_cli.contract.interruption import run_interruptibly
@@ -110,9 +115,12 @@ def batch(
                 "stop": list(stop or ()),
                 "until": until,
                 "special_tokens": special_tokens,
+                "n": samples,
+                "logprobs": logprobs,
             },
             created=created,
             draft=draft,
         )
         job = begin_job(content, out, settings, loaded.identity, seed)
-        run_job(job, answer_lines(loaded, job.lines(), settings), source)
+        answers = answer_lines(loaded, job.lines(), settings, tell_of_shortage)
+        run_job(job, answers, source)

@@ -13,15 +13,13 @@ from codegen_cli.decoding import defaults
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 
-_MOST_SAMPLES = 128  # as OpenAI has it
-
 
 def _checked(parameter: typer.CallbackParam, value: Any) -> Any:
     """Return what an option or its variable says, in its own type; the error names both."""
     if value is None:
         return None
     from codegen_cli.commands.prompt_input import check_argument
-    from codegen_cli.decoding.option_values import real_number, whole_number
+    from codegen_cli.decoding.option_values import real_number, samples
     from codegen_cli.decoding.options import checked
 
     name = parameter.name or ""
@@ -29,7 +27,7 @@ def _checked(parameter: typer.CallbackParam, value: Any) -> Any:
         if name == "max_time":
             return real_number(name, value, "a number above 0", fits=lambda number: number > 0)
         if name == "samples":
-            return whole_number(name, value, f"1 to {_MOST_SAMPLES}", least=1, most=_MOST_SAMPLES)
+            return samples(name, value)
         if name == "stop":
             value = [check_argument(text, name) for text in value]
         return checked(name, value)
@@ -103,12 +101,12 @@ Logprobs = Annotated[
     typer.Option(
         "--logprobs",
         metavar="K",
-        help="With --json: tokens' log-probabilities, and the K likeliest; 0 to 20.",
+        help="In JSON: log-probabilities of each token and of the K likeliest there, 0 to 20.",
         callback=_checked,
     ),
 ]
 Null = Annotated[
-    bool, typer.Option("--null", "-0", help="Write several texts with a NUL between each two.")
+    bool, typer.Option("--null", "-0", help="Write texts with a NUL between each two, and in none.")
 ]
 Usage = Annotated[bool, typer.Option("--usage", help="Show token counts and speeds on stderr.")]
 
@@ -185,7 +183,7 @@ def complete(
     reads_stdin = STDIN in prompt if prompt else file is None
     refuse_overwritten_prompt(file, reads_stdin=reads_stdin)
     run = CompletionRun(generate_options, samples, echo=echo, special_tokens=special_tokens)
-    sink = make_sink(samples, as_json=as_json, is_ranked=is_ranked)
+    sink = make_sink(samples, as_json=as_json, null=null, is_ranked=is_ranked)
     try:
         asked = read_prompt(prompt or [], file, generate_options.deadline)
         texts = run.texts(asked, model, threads, device, ignore_memory=ignore_memory)

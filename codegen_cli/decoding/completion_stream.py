@@ -21,6 +21,7 @@ class CompletionStream:
     prompt_ids  not empty, each below the model's vocab_size
     prompt      the text of prompt_ids, and perhaps what was cut before them: StopWatch reads in it
                 what the completion begins with
+    n_dropped   characters that were cut
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class CompletionStream:
         prompt_ids: Sequence[int],
         options: GenerateOptions,
         prompt: str,
+        n_dropped: int = 0,
     ) -> None:
         self._n_prompt_ids = len(prompt_ids)
+        self._n_dropped = n_dropped
         self._seed = options.seed
         self._end_ids = vocabulary.end_ids
         self._times = PhaseTimes()
@@ -49,6 +52,7 @@ class CompletionStream:
             seed=self._seed,
             prompt_tokens=self._n_prompt_ids,
             cached_tokens=self._ids.n_cached,
+            dropped_characters=self._n_dropped,
             completion_tokens=self._n_sampled,
             drafted_tokens=self._ids.n_drafted,
             accepted_tokens=self._ids.n_accepted,

@@ -14,3 +14,6 @@ TOP_P = 0.95
 TOP_K = 0
 UNTIL: Until = "function"
 DRAFT = 8
+
+MOST_SAMPLES = 128
+"""Of one prompt, as OpenAI has it."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import TypeGuard
 
+from codegen_cli.decoding.defaults import MOST_SAMPLES
 from codegen_cli.text.token_text import check_unicode
 from quantize.files.errors import UserError
 from quantize.files.input_file import quoted
@@ -39,6 +40,11 @@ def real_number(option: str, value: object, needed: str, *, fits: Callable[[floa
     if math.isnan(number) or not fits(number):
         raise UserError(f"{option} is {_shown(value)}, need {needed}")
     return number
+
+
+def samples(option: str, value: object) -> int:
+    """Return how many texts to make of one prompt."""
+    return whole_number(option, value, f"1 to {MOST_SAMPLES}", least=1, most=MOST_SAMPLES)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -72,5 +72,6 @@ def mean_log_probability(tokens: Sequence[SampledToken]) -> float | None:
     """Return the mean over a text's tokens; None without, and where one is no number."""
     if not tokens:
         return None
-    mean = sum(token.log_probability for token in tokens) / len(tokens)
+    # fsum: what sum gives differs between versions of Python.
+    mean = math.fsum(token.log_probability for token in tokens) / len(tokens)
     return mean if math.isfinite(mean) else None

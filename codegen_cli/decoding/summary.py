@@ -31,6 +31,7 @@ class Summary:
     completion_tokens counts every id sampled, as OpenAI's usage does: the end-of-text id and those
     of a stop text too. Of drafted_tokens, guessed from the text before them, accepted_tokens were
     then sampled. Of prompt_tokens, cached_tokens were not read: another text had begun with them.
+    Of a prompt that is too long for the context dropped_characters are cut from the front.
     prefill_seconds lead to the first logits; decode_seconds follow, without the time that whoever
     takes the pieces spends on them. A step that several texts share counts whole for each of them,
     and waiting for a turn does not: so the tokens per second of such texts add up to the engine's.
@@ -40,6 +41,7 @@ class Summary:
     seed: int
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    dropped_characters: int = 0
     completion_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0

@@ -25,7 +25,7 @@ class Need:
     """The memory that a model takes while it runs.
 
     file_bytes    the packed file: mapped, and read whole for every token
-    cache_bytes   keys and values of all n_positions, which one KVCache holds
+    cache_bytes   keys and values of the texts that are under way at a time
     buffers_bytes the arrays of a step, on one thread: another adds some 100 KB
     """
 
@@ -39,10 +39,16 @@ class Need:
         return self.file_bytes + self.cache_bytes + self.buffers_bytes + PROGRAM_BYTES
 
 
-def needed(config: ModelConfig, file_bytes: int) -> Need:
-    """Return what running a packed file of this config and size takes."""
+def needed(
+    config: ModelConfig, file_bytes: int, n_texts: int = 1, n_positions: int | None = None
+) -> Need:
+    """Return what running a packed file of this config and size takes.
+
+    n_texts      under way at a time
+    n_positions  of each, its completion included; None: all that the model can see
+    """
     buffers = Buffers(config, 1, min(CHUNK, config.n_positions))  # not written to: costs nothing
-    return Need(file_bytes, cache_bytes(config), buffers.memory_bytes)
+    return Need(file_bytes, n_texts * cache_bytes(config, n_positions), buffers.memory_bytes)
 
 
 def judge_memory(

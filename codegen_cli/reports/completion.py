@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -17,32 +18,38 @@ class Sink(Protocol):
     """Where the texts of a run go."""
 
     def write(self, index: int, text: str) -> None:
-        """Take the next text of a sample, perhaps empty; the first may be the prompt."""
+        """Take the next text of a sample, perhaps empty; its first may be the prompt."""
 
     def end(self, run: CompletionRun) -> None:
         """Take what is known of the run once it is over; it may have been interrupted."""
 
 
-def make_sink(n_samples: int, *, as_json: bool, is_ranked: bool) -> Sink:
-    """Return where texts go; several that are not JSON: ranked to a terminal, else with NULs."""
+def make_sink(n_samples: int, *, as_json: bool, null: bool, is_ranked: bool) -> Sink:
+    """Return where texts go: null with NULs between them, is_ranked to a terminal."""
     if as_json:
         return JsonSink()
     if n_samples == 1:
-        return StdoutSink()
+        return StdoutSink(_without_nul if null else str)
     return RankingSink(n_samples) if is_ranked else NullSink()
 
 
-class StdoutSink:
-    """A single sample's texts go to stdout at once."""
+def _without_nul(text: str) -> str:
+    """Return a text in which nothing reads as the end of one."""
+    return text.replace("\0", "\ufffd")
 
-    def __init__(self) -> None:
+
+class StdoutSink:
+    """A single sample's texts go to stdout at once, each as `spelled` gives it."""
+
+    def __init__(self, spelled: Callable[[str], str]) -> None:
+        self._spelled = spelled
         self._last = "\n"
 
     def write(self, index: int, text: str) -> None:
         """Write the next text."""
         if text:
             self._last = text[-1]
-            streams.write_result(text)
+            streams.write_result(self._spelled(text))
 
     def end(self, run: CompletionRun) -> None:
         """Let what follows on a shared terminal or log begin on a line; costs no byte on stdout."""
@@ -58,7 +65,8 @@ class NullSink:
 
     def end(self, run: CompletionRun) -> None:
         """Write the whole."""
-        streams.write_result("\0".join(run.echoed + sample.text for sample in run.samples))
+        texts = (_without_nul(run.echoed + sample.text) for sample in run.samples)
+        streams.write_result("\0".join(texts))
 
 
 class RankingSink:
@@ -97,15 +105,15 @@ class JsonSink:
         """Write the whole."""
         summaries = run.summaries
         report = completion_object(
-            hex_id=os.urandom(16).hex(),
+            id=f"cmpl-{os.urandom(16).hex()}",
             created=int(time.time()),
             model=run.model,
             choices=[_choice(run, index, each) for index, each in enumerate(summaries)],
             usage=usage_object(summaries, len(summaries)),
             seed=run.options.seed,
-            timings={"load_seconds": run.load_seconds, **_timings(run, summaries)},
         )
-        streams.write_json(report)
+        timings = {"load_seconds": run.load_seconds, **_timings(run, summaries)}
+        streams.write_json({**report, "timings": timings})
 
 
 def _choice(run: CompletionRun, index: int, summary: Summary) -> dict[str, object]:

@@ -10,32 +10,30 @@ from codegen_cli.decoding.sampled_tokens import SampledToken, mean_log_probabili
 from codegen_cli.decoding.summary import Summary
 
 _DECIMALS = 6  # the last bits of exp and log differ between CPUs
+_DROPPED = "prompt_characters_dropped"
 
 
 def completion_object(
     *,
-    hex_id: str,
+    id: str | int,
     created: int,
     model: str,
     choices: Sequence[dict[str, object]],
     usage: dict[str, object],
     seed: int,
-    timings: dict[str, float],
 ) -> dict[str, object]:
-    """Return one `text_completion` object, ready for JSON.
+    """Return one `text_completion` object, ready for JSON; `seed` is an addition to OpenAI's shape.
 
-    hex_id and created are unique to the run: random hexadecimal digits, and time.time() as an int.
-    `seed` and `timings` are additions to OpenAI's shape.
+    created  Unix time
     """
     return {
-        "id": f"cmpl-{hex_id}",
+        "id": id,
         "object": "text_completion",
         "created": created,
         "model": model,
         "choices": choices,
         "usage": usage,
         "seed": seed,
-        "timings": timings,
     }
 
 
@@ -87,7 +85,8 @@ def usage_object(
     """Return the token counts of completions: n_samples of one prompt, then all of the next.
 
     A prompt counts once, as its first sample found it. Details depend on how fast steps were, and
-    on what ran beside.
+    on what ran beside. Where a prompt was too long, `prompt_characters_dropped` tells how much of
+    it was cut, an addition to OpenAI's shape.
     """
     prompts = summaries[::n_samples]
     n_prompt = sum(each.prompt_tokens for each in prompts)
@@ -97,6 +96,8 @@ def usage_object(
         "completion_tokens": n_completion,
         "total_tokens": n_prompt + n_completion,
     }
+    if n_dropped := sum(each.dropped_characters for each in prompts):
+        usage[_DROPPED] = n_dropped
     if has_details:
         n_accepted = sum(each.accepted_tokens for each in summaries)
         n_drafted = sum(each.drafted_tokens for each in summaries)
@@ -107,6 +108,12 @@ def usage_object(
             "rejected_prediction_tokens": n_drafted - n_accepted,
         }
     return usage
+
+
+def tells_of_dropped(completion: object) -> bool:
+    """Tell whether a completion, as JSON has it, says that a prompt was cut."""
+    usage = completion.get("usage") if isinstance(completion, dict) else None
+    return isinstance(usage, dict) and _DROPPED in usage
 
 
 def _top_logprobs(token: SampledToken) -> dict[str, float | None]:

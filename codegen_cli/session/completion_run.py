@@ -19,6 +19,7 @@ from quantize.files.errors import UserError
 from quantize.packed.packed_header import read_packed_header
 
 if TYPE_CHECKING:
+    from codegen_cli.session.cache_room import Shortage
     from codegen_cli.session.generation import Generation
     from codegen_cli.session.language_model import LanguageModel
 
@@ -58,7 +59,7 @@ class CompletionRun:
         self.echoed = ""
         self._echo = echo
         self._special_tokens = special_tokens
-        self._n_prompt_tokens = 0
+        self._fitted = FittedPrompt([], 0, 1)
         self._text: TextSide | None = None
         self._loaded: LanguageModel | None = None
         self._items: Items | None = None
@@ -85,8 +86,8 @@ class CompletionRun:
     ) -> Iterator[tuple[int, str]]:
         """Yield a sample's index and the text that it makes next; once.
 
-        The first text is the prompt with echo, else empty. Raises UserError, TimeUp before there is
-        a model, and whatever a signal handler raises.
+        Each one's first text is the prompt with echo, else empty. Raises UserError, TimeUp before
+        there is a model, and whatever a signal handler raises.
         """
         try:
             self._items = items = self._begin(
@@ -94,7 +95,8 @@ class CompletionRun:
             )
             self.echoed = prompt if self._echo else ""
             started = time.monotonic()
-            yield 0, self.echoed
+            for index in range(len(self.samples)):
+                yield index, self.echoed
             for index, item in items:
                 if isinstance(item, UserError):
                     raise item
@@ -113,7 +115,7 @@ class CompletionRun:
     def _interrupted(self, sample: Sample) -> Summary:
         if self._generation is not None:
             return self._generation.summary("interrupted")
-        return sample.interrupted(self._n_prompt_tokens)
+        return sample.interrupted(self._fitted)
 
     def _begin(
         self,
@@ -139,9 +141,8 @@ class CompletionRun:
             self._text, chosen.name, n_threads, device, deadline, ignore_memory=ignore_memory
         )
         self.load_seconds = time.monotonic() - started
-        fitted, _ = self._text.read(prompt, deadline)
-        self._n_prompt_tokens = len(fitted.ids)
-        _warn_of_dropped(fitted, self._loaded.config.n_positions)
+        self._fitted, _ = self._text.read(prompt, deadline)
+        _warn_of_dropped(self._fitted, self._loaded.config.n_positions)
         return self._generate(self._loaded, prompt)
 
     def _generate(self, model: "LanguageModel", prompt: Prompt) -> Items:
@@ -153,7 +154,14 @@ class CompletionRun:
         from codegen_cli.session.generation import Request
 
         requests = (Request(i, prompt, each.options) for i, each in enumerate(self.samples))
-        return ((cast(int, request.key), item) for request, item in model.generate_many(requests))
+        items = model.generate_many(requests, self._tell_of_shortage)
+        return ((cast(int, request.key), item) for request, item in items)
+
+    def _tell_of_shortage(self, shortage: "Shortage") -> None:
+        console.note(
+            f"{shortage.n_texts} of {len(self.samples)} texts fit into memory at once "
+            f"({console.size(shortage.room_bytes)} free): the others wait their turn"
+        )
 
 
 def _warn_of_dropped(fitted: FittedPrompt, n_positions: int) -> None:

@@ -52,20 +52,21 @@ def generate(
     prompt_ids: Sequence[int],
     options: GenerateOptions | None = None,
     prompt: str = "",
+    n_dropped: int = 0,
 ) -> Generation:
     """Return an iterator over the completion of prompt_ids: Piece after Piece, then one Summary.
 
     The joined texts of the pieces are the completion, up to its stop. The draw for each id is keyed
     by seed, sample and the id's position from the start of the prompt.
 
-    prompt  as for CompletionStream
+    prompt, n_dropped  as for CompletionStream
 
     Raises UserError for a prompt that is empty, fills the model's context or holds ids that the
     model lacks.
     """
     options = options or GenerateOptions()
     _check_prompt(prompt_ids, engine)
-    stream = CompletionStream(vocabulary, prompt_ids, options, prompt)
+    stream = CompletionStream(vocabulary, prompt_ids, options, prompt, n_dropped)
     return Generation(engine, stream, _n_positions(engine, prompt_ids, options))
 
 
@@ -75,6 +76,7 @@ def completion_task(
     prompt_ids: Sequence[int],
     options: GenerateOptions,
     prompt: str,
+    n_dropped: int = 0,
 ) -> Task:
     """Return what a scheduler runs to make what `generate` does; errors as there.
 
@@ -83,7 +85,7 @@ def completion_task(
     _check_prompt(prompt_ids, engine)
 
     def begin(cache: Cache) -> Stream[Piece | Summary, None]:
-        return CompletionStream(vocabulary, prompt_ids, options, prompt).run(cache)
+        return CompletionStream(vocabulary, prompt_ids, options, prompt, n_dropped).run(cache)
 
     n_positions = _n_positions(engine, prompt_ids, options)
     return Task(begin, n_positions, prompt_ids, options.deadline)

@@ -28,6 +28,7 @@ from quantize.files.errors import UserError
 if TYPE_CHECKING:  # a completion needs none of these
     from codegen_cli.scoring.embedding import Pool
     from codegen_cli.scoring.likelihood import Score
+    from codegen_cli.session.cache_room import OnShortage
     from codegen_cli.session.many_texts import OnProgress
     from codegen_cli.session.service import Service
     from codegen_cli.text.codegen_tokenizer import CodeGenTokenizer
@@ -99,21 +100,25 @@ class LanguageModel:
         """Return what of a prompt is read, and what `generate` does; TimeUp as TextSide.read."""
         engine = self._engine()
         fitted, vocabulary = self._text.read(prompt, options.deadline)
-        return fitted, generate(engine, vocabulary, fitted.ids, options, prompt.document)
+        return fitted, generate(
+            engine, vocabulary, fitted.ids, options, prompt.document, fitted.n_dropped_characters
+        )
 
     def generate_many(
-        self, requests: Iterable[Request]
+        self, requests: Iterable[Request], on_shortage: "OnShortage | None" = None
     ) -> Iterator[tuple[Request, Piece | Summary | UserError]]:
         """Yield what many completions make, each as it would be alone, in whatever order.
 
-        requests  taken as there is room for another
+        requests     taken as there is room for another
+        on_shortage  told, once, that texts have to wait for others because memory is short
 
         Each ends with its Summary, or with the UserError that `generate` would raise for it.
         Raises TypeError for what is no request.
         """
         from codegen_cli.session.many_completions import run_many
 
-        return run_many(self._engine(), _several("requests", requests), self.task)
+        found = _several("requests", requests)
+        return run_many(self._engine(), found, self.task, on_shortage)
 
     def complete_many(
         self,
@@ -163,9 +168,11 @@ class LanguageModel:
         Raises UserError as `generate` does, and TypeError for what is no request.
         """
         _require_request(request)
-        engine, prompt = self._engine(), request.prompt
-        fitted, vocabulary = self._text.read(prompt, request.options.deadline)
-        return completion_task(engine, vocabulary, fitted.ids, request.options, prompt.document)
+        engine, (_, prompt, options) = self._engine(), request
+        fitted, vocabulary = self._text.read(prompt, options.deadline)
+        return completion_task(
+            engine, vocabulary, fitted.ids, options, prompt.document, fitted.n_dropped_characters
+        )
 
     def serve(self) -> "Service":
         """Return a service that runs the tasks of many askers together: what `task` returns."""

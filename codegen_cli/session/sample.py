@@ -3,6 +3,7 @@
 from codegen_cli.decoding.options import GenerateOptions
 from codegen_cli.decoding.sampled_tokens import SampledToken, mean_log_probability
 from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.text.prompt import FittedPrompt
 
 
 class Sample:
@@ -40,11 +41,12 @@ class Sample:
         """Have it end because time was up."""
         self.end = Summary(end_reason="time", seed=self.options.seed)
 
-    def interrupted(self, n_prompt_tokens: int) -> Summary:
+    def interrupted(self, prompt: FittedPrompt) -> Summary:
         """Return how it ends if that is now; of tokens whose text is held back nothing is known."""
         return Summary(
             end_reason="interrupted",
             seed=self.options.seed,
-            prompt_tokens=n_prompt_tokens,
+            prompt_tokens=len(prompt.ids),
+            dropped_characters=prompt.n_dropped_characters,
             completion_tokens=self._n_ids,
         )

@@ -4,7 +4,7 @@ The only module on rich, imported when something is drawn; a plain line needs no
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -128,36 +128,76 @@ def growing_texts(n_texts: int) -> Iterator[Grow]:
     from rich.console import Console
     from rich.live import Live
 
-    texts = [""] * n_texts
-
-    def grow(index: int, text: str) -> None:
-        texts[index] += text
-
+    view = _View(n_texts)
     colours: Literal["auto"] | None = "auto" if screen.shows_colours(sys.stderr) else None
     drawing = Console(stderr=True, highlight=False, color_system=colours)
     with Live(
-        get_renderable=lambda: _ends(texts, drawing.height - 1),
+        get_renderable=lambda: view.drawn(drawing.width, drawing.height - 1),
         console=drawing,
         refresh_per_second=_VIEWS_PER_SECOND,
         transient=True,
         redirect_stdout=False,  # results go around it
     ):
-        yield grow
+        yield view.grow
 
 
-def _ends(texts: Sequence[str], height: int) -> "Group":
-    """Return the last lines of each text, as many as leave room for those of the others."""
-    from rich.console import Group
-    from rich.text import Text
+class _View:
+    """Growing texts, of which the last lines are drawn; of more than fit, some that still grow."""
 
-    n_lines, width = max(1, height // len(texts)), len(str(len(texts) - 1))
-    lines = []
-    for index, text in enumerate(texts):
-        for row, line in enumerate(text.rstrip("\n").split("\n")[-n_lines:]):
-            label = f"{'' if row else index:>{width}}  "
-            shown = Text(no_wrap=True, overflow="ellipsis")
-            lines.append(shown.append(label, "bold").append(_untabbed(line, 0)))
-    return Group(*lines)
+    def __init__(self, n_texts: int) -> None:
+        self._texts = [""] * n_texts
+        self._has_grown = [False] * n_texts  # since it was drawn last
+        self._shown: list[int] = []
+
+    def grow(self, index: int, text: str) -> None:
+        """Let a text go on."""
+        self._texts[index] += text
+        self._has_grown[index] |= bool(text)
+
+    def drawn(self, width: int, height: int) -> "Group":
+        """Return the last lines of the texts that fit, as many of each as there is room for.
+
+        A line that is too long shows its beginning; the last one, which grows, its end.
+        """
+        from rich.console import Group
+        from rich.text import Text
+
+        self._choose(max(1, height))
+        n_lines = max(1, height // len(self._shown))
+        n_digits = len(str(len(self._texts) - 1))
+        lines = []
+        for index in sorted(self._shown):
+            *begins, end = self._texts[index].rstrip("\n").split("\n")[-n_lines:]
+            begins = [_untabbed(line, 0) for line in begins]
+            end = _end(_untabbed(end, 0), width - n_digits - 2)
+            for row, line in enumerate([*begins, end]):
+                label = f"{'' if row else index:>{n_digits}}  "
+                shown = Text(no_wrap=True, overflow="ellipsis")
+                lines.append(shown.append(label, "bold").append(line))
+        return Group(*lines)
+
+    def _choose(self, most: int) -> None:
+        """Show at most so many texts; one that rests gives its place to one that does not."""
+        n_texts, grown = len(self._texts), self._has_grown
+        others = [i for i in range(n_texts) if i not in self._shown]
+        others.sort(key=lambda i: not grown[i])
+        n_free = max(0, most - len(self._shown))
+        shown, others = [*self._shown[:most], *others[:n_free]], others[n_free:]
+        growing = iter([i for i in others if grown[i]])
+        self._shown = [i if grown[i] else next(growing, i) for i in shown]
+        self._has_grown = [False] * n_texts
+
+
+def _end(line: str, width: int) -> str:
+    """Return the end of a line that fits into so many cells."""
+    from rich.cells import cell_len
+
+    if cell_len(line) <= width:
+        return line
+    line = line[-width:]
+    while line and cell_len(line) >= width:
+        line = line[1:]
+    return f"…{line}"
 
 
 # Probabilities from which a token has a style, from calm to hot; every terminal has the colours.
