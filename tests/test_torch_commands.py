@@ -85,14 +85,14 @@ import itertools, sys, torch
 from codegen_cli.engine_torch.torch_engine import TorchEngine
 from codegen_cli.__main__ import main
 
-steps, step = itertools.count(), TorchEngine._step
+steps, step = itertools.count(), TorchEngine._read_on
 
 def step_or_fail(*arguments):
     if next(steps) == 10:
         raise torch.{error}("CUDA error: as the driver says\\nand more")
     step(*arguments)
 
-TorchEngine._step = step_or_fail
+TorchEngine._read_on = step_or_fail
 sys.argv = ["codegen", "complete", "--device", "torch:cpu", "--draft", "0", "-t", "0", sys.argv[1]]
 main()
 """
