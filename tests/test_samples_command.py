@@ -69,7 +69,9 @@ def test_json_has_all_samples_with_their_log_probabilities(codegen, alone):
         logprobs = choice["logprobs"]
         assert [len(values) for values in logprobs.values()] == [len(tokens)] * 4
         assert logprobs["text_offset"] == [token.offset for token in tokens]
-        assert sorted({len(top) for top in logprobs["top_logprobs"]}) <= [2, 3]
+        n_top = [len({token.id, *(each.id for each in token.likeliest)}) for token in tokens]
+        assert [len(top) for top in logprobs["top_logprobs"]] == n_top
+        assert set(n_top) == {2, 3}  # the two likeliest, and the token where it is neither
     usage = completion["usage"]
     assert usage["prompt_tokens"] == 5
     assert usage["completion_tokens"] == sum(len(tokens) for _, tokens in alone) == 48

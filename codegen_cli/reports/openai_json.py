@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from codegen_cli.decoding.sampled_tokens import SampledToken, mean_log_probability
 from codegen_cli.decoding.summary import Summary
 
-_DECIMALS = 6  # the last bits of exp and log differ between CPUs
+_DECIMALS = 6  # float32 logits tell no more
 _DROPPED = "prompt_characters_dropped"
 
 
