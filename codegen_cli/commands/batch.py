@@ -18,6 +18,7 @@ from codegen_cli.commands.complete import (
 )
 from codegen_cli.commands.overwriting import refuse_overwritten_texts
 from codegen_cli.commands.prompt_input import STDIN
+from codegen_cli.commands.ray_option import Ray, RayHub
 from codegen_cli.decoding import defaults
 from codegen_cli.terminal import console
 
@@ -60,6 +61,8 @@ def batch(
     threads: options.Threads = None,
     device: options.Device = None,
     ignore_memory: options.IgnoreMemory = False,
+    ray: Ray = None,
+    ray_hub: RayHub = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Complete many prompts, one a line.
@@ -71,11 +74,13 @@ def batch(
     code is then 1.
 
     Whatever ends it, the same command goes on where it was. What is in OUT does not depend on that,
-    nor on threads: each line's seed follows from the job's and from its id, or its content.
+    nor on threads or machines: each line's seed follows from the job's and from its id, or its
+    content.
 
     \b
     codegen batch prompts.jsonl -o answers.jsonl
     codegen batch prompts.jsonl -o answers.jsonl -m 350M-mono:int4 --seed 7
+    codegen batch prompts.jsonl -o answers.jsonl --ray 10.0.0.1:6379
     codegen batch -n 64 -t 0 < prompts.jsonl | jq -r '.choices[0].text'
     jq -c 'select(.error)' answers.jsonl
     """
@@ -85,23 +90,30 @@ def batch(
         raise typer.BadParameter("give IN, or a pipe on stdin")
     if output is not None:
         refuse_overwritten_texts([source], output)
-    from codegen_cli.batch.answering import answer_lines
+    if ray_hub and ray is None:
+        raise typer.BadParameter("--ray-hub needs --ray")
+    from codegen_cli.batch.answering import on_this_machine
     from codegen_cli.batch.opening import begin_job, open_output
     from codegen_cli.batch.running import run_job
     from codegen_cli.batch.settings import Settings
     from codegen_cli.batch.source import Source
+    from codegen_cli.cluster.opening import on_cluster
     from codegen_cli.contract.interruption import run_interruptibly
-    from codegen_cli.models.registry import name_with_format
-    from codegen_cli.session.loading import load
     from codegen_cli.terminal.streams import read_stdin
 
+    if ray is None:
+        answering = on_this_machine(model, threads, device=device, ignore_memory=ignore_memory)
+    else:
+        answering = on_cluster(
+            ray, model, threads, device=device, ignore_memory=ignore_memory, from_hub=ray_hub
+        )
     with (
         run_interruptibly(lambda: Source(path, read_stdin)) as content,
         open_output(output) as out,
-        load(model, threads, device=device, notes=True, ignore_memory=ignore_memory) as loaded,
+        answering as answerer,
     ):
         settings = Settings(
-            model=name_with_format(loaded.name, loaded.format),
+            model=answerer.model,
             options={
                 "max_tokens": max_tokens,
                 "temperature": temperature,
@@ -114,5 +126,5 @@ def batch(
             created=created,
             draft=draft,
         )
-        job = begin_job(content, out, settings, loaded.identity, seed)
-        run_job(job, answer_lines(loaded, job.lines(), settings), source)
+        job = begin_job(content, out, settings, answerer.identity, seed)
+        run_job(job, answerer.answers(job.lines(), settings), source)
