@@ -70,7 +70,7 @@ def plan_team(nodes: Iterable[Node], n_threads: int | None, most_threads: int) -
 
 def ask_nodes(nodes: Iterable[Node], model: SharedModel, need: Versions) -> list[Node]:
     """Return the nodes that lack the model; UserError where codegen is missing or another one."""
-    task = ray.remote(_state).options(num_cpus=0, max_retries=1)
+    task = ray.remote(num_cpus=0, max_retries=1)(_state)
     asked = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
