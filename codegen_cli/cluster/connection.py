@@ -6,9 +6,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-# Before Ray looks: nothing of what is computed here is anybody else's business.
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
 import ray
 from ray.exceptions import AuthenticationError, RayError
 
@@ -32,20 +29,25 @@ GiveUp = Callable[[UserError], None]
 """Told why there will be no connection, from another thread; ends the process."""
 
 
+class NoneFound(Exception):
+    """This machine is in no cluster, and none was asked for."""
+
+
 @contextlib.contextmanager
 def connected(address: str, give_up: GiveUp) -> Iterator[None]:
     """Be connected to a cluster, at an address as address.py has them.
 
-    Raises UserError where there is none, it does not let this user in, or it is another Ray.
+    Raises UserError where there is none, it does not let this user in, or it is another Ray; and
+    NoneFound for the address FOUND.
     """
     meant = os.environ.get("RAY_ADDRESS") or address if address in (FOUND, AUTO) else address
     try:
         _connect(meant, give_up)
     except AuthenticationError as error:
         raise UserError(
-            f"the cluster does not let this user in: {error.message}", _HOW_TO_TRUST
+            f"the Ray cluster {_where(meant)} does not let this user in", _HOW_TO_TRUST
         ) from error
-    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise _refused(meant, error) from error
     try:
         yield
@@ -60,17 +62,17 @@ def _connect(address: str, give_up: GiveUp) -> None:
     if address in (FOUND, AUTO):
         try:
             _join(AUTO, give_up)
-        except ConnectionError:
-            if address == AUTO:
-                raise
-            _start()
+        except ConnectionError as error:
+            if address == FOUND and error.__cause__ is None:  # else one is known, and is away
+                raise NoneFound from error
+            raise
         return
     _reach(address)
     _join(address, give_up)
 
 
 def _start() -> None:
-    """Make a cluster of this machine, as many CPUs as a model would use of it."""
+    """Make a cluster of this machine, with as many CPUs as a model would use of it."""
     n_cpus = usable_cores().n_threads
     ray.init(LOCAL, num_cpus=n_cpus, include_dashboard=False, log_to_driver=False)
 
@@ -99,6 +101,9 @@ def _reach(address: str) -> None:
 
 
 def _refused(address: str, error: Exception) -> UserError:
-    where = "on this machine" if address in (FOUND, AUTO, LOCAL) else f"at {address}"
     reason = str(error.__cause__ or error).strip().splitlines()[0]
-    return UserError(f"no connection to a Ray cluster {where}: {reason}", _HOW_TO_START)
+    return UserError(f"no connection to a Ray cluster {_where(address)}: {reason}", _HOW_TO_START)
+
+
+def _where(address: str) -> str:
+    return "of this machine" if address in (FOUND, AUTO, LOCAL) else f"at {address}"

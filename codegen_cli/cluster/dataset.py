@@ -25,7 +25,7 @@ from codegen_cli.cluster.worker import Work, Worker
 from quantize.files.errors import UserError
 
 # A worker may die so often, and a block be begun again: then it is no accident.
-MOST_RESTARTS = 4
+MOST_RESTARTS = 3
 
 # Some are done while others are read; the last of a block leave a worker's steps partly empty, and
 # a worker that dies leaves all of it to be done again.

@@ -2,7 +2,7 @@
 
     command                            Ray's process
     Task                        ->
-                                <-     Note ..., Ready once there are workers to be had
+                                <-     Note ..., Ready once there are workers to be had; or Alone
     Settings                    ->
                                 <-     Wanted
     a list of Lines             ->
@@ -41,6 +41,10 @@ class Task(NamedTuple):
 
 class Ready(NamedTuple):
     """The cluster is there, and so is a codegen like this one on each of its nodes."""
+
+
+class Alone(NamedTuple):
+    """This machine is in no cluster: another process is to make one."""
 
 
 class Note(NamedTuple):

@@ -14,15 +14,25 @@ from codegen_cli.batch.answering import Answerer
 from codegen_cli.batch.line import Line
 from codegen_cli.batch.settings import Settings
 from codegen_cli.cluster.address import AUTO, FOUND, LOCAL, host_and_port
-from codegen_cli.cluster.messages import Answers, Failure, Note, Ready, Task, Wanted, receive, send
+from codegen_cli.cluster.messages import (
+    Alone,
+    Answers,
+    Failure,
+    Note,
+    Ready,
+    Task,
+    Wanted,
+    receive,
+    send,
+)
 from codegen_cli.cluster.model_copy import PIECE_BYTES, shared_model
 from codegen_cli.cluster.presence import require_ray
-from codegen_cli.contract.device_name import CPU
+from codegen_cli.contract.device_name import CPU, parse_device
 from codegen_cli.engine_cpu.numba_engine import identity_of
 from codegen_cli.engine_cpu.thread_limit import most_threads
 from codegen_cli.models.model_choice import choose_model
 from codegen_cli.models.registry import KnownModel, name_with_format, resolve
-from codegen_cli.session.device_choice import choose_device
+from codegen_cli.models.settings import default_device
 from codegen_cli.terminal import console
 from quantize.files.errors import UserError
 from quantize.packed.packed_header import packed_text, read_packed_header
@@ -61,11 +71,7 @@ def on_cluster(
     if address not in (FOUND, AUTO, LOCAL):
         host_and_port(address)
     require_ray()
-    if choose_device(device) != CPU:
-        raise UserError(
-            f"--ray computes on CPUs, not on {device or 'the default device'}",
-            "Only the CPUs' kernels give the same bytes on all machines: --device cpu.",
-        )
+    _require_cpu(device)
     chosen = choose_model(model)
     header = read_packed_header(chosen.path)
     packed = packed_text(header)
@@ -77,10 +83,22 @@ def on_cluster(
         most_threads=most_threads(packed.config, packed.format),
         ignore_memory=ignore_memory,
     )
-    with _RayProcess() as process:
-        process.begin(task)
+    with contextlib.ExitStack() as processes:
+        process = processes.enter_context(_RayProcess())
+        if not process.begin(task):
+            process = processes.enter_context(_RayProcess())
+            process.begin(task._replace(address=LOCAL))
         name = name_with_format(chosen.name, packed.format)
         yield Answerer(name, identity_of(header.sha256), process.answers)
+
+
+def _require_cpu(option: str | None) -> None:
+    device = option or default_device() or CPU
+    if parse_device(device).kind != CPU:
+        raise UserError(
+            f"--ray computes on CPUs, not on {device}",
+            "Only the CPUs' kernels give the same bytes on all machines: --device cpu.",
+        )
 
 
 def _hub_name(name: str) -> str:
@@ -119,11 +137,15 @@ class _RayProcess:
         self._replies.close()
         self._said.close()
 
-    def begin(self, task: Task) -> None:
-        """Have it connect; returns once there are workers to be had."""
+    def begin(self, task: Task) -> bool:
+        """Have it connect; returns once there are workers to be had.
+
+        False if this machine is in no cluster and the task's address is FOUND.
+        """
         self._send(task)
-        while not isinstance(message := self._receive(), Ready):
+        while not isinstance(message := self._receive(), Ready | Alone):
             _tell(message)
+        return isinstance(message, Ready)
 
     def answers(self, lines: Iterable[Line], settings: Settings) -> Iterator[Answer]:
         """Yield the answers to lines; these are taken a portion at a time."""

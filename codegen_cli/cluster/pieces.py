@@ -17,9 +17,9 @@ def reader(model: SharedModel, driver: str) -> ReadPiece:
     One is in memory at a time, there and here: a task reads it, and it goes as soon as it is used.
     """
     on_driver = NodeAffinitySchedulingStrategy(driver, soft=False)
-    task = ray.remote(
-        num_cpus=0, max_retries=_MOST_RETRIES, scheduling_strategy=on_driver
-    )(read_piece)
+    task = ray.remote(num_cpus=0, max_retries=_MOST_RETRIES, scheduling_strategy=on_driver)(
+        read_piece
+    )
     return partial(_bring, task, model)
 
 

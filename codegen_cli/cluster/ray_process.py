@@ -7,11 +7,15 @@ it ends the process that it is in. All this happens here and reaches no command.
 import contextlib
 import os
 import queue
+import secrets
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
+from codegen_cli.cluster.address import LOCAL
 from codegen_cli.cluster.messages import (
+    Alone,
     Answers,
     Failure,
     Note,
@@ -52,22 +56,39 @@ def _listen(wire: BinaryIO, messages: "queue.SimpleQueue[Any]") -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Leave, whatever threads of Ray's are doing; what it started here ends with this process."""
+    """Leave, whatever threads of Ray's are doing.
+
+    A cluster of this run's own ends with this process, but for some helpers that notice it half a
+    minute later: they are in its group.
+    """
     sys.stderr.flush()
+    if sys.platform != "win32" and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(code)
 
 
 def _work(messages: "queue.SimpleQueue[Any]", answers: BinaryIO) -> None:
-    from codegen_cli.cluster.connection import connected
-
     task: Task = messages.get()
+    _set_up_ray(task.address)
+    from codegen_cli.cluster.connection import NoneFound, connected
 
     def give_up(error: UserError) -> None:
         send(answers, Failure.of(error))
         _end(1)
 
-    with connected(task.address, give_up):
-        _answer(task, messages, answers)
+    try:
+        with connected(task.address, give_up):
+            _answer(task, messages, answers)
+    except NoneFound:
+        send(answers, Alone())
+
+
+def _set_up_ray(address: str) -> None:
+    """Set what Ray reads when it is imported, and what it starts has from here."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address == LOCAL:
+        # Others reach its ports, too, and who talks to them can run anything: a secret of this run.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _answer(task: Task, messages: "queue.SimpleQueue[Any]", answers: BinaryIO) -> None:
