@@ -28,17 +28,39 @@ class Cluster:
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        self._start("--head", f"--port={port}", f"--num-cpus={n_cpus}", hides=())
+        self._start("--head", f"--port={port}", f"--num-cpus={n_cpus}")
         self.n_nodes = 1
         self._wait()
 
-    def add(self, n_cpus: int, hides: Sequence[Path] = (), **environment: str) -> None:
-        """Start another node; for it each of these directories is empty (hides: needs root)."""
-        self._start(f"--address={self.address}", f"--num-cpus={n_cpus}", hides=hides, **environment)
+    def add(
+        self,
+        n_cpus: int,
+        hides: Sequence[Path] = (),
+        stack: contextlib.ExitStack | None = None,
+        **environment: str,
+    ) -> None:
+        """Start another node.
+
+        hides  directories that it finds empty; needs root
+        stack  at whose end it ends; None: the cluster's
+        """
+        options = (f"--address={self.address}", f"--num-cpus={n_cpus}")
+        self._start(*options, hides=hides, stack=stack, **environment)
         self.n_nodes += 1
         self._wait()
+        if stack:
+            stack.callback(self._has_lost_one)
 
-    def _start(self, *options: str, hides: Sequence[Path], **environment: str) -> None:
+    def _has_lost_one(self) -> None:
+        self.n_nodes -= 1
+
+    def _start(
+        self,
+        *options: str,
+        hides: Sequence[Path] = (),
+        stack: contextlib.ExitStack | None = None,
+        **environment: str,
+    ) -> None:
         is_head = "--head" in options
         options += (f"--temp-dir={self._directory}",) * is_head
         options += ("--disable-usage-stats", "--include-dashboard=false") * is_head
@@ -53,7 +75,7 @@ class Cluster:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._stack.callback(_end, process)
+        (stack or self._stack).callback(_end, process)
 
     def _wait(self) -> None:
         command = [sys.executable, "-c", _COUNT, self.address]

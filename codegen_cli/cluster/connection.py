@@ -43,10 +43,6 @@ def connected(address: str, give_up: GiveUp) -> Iterator[None]:
     meant = os.environ.get("RAY_ADDRESS") or address if address in (FOUND, AUTO) else address
     try:
         _connect(meant, give_up)
-    except AuthenticationError as error:
-        raise UserError(
-            f"the Ray cluster {_where(meant)} does not let this user in", _HOW_TO_TRUST
-        ) from error
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise _refused(meant, error) from error
     try:
@@ -101,9 +97,10 @@ def _reach(address: str) -> None:
 
 
 def _refused(address: str, error: Exception) -> UserError:
-    reason = str(error.__cause__ or error).strip().splitlines()[0]
-    return UserError(f"no connection to a Ray cluster {_where(address)}: {reason}", _HOW_TO_START)
-
-
-def _where(address: str) -> str:
-    return "of this machine" if address in (FOUND, AUTO, LOCAL) else f"at {address}"
+    """Return what to say of an error of Ray's, which may hold that of an earlier try as text."""
+    where = "of this machine" if address in (FOUND, AUTO, LOCAL) else f"at {address}"
+    said = str(error.__cause__ or error).strip()
+    if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in said:
+        return UserError(f"the Ray cluster {where} does not let this user in", _HOW_TO_TRUST)
+    reason = said.splitlines()[-1] if said else type(error).__name__
+    return UserError(f"no connection to a Ray cluster {where}: {reason}", _HOW_TO_START)
