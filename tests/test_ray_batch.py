@@ -100,6 +100,18 @@ def has_answers(output):
     return output.exists() and output.stat().st_size > 0
 
 
+# Before there is another one, which would be found.
+def test_a_cluster_of_its_own_is_made_and_gone(source, codegen, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    few = b"".join(source.read_bytes().splitlines(keepends=True)[4:20])
+    arguments = ("batch", *OPTIONS, "-m", "nano")
+    result = codegen(*arguments, "--ray", stdin=few)
+    assert result.stdout == codegen(*arguments, stdin=few).stdout
+    assert " on 1 node of a Ray cluster" in result.stderr.decode()
+    assert not (tmp_path / ".ray").exists()  # its token was for this run alone
+    assert not list(workers())
+
+
 def test_many_nodes_give_the_bytes_of_one_and_ray_says_nothing(cluster, source, alone, codegen):
     result = codegen(
         "batch", *OPTIONS, "-m", "nano", "--ray", cluster.address, stdin=source.read_bytes()
@@ -111,11 +123,15 @@ def test_many_nodes_give_the_bytes_of_one_and_ray_says_nothing(cluster, source, 
     assert all(line.startswith(("codegen: ", "error: ", "hint: ")) for line in told)
 
 
-def test_a_worker_that_is_killed_changes_nothing(cluster, source, alone, tmp_path):
+def test_workers_that_are_killed_change_nothing(cluster, source, alone, tmp_path):
     output = tmp_path / "out.jsonl"
     process = start(source, output, cluster)
     wait_until(lambda: has_answers(output), process)
-    os.kill(next(workers()), signal.SIGKILL)
+    killed = set(workers())
+    for worker in killed:
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: set(workers()) - killed, process)
+    assert set(workers()) - killed, "nothing was left to do"
     _, told = process.communicate(timeout=120)
     assert output.read_bytes() == alone, told
     assert process.returncode == 1
@@ -178,18 +194,6 @@ def test_a_node_without_the_model_gets_it_in_pieces(cluster, model, other_home, 
     assert b"".join(answer.content for answer in answers) == alone
     (copy,) = copies.iterdir()
     assert copy.read_bytes() == model.read_bytes()
-
-
-def test_a_cluster_of_its_own_is_made_and_gone(source, codegen, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # no other cluster is found
-    monkeypatch.setenv("HOME", str(tmp_path))
-    few = b"".join(source.read_bytes().splitlines(keepends=True)[4:20])
-    arguments = ("batch", *OPTIONS, "-m", "nano")
-    result = codegen(*arguments, "--ray", stdin=few)
-    assert result.stdout == codegen(*arguments, stdin=few).stdout
-    assert " on 1 node of a Ray cluster" in result.stderr.decode()
-    assert not (tmp_path / ".ray").exists()  # its token was for this run alone
-    assert not list(workers())
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from codegen_cli.cluster.tables import items_of, table_of
 from codegen_cli.cluster.worker import Work, Worker
 from quantize.files.errors import UserError
 
-# A worker may die so often, and a block be begun again: then it is no accident.
+# A worker may be started again so often; what dies once more does so by no accident.
 MOST_RESTARTS = 3
 
 # Some are done while others are read; the last of a block leave a worker's steps partly empty, and
@@ -62,7 +62,7 @@ def answer_portion(lines: Sequence[Line], work: Work, team: Team) -> Iterator[li
                 max_tasks_in_flight_per_actor=2,
             ),
             max_restarts=MOST_RESTARTS,
-            max_task_retries=MOST_RESTARTS,
+            max_task_retries=-1,  # as long as the worker is started again, or waits for a place
         )
     try:
         for block in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
