@@ -81,7 +81,7 @@ def read_piece(model: SharedModel, index: int) -> Piece:
             content = np.fromfile(file, np.uint8, model.piece_bytes, offset=_start(model, index))
     except OSError as error:
         raise unreadable(model.path, error) from error
-    return Piece(content, hashlib.sha256(content).hexdigest())
+    return Piece(content, hashlib.sha256(content.data).hexdigest())
 
 
 def find_model(model: SharedModel) -> Path | None:
@@ -162,12 +162,12 @@ def _write_pieces(model: SharedModel, target: Path, read: ReadPiece) -> None:
             raise BeingWritten(claim.partial)
         for index in range(model.n_pieces):
             piece = read(index)
-            if hashlib.sha256(piece.content).hexdigest() != piece.sha256:
+            if hashlib.sha256(piece.content.data).hexdigest() != piece.sha256:
                 raise UserError(
                     f"piece {index} of {model.name} did not arrive as it was sent",
                     "A network or memory that flips bits; give the same command again.",
                 )
-            write_all(claim.file, memoryview(piece.content), target)
+            write_all(claim.file, piece.content.data, target)
         # The hash of each tensor, too: a file that was replaced while it was read is neither.
         if not _is_same(claim.partial, model) or verify(claim.partial):
             raise UserError(

@@ -62,10 +62,11 @@ class Worker:
         if self._model is None:
             return table_of([self._failure])
         try:
-            answers = list(answer_lines(self._model, items_of(lines), self._work.settings))
+            answers = [*answer_lines(self._model, items_of(lines), self._work.settings)]
         except UserError as error:
             return table_of([_told_with_node(error)])
-        return table_of(sorted(answers, key=lambda answer: answer.place))
+        answers.sort(key=lambda answer: answer.place)
+        return table_of(answers)
 
 
 def _load(work: Work) -> "LanguageModel":

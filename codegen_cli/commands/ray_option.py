@@ -1,7 +1,7 @@
 """`--ray [ADDRESS]`: an option whose value may be left out, which typer has none of."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,9 +31,9 @@ RayHub = Annotated[
 class RayCommand(Command):
     """A command with that option: what follows is its value only if it can be nothing else."""
 
-    def parse_args(self, context: typer.Context, arguments: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments."""
-        return super().parse_args(context, list(_with_value(arguments)))
+        return super().parse_args(ctx, list(_with_value(args)))
 
 
 def _with_value(arguments: Sequence[str]) -> Iterator[str]:
