@@ -30,6 +30,7 @@ class Task(NamedTuple):
     n_threads      of a worker, and CPUs that it reserves; None: as many as the model keeps busy
     most_threads   more find no work in the model
     ignore_memory  as `session.loading.load` takes it
+    home           CODEGEN_HOME where a node is started here, absolute; None: it is unset
     """
 
     address: str
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     n_threads: int | None
     most_threads: int
     ignore_memory: bool
+    home: str | None
 
 
 class Ready(NamedTuple):

@@ -5,6 +5,7 @@ This process writes OUT and never imports Ray, which has a process of its own (r
 
 import contextlib
 import io
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, Self, cast
@@ -30,6 +31,7 @@ from codegen_cli.cluster.presence import require_ray
 from codegen_cli.contract.device_name import CPU, parse_device
 from codegen_cli.engine_cpu.numba_engine import identity_of
 from codegen_cli.engine_cpu.thread_limit import most_threads
+from codegen_cli.machine import places
 from codegen_cli.models.model_choice import choose_model
 from codegen_cli.models.registry import KnownModel, name_with_format, resolve
 from codegen_cli.models.settings import default_device
@@ -82,6 +84,7 @@ def on_cluster(
         n_threads=threads,
         most_threads=most_threads(packed.config, packed.format),
         ignore_memory=ignore_memory,
+        home=str(places.data_dir()) if os.environ.get("CODEGEN_HOME") else None,
     )
     with contextlib.ExitStack() as processes:
         process = processes.enter_context(_RayProcess())

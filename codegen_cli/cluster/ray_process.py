@@ -69,7 +69,7 @@ def _end(code: int) -> NoReturn:
 
 def _work(messages: "queue.SimpleQueue[Any]", answers: BinaryIO) -> None:
     task: Task = messages.get()
-    _set_up_ray(task.address)
+    _set_up_ray(task)
     from codegen_cli.cluster.connection import NoneFound, connected
 
     def give_up(error: UserError) -> None:
@@ -83,10 +83,12 @@ def _work(messages: "queue.SimpleQueue[Any]", answers: BinaryIO) -> None:
         send(answers, Alone())
 
 
-def _set_up_ray(address: str) -> None:
+def _set_up_ray(task: Task) -> None:
     """Set what Ray reads when it is imported, and what it starts has from here."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address == LOCAL:
+    if task.home:
+        os.environ["CODEGEN_HOME"] = task.home
+    if task.address == LOCAL:
         # Others reach its ports, too, and who talks to them can run anything: a secret of this run.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
