@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from codegen_cli.cluster.address import LOCAL
@@ -49,10 +50,14 @@ def serve() -> NoReturn:
 
 def _listen(wire: BinaryIO, messages: "queue.SimpleQueue[Any]") -> None:
     """Take what the command says; once it has gone nobody wants anything any more."""
-    with contextlib.suppress(EOFError):
+    try:
         while True:
             messages.put(receive(wire))
-    _end(0)
+    except EOFError:
+        _end(0)
+    except BaseException:  # else the other threads would wait for ever
+        traceback.print_exc()
+        _end(1)
 
 
 def _end(code: int) -> NoReturn:
