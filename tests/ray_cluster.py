@@ -45,15 +45,18 @@ class Cluster:
         hides  directories that it finds empty; needs root
         stack  at whose end it ends; None: the cluster's
         """
-        options = (f"--address={self.address}", f"--num-cpus={n_cpus}")
+        # Of nodes with one address a driver would join any.
+        own_address = f"--node-ip-address=127.0.0.{self.n_nodes + 1}"
+        options = (f"--address={self.address}", f"--num-cpus={n_cpus}", own_address)
+        if stack:
+            stack.callback(self._has_lost_one)  # after it has ended
         self._start(*options, hides=hides, stack=stack, **environment)
         self.n_nodes += 1
         self._wait()
-        if stack:
-            stack.callback(self._has_lost_one)
 
     def _has_lost_one(self) -> None:
         self.n_nodes -= 1
+        self._wait()
 
     def _start(
         self,

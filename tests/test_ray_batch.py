@@ -30,7 +30,7 @@ pytestmark = [
 
 N_LINES = 240
 OPTIONS = ("-n", "24", "--until", "none", "-t", "1", "--seed", "7", "--threads", "1")
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 100  # for what takes some seconds on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +123,18 @@ def test_many_nodes_give_the_bytes_of_one_and_ray_says_nothing(cluster, source, 
     assert all(line.startswith(("codegen: ", "error: ", "hint: ")) for line in told)
 
 
-def test_workers_that_are_killed_change_nothing(cluster, source, alone, tmp_path):
+def test_workers_and_a_node_that_die_change_nothing(cluster, source, alone, tmp_path):
     output = tmp_path / "out.jsonl"
-    process = start(source, output, cluster)
-    wait_until(lambda: has_answers(output), process)
-    killed = set(workers())
-    for worker in killed:
-        os.kill(worker, signal.SIGKILL)
+    with contextlib.ExitStack() as node:
+        cluster.add(n_cpus=1, stack=node)
+        process = start(source, output, cluster)
+        wait_until(lambda: has_answers(output), process)
+        killed = set(workers())
+        for worker in killed:
+            os.kill(worker, signal.SIGKILL)
     wait_until(lambda: set(workers()) - killed, process)
-    assert set(workers()) - killed, "nothing was left to do"
     _, told = process.communicate(timeout=120)
+    assert told.startswith("codegen: 3 workers of 1 thread on 3 nodes")
     assert output.read_bytes() == alone, told
     assert process.returncode == 1
     assert all(line.startswith(("codegen: ", "error: ", "hint: ")) for line in told.splitlines())

@@ -68,11 +68,11 @@ def plan_team(nodes: Iterable[Node], n_threads: int | None, most_threads: int) -
     return Team(n_workers, n)
 
 
-def ask_nodes(nodes: Iterable[Node], model: SharedModel, need: Versions) -> list[Node]:
+def ask_nodes(asked_nodes: Iterable[Node], model: SharedModel, need: Versions) -> list[Node]:
     """Return the nodes that lack the model; UserError where codegen is missing or another one."""
     task = ray.remote(num_cpus=0, max_retries=1)(_state)
     asked = {}
-    for node in nodes:
+    for node in asked_nodes:
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
         asked[node] = task.options(scheduling_strategy=there).remote(model)
     lacking = []
@@ -85,6 +85,8 @@ def ask_nodes(nodes: Iterable[Node], model: SharedModel, need: Versions) -> list
                 "Look at `ray status`, and at Ray's logs on that node.",
             ) from error
         except RayError as error:
+            if node.id not in {each.id for each in nodes()}:
+                continue  # it has gone meanwhile
             raise UserError(
                 f"node {node.address} cannot run codegen: {last_line(error)}",
                 f"Each node needs codegen {need.version} with Ray, in the Python that Ray runs in.",
