@@ -273,6 +273,20 @@ codegen_cli.batch.answer_file
 codegen_cli.batch.job
 codegen_cli.batch.opening
 codegen_cli.batch.running
+codegen_cli.cluster
+codegen_cli.cluster.address
+codegen_cli.cluster.presence
+codegen_cli.cluster.versions
+codegen_cli.cluster.model_copy
+codegen_cli.cluster.messages
+codegen_cli.cluster.pieces
+codegen_cli.cluster.tables
+codegen_cli.cluster.worker
+codegen_cli.cluster.nodes
+codegen_cli.cluster.connection
+codegen_cli.cluster.dataset
+codegen_cli.cluster.ray_process
+codegen_cli.cluster.opening
 codegen_cli.commands
 codegen_cli.commands.device_names
 codegen_cli.commands.model_names
@@ -281,6 +295,7 @@ codegen_cli.commands.options
 codegen_cli.commands.prompt_input
 codegen_cli.commands.completion_script
 codegen_cli.commands.overwriting
+codegen_cli.commands.ray_option
 codegen_cli.commands.complete
 codegen_cli.commands.batch
 codegen_cli.commands.score
@@ -321,6 +336,7 @@ codegen_cli.session
 codegen_cli.measuring
 codegen_cli.reports
 codegen_cli.batch
+codegen_cli.cluster
 codegen_cli.commands
 codegen_cli
 """.split()
@@ -358,6 +374,14 @@ DOORS = {
     "safetensors": ["quantize.packed.container_judge"],
     "torch": ["codegen_cli.engine_torch"],
     "triton": ["codegen_cli.engine_torch.triton_product"],
+    "ray": [
+        "codegen_cli.cluster.pieces",
+        "codegen_cli.cluster.nodes",
+        "codegen_cli.cluster.connection",
+        "codegen_cli.cluster.dataset",
+        "codegen_cli.cluster.ray_process",
+    ],
+    "pyarrow": ["codegen_cli.cluster.tables", "codegen_cli.cluster.worker"],
     "transformers": [],
 }
 

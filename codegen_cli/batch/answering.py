@@ -1,19 +1,24 @@
 """Lines and a model -> their answers, in whatever order, a bounded number of lines ahead."""
 
+import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from codegen_cli.batch.answer_line import Answer, completed, refused
 from codegen_cli.batch.bad_line import BadLine
 from codegen_cli.batch.line import Line
 from codegen_cli.batch.request_line import LineRequest, request_of
 from codegen_cli.batch.settings import Settings
+from codegen_cli.contract.engine import Identity
 from codegen_cli.decoding.summary import Piece, Summary
+from codegen_cli.models.registry import name_with_format
 from codegen_cli.session.cache_room import OnShortage, Shortage
 from codegen_cli.session.generation import Request
+from codegen_cli.session.loading import load
 from codegen_cli.session.sample import Sample
 from codegen_cli.text.text_side import Prompt
 from quantize.files.errors import UserError
@@ -24,6 +29,39 @@ if TYPE_CHECKING:
 # How far lines are read on while an early one is unfinished: of their bytes, and some for each.
 _AHEAD_BYTES = 64 << 20
 _LINE_BYTES = 1 << 10
+
+
+class Answerer(NamedTuple):
+    """Who answers the lines of a job, wherever.
+
+    model     its name, as answers state it
+    identity  what its numbers depend on
+    answers   yields the answer to each line, in whatever order; lines are taken as there is room
+    """
+
+    model: str
+    identity: Identity
+    answers: Callable[[Iterable[Line], Settings], Iterator[Answer]]
+
+
+@contextlib.contextmanager
+def on_this_machine(
+    model: str | None,
+    threads: int | None,
+    *,
+    device: str | None,
+    ignore_memory: bool,
+    on_shortage: OnShortage | None = None,
+) -> Iterator[Answerer]:
+    """Yield who answers lines in this process.
+
+    on_shortage  as answer_lines takes it; other arguments, and errors, as session.loading.load
+    """
+    with load(model, threads, device=device, notes=True, ignore_memory=ignore_memory) as loaded:
+        name = name_with_format(loaded.name, loaded.format)
+        yield Answerer(
+            name, loaded.identity, partial(answer_lines, loaded, on_shortage=on_shortage)
+        )
 
 
 def answer_lines(

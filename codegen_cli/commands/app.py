@@ -21,6 +21,7 @@ from codegen_cli.commands.embed import embed
 from codegen_cli.commands.help_text import Command, Group
 from codegen_cli.commands.models import app as models
 from codegen_cli.commands.quantize import quantize
+from codegen_cli.commands.ray_option import RayCommand
 from codegen_cli.commands.score import score
 from codegen_cli.contract.version import __version__
 from codegen_cli.terminal import console, streams, tables
@@ -36,7 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (complete, batch, score, embed, download, quantize, doctor, bench):
+app.command(cls=Command)(complete)
+app.command(cls=RayCommand)(batch)
+for command in (score, embed, download, quantize, doctor, bench):
     app.command(cls=Command)(command)
 app.add_typer(models, name="models")
 

@@ -20,6 +20,7 @@ from codegen_cli.commands.complete import (
 )
 from codegen_cli.commands.overwriting import refuse_overwritten_texts
 from codegen_cli.commands.prompt_input import STDIN
+from codegen_cli.commands.ray_option import Ray, RayHub
 from codegen_cli.decoding import defaults
 from codegen_cli.terminal import console
 
@@ -64,6 +65,8 @@ def batch(
     threads: options.Threads = None,
     device: options.Device = None,
     ignore_memory: options.IgnoreMemory = False,
+    ray: Ray = None,
+    ray_hub: RayHub = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Complete many prompts, one a line.
@@ -75,12 +78,14 @@ def batch(
     on; the exit code is then 1.
 
     Whatever ends it, the same command goes on where it was. What is in OUT does not depend on that,
-    nor on threads: each line's seed follows from the job's and from its id, or its content.
+    nor on threads or machines: each line's seed follows from the job's and from its id, or its
+    content.
 
     \b
     codegen batch prompts.jsonl -o answers.jsonl
     codegen batch prompts.jsonl -o answers.jsonl -m 350M-mono:int4 --seed 7
     codegen batch prompts.jsonl -o answers.jsonl -N 20 -t 0.8 --logprobs 0
+    codegen batch prompts.jsonl -o answers.jsonl --ray 10.0.0.1:6379
     codegen batch -n 64 -t 0 < prompts.jsonl | jq -r '.choices[0].text'
     jq -c 'select(.error)' answers.jsonl
     """
@@ -90,23 +95,36 @@ def batch(
         raise typer.BadParameter("give IN, or a pipe on stdin")
     if output is not None:
         refuse_overwritten_texts([source], output)
-    from codegen_cli.batch.answering import answer_lines
+    if ray_hub and ray is None:
+        raise typer.BadParameter("--ray-hub needs --ray")
+    from codegen_cli.batch.answering import on_this_machine
     from codegen_cli.batch.opening import begin_job, open_output
     from codegen_cli.batch.running import run_job, tell_of_shortage
     from codegen_cli.batch.settings import Settings
     from codegen_cli.batch.source import Source
+    from codegen_cli.cluster.opening import on_cluster
     from codegen_cli.contract.interruption import run_interruptibly
-    from codegen_cli.models.registry import name_with_format
-    from codegen_cli.session.loading import load
     from codegen_cli.terminal.streams import read_stdin
 
+    if ray is None:
+        answering = on_this_machine(
+            model,
+            threads,
+            device=device,
+            ignore_memory=ignore_memory,
+            on_shortage=tell_of_shortage,
+        )
+    else:
+        answering = on_cluster(
+            ray, model, threads, device=device, ignore_memory=ignore_memory, from_hub=ray_hub
+        )
     with (
         run_interruptibly(lambda: Source(path, read_stdin)) as content,
         open_output(output) as out,
-        load(model, threads, device=device, notes=True, ignore_memory=ignore_memory) as loaded,
+        answering as answerer,
     ):
         settings = Settings(
-            model=name_with_format(loaded.name, loaded.format),
+            model=answerer.model,
             options={
                 "max_tokens": max_tokens,
                 "temperature": temperature,
@@ -121,6 +139,5 @@ def batch(
             created=created,
             draft=draft,
         )
-        job = begin_job(content, out, settings, loaded.identity, seed)
-        answers = answer_lines(loaded, job.lines(), settings, tell_of_shortage)
-        run_job(job, answers, source)
+        job = begin_job(content, out, settings, answerer.identity, seed)
+        run_job(job, answerer.answers(job.lines(), settings), source)

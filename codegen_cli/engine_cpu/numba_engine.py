@@ -27,6 +27,11 @@ from quantize.packed.sizes import bits_per_weight, weight_bytes
 _NUMERICS = 2
 
 
+def identity_of(header_sha256: str) -> Identity:
+    """Return what the keys and values of a packed file depend on, before any engine runs it."""
+    return Identity(header_sha256, "numba", "float16", _NUMERICS)
+
+
 class _NobodyWaits(Exception):
     """Of no part of a step anything more is to be computed."""
 
@@ -52,7 +57,7 @@ class NumbaEngine:
         self.position_bytes = position_bytes(packed.config)
         threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
         self.device = f"{threads}, {cpu.kernel_path()} kernels, {cpu.name()}"
-        self.identity = Identity(packed.header_sha256, "numba", "float16", _NUMERICS)
+        self.identity = identity_of(packed.header_sha256)
         self.path = packed.path
         try:
             self._table = StepTable(packed, n_threads)

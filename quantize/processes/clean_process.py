@@ -30,10 +30,13 @@ NO_NUMBA = "numba cannot be imported"
 """How what is said on stderr begins where that is so."""
 
 
-def start_clean(line: str, inherits: Sequence[int] = ()) -> "subprocess.Popen[bytes] | None":
+def start_clean(
+    line: str, inherits: Sequence[int] = (), stderr: int = subprocess.PIPE
+) -> "subprocess.Popen[bytes] | None":
     """Start a Python that runs a line, its three streams piped; None where there can be none.
 
     inherits  descriptors of files that it is to have too, under the same numbers; not on Windows
+    stderr    a descriptor of the file where its stderr leads instead
 
     It imports from where this process does.
     """
@@ -51,7 +54,7 @@ def start_clean(line: str, inherits: Sequence[int] = ()) -> "subprocess.Popen[by
             [sys.executable, *options, "-c", _IMPORT_AS_HERE + line, *_import_paths()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             env=environment,
             cwd=Path(__file__).parent,  # no settings lie there, and it exists
             pass_fds=inherits,
