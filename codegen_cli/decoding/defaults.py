@@ -2,6 +2,7 @@
 
 The values are those of CodeGen's authors, where theirs is such an option. Beside
 decoding.options, which says what the options mean, as that takes too long to import for a `--help`.
+What commands and batches allow alike is here, too.
 """
 
 from typing import Literal
