@@ -179,7 +179,7 @@ def test_where_a_function_ends_is_read_in_the_prompt(model, monkeypatch, special
     given = []
     monkeypatch.setattr(language_model, "generate", lambda *arguments: given.append(arguments))
     model.generate("<|endoftext|>x", special_tokens=special_tokens)
-    assert given[0][-1] == prompt
+    assert given[0][4] == prompt
 
 
 def test_a_long_prompt_is_cut_as_on_the_command_line(model):
