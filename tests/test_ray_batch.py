@@ -110,8 +110,9 @@ def test_a_cluster_of_its_own_is_made_and_gone(source, codegen, tmp_path, monkey
     few = b"".join(source.read_bytes().splitlines(keepends=True)[4:20])
     arguments = ("batch", *OPTIONS, "-m", "nano")
     result = codegen(*arguments, "--ray", stdin=few)
-    assert result.stdout == codegen(*arguments, stdin=few).stdout
-    assert " on 1 node of a Ray cluster" in result.stderr.decode()
+    told = result.stderr.decode()
+    assert result.stdout == codegen(*arguments, stdin=few).stdout, told
+    assert " on 1 node of a Ray cluster" in told
     assert not (tmp_path / ".ray").exists()  # its token was for this run alone
     assert not list(workers())
 
