@@ -212,9 +212,9 @@ def test_where_a_function_ends_is_read_in_the_whole_prompt(options, document):
     script = (
         "import sys, codegen_cli.session.language_model as module\n"
         "generate = module.generate\n"
-        "def told(model, vocabulary, ids, options, prompt):\n"
+        "def told(model, vocabulary, ids, options, prompt, n_dropped):\n"
         "    print(repr(prompt), file=sys.stderr)\n"
-        "    return generate(model, vocabulary, ids, options, prompt)\n"
+        "    return generate(model, vocabulary, ids, options, prompt, n_dropped)\n"
         "module.generate = told\n"
         f"sys.argv = ['codegen', 'complete', '-q', '-n', '1', *{options!r}]\n"
         "from codegen_cli.__main__ import main\n"
