@@ -100,6 +100,14 @@ def wait_until(is_so, process):
         time.sleep(0.01)
 
 
+def wait_until_workers_are_gone():
+    """They end by themselves, soon after whoever started them."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while list(workers()):
+        assert time.monotonic() < deadline, "workers go on with what nobody wants"
+        time.sleep(0.1)
+
+
 def has_answers(output):
     return output.exists() and output.stat().st_size > 0
 
@@ -114,7 +122,7 @@ def test_a_cluster_of_its_own_is_made_and_gone(source, codegen, tmp_path, monkey
     assert result.stdout == codegen(*arguments, stdin=few).stdout, told
     assert " on 1 node of a Ray cluster" in told
     assert not (tmp_path / ".ray").exists()  # its token was for this run alone
-    assert not list(workers())
+    wait_until_workers_are_gone()
 
 
 def test_many_nodes_give_the_bytes_of_one_and_ray_says_nothing(cluster, source, alone, codegen):
@@ -179,10 +187,7 @@ def test_ended_it_leaves_whole_lines_and_no_worker_and_is_gone_on_with(
         assert told.splitlines()[-1] == (
             f"codegen: {output} has {n_done} of {N_LINES + 3} answers: the same command goes on"
         )
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while list(workers()):
-        assert time.monotonic() < deadline, "workers go on with what nobody wants"
-        time.sleep(0.1)
+    wait_until_workers_are_gone()
     # Here and there it is one job: it began on a cluster, and goes on without.
     result = codegen("batch", str(source), "-o", str(output), *OPTIONS, "-m", "nano")
     assert f"codegen: {output} has {n_done} of" in result.stderr.decode()
