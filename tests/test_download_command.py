@@ -5,12 +5,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from checkpoints import random_tensors, small_config, write_checkpoint
 from hub_client import environment, run_codegen
 from hub_server import Fault, HubServer, Repository
 from pseudo_terminal import codegen_on_terminal
+
+from codegen_cli.commands.download import _pack
+from codegen_cli.models.registry import known_entry, packed_path
+from quantize.files.errors import UserError
 
 NAME, OTHER = "Salesforce/codegen-350M-mono", "Salesforce/codegen-350M-nl"
 
@@ -254,3 +259,25 @@ def test_of_two_that_download_and_pack_the_same_both_have_it_and_one_did_it(
     assert outputs[0][0] == outputs[1][0]
     assert hub.fetched_bytes(weights(files)) == len(files[weights(files)])
     assert checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_checkpoint_that_another_process_is_removing_is_no_error(
+    is_whole: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CODEGEN_HOME", str(tmp_path / "home"))
+    entry = known_entry("350M-mono")
+    target = packed_path(entry.name, "int8")
+    target.parent.mkdir(parents=True)
+    target.touch()  # what the other one has packed
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    names = ["config.json", "tokenizer.json"]
+    for name in names[: 2 if is_whole else 1]:
+        (directory / name).write_text("{}")
+    plan = SimpleNamespace(files=[SimpleNamespace(name=name) for name in names])
+    if is_whole:  # it is of no use, whoever has packed one that was
+        with pytest.raises(UserError):
+            _pack(entry, "int8", directory, plan, keep=True)
+    else:
+        assert _pack(entry, "int8", directory, plan, keep=True) == target

@@ -98,7 +98,7 @@ def download(
         streams.write_line(os.fsencode(directory))
         console.tip(f"next: codegen quantize {entry.name} --format int4")
         return
-    streams.write_line(os.fsencode(_pack(entry, wanted, directory, keep=keep)))
+    streams.write_line(os.fsencode(_pack(entry, wanted, directory, plan, keep=keep)))
 
 
 def _list() -> None:
@@ -228,7 +228,9 @@ def _telling_what_is_kept(plan: "DownloadPlan") -> Iterator[None]:
         raise
 
 
-def _pack(entry: "ModelEntry", format: str, directory: Path, *, keep: bool) -> Path:
+def _pack(
+    entry: "ModelEntry", format: str, directory: Path, plan: "DownloadPlan | None", *, keep: bool
+) -> Path:
     """Pack a checkpoint; remove what was fetched of it for that. Return the packed file."""
     from codegen_cli.models.packing import make_default_if_first, pack
     from codegen_cli.models.passing_checkpoints import remove_marked
@@ -239,7 +241,10 @@ def _pack(entry: "ModelEntry", format: str, directory: Path, *, keep: bool) -> P
     try:
         pack(directory, entry.name, format, target)
     except UserError:
-        if directory.exists() or not target.exists():
+        # Removed file by file: where one is gone, the others go too.
+        files = plan.files if plan else ()
+        is_whole = directory.exists() and all((directory / file.name).exists() for file in files)
+        if is_whole or not target.exists():
             raise
         console.note(f"another process has packed {target}, and removed the checkpoint")
     make_default_if_first(target)
